@@ -1,0 +1,26 @@
+"""Caching and background jobs for FastAPI (Django, any Python program), on Redis or Valkey and on Celery.
+
+The names are loaded when first used, so that who only caches needs no Celery.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backburner.cache import Cache
+    from backburner.queue import Celery
+    from backburner.settings import Settings
+
+__all__ = ["Cache", "Celery", "Settings"]
+
+_HOMES = {"Cache": "backburner.cache", "Celery": "backburner.queue", "Settings": "backburner.settings"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""One way to reach the server, for the cache and the queue alike."""

@@ -1,0 +1,203 @@
+"""What a server's URL means: parsed once, then written in the dialect of redis-py, kombu or Celery.
+
+People write ``valkey://``, redis-py wants ``redis://``, kombu ``redis+socket://`` where redis-py says ``unix://``, and each
+has its own idea of Sentinel. This module knows all of them and does no I/O.
+
+    redis://[user[:password]@]host[:port][/db]        also valkey://
+    rediss://…                                        TLS; also valkeys://
+    unix:///path/to/socket[?db=n]                     also redis+socket://, redis+unix://, valkey+unix://
+    redis+sentinel://[…@]host[:port],host[:port]…/master[/db]      also sentinel://, valkey+sentinel://; rediss+… for TLS
+"""
+
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from backburner.errors import ConfigError
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+
+_TCP = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
+_UNIX = {"unix", "socket", "redis+socket", "redis+unix", "valkey+socket", "valkey+unix"}
+_SENTINEL = {
+    "sentinel": False,
+    "redis+sentinel": False,
+    "valkey+sentinel": False,
+    "rediss+sentinel": True,
+    "valkeys+sentinel": True,
+}
+SERVER_SCHEMES = frozenset({*_TCP, *_UNIX, *_SENTINEL})
+"""All schemes that mean a Redis or Valkey server."""
+
+_EXAMPLES = "redis://localhost:6379/0, rediss://…, valkey://…, unix:///run/valkey.sock?db=0 or redis+sentinel://host1,host2/mymaster/0"
+
+
+def mask_password(url: str) -> str:
+    """The URL with its password replaced by ``***``: fit for logs and messages."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    if not separator or not at or ":" not in credentials:
+        return url
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{host}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerURL:
+    """Where a server is and how to log in there."""
+
+    host: str = "localhost"
+    port: int = REDIS_PORT
+    database: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+    socket_path: str | None = None
+    """Path of a Unix socket; host and port are then unused."""
+    sentinels: tuple[tuple[str, int], ...] = ()
+    """Addresses of Sentinels; host and port are then unused, and `master` names what to ask them for."""
+    master: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    """The rest of the query string, passed on to redis-py (``ssl_ca_certs``, ``protocol``, …)."""
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read a URL in any of the dialects above.
+
+        Raises:
+            ConfigError: the scheme is unknown or a part makes no sense. The message never holds the password.
+        """
+        scheme = url.partition("://")[0].lower() if "://" in url else ""
+        try:
+            if scheme in _TCP:
+                return cls._parse_tcp(url, tls=_TCP[scheme])
+            if scheme in _UNIX:
+                return cls._parse_unix(url)
+            if scheme in _SENTINEL:
+                return cls._parse_sentinel(url, tls=_SENTINEL[scheme])
+        except ValueError as error:
+            raise ConfigError(f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}") from None
+        raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
+
+    @classmethod
+    def _parse_tcp(cls, url: str, *, tls: bool) -> Self:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        return cls(
+            host=unquote(parts.hostname or "localhost"),
+            port=parts.port or REDIS_PORT,
+            database=_database(query.pop("db", None) or query.pop("virtual_host", None) or parts.path.strip("/")),
+            username=_text(parts.username),
+            password=_text(parts.password),
+            tls=tls,
+            options=tuple(query.items()),
+        )
+
+    @classmethod
+    def _parse_unix(cls, url: str) -> Self:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        path = unquote(parts.path)
+        if not path or path == "/":
+            raise ValueError("it names no socket file; a Unix socket has three slashes, unix:///run/valkey.sock")
+        return cls(
+            database=_database(query.pop("db", None) or query.pop("virtual_host", None) or ""),
+            username=_text(parts.username),
+            password=_text(parts.password),
+            socket_path=path,
+            options=tuple(query.items()),
+        )
+
+    @classmethod
+    def _parse_sentinel(cls, url: str, *, tls: bool) -> Self:
+        # Several hosts with ports are no valid authority for urlsplit().port, so the authority is read by hand.
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        master, _, database = parts.path.strip("/").partition("/")
+        master = query.pop("master_name", None) or query.pop("master", None) or unquote(master)
+        if not master:
+            raise ValueError("it names no master; write redis+sentinel://host1,host2/mymaster/0")
+        return cls(
+            database=_database(query.pop("db", None) or database),
+            username=_text(username),
+            password=_text(password),
+            tls=tls,
+            sentinels=tuple(_address(host) for host in hosts.split(",") if host),
+            master=master,
+            options=tuple(query.items()),
+        )
+
+    @property
+    def redis_url(self) -> str:
+        """For redis-py: ``redis://``, ``rediss://`` or ``unix://``. Not for Sentinel, which has no URL there."""
+        query = dict(self.options)
+        if self.socket_path is not None:
+            query["db"] = str(self.database)
+            return f"unix://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
+        tail = f"?{urlencode(query)}" if query else ""
+        return f"{'rediss' if self.tls else 'redis'}://{self._credentials}{self._authority}/{self.database}{tail}"
+
+    @property
+    def celery_url(self) -> str:
+        """For kombu and Celery, broker and result backend alike. Sentinel also needs `celery_options`."""
+        if self.sentinels:
+            hosts = (f"sentinel://{self._credentials}{host}:{port}/{self.database}" for host, port in self.sentinels)
+            return ";".join(hosts)
+        query = dict(self.options)
+        if self.socket_path is not None:
+            query["virtual_host"] = str(self.database)
+            return f"redis+socket://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
+        if self.tls:
+            # Celery refuses a TLS URL that leaves this open, and does not verify unless told to.
+            query.setdefault("ssl_cert_reqs", "required")
+        tail = f"?{urlencode(query)}" if query else ""
+        return f"{'rediss' if self.tls else 'redis'}://{self._credentials}{self._authority}/{self.database}{tail}"
+
+    @property
+    def celery_options(self) -> dict[str, object]:
+        """Transport options that the URL cannot carry."""
+        return {"master_name": self.master} if self.sentinels else {}
+
+    @property
+    def masked(self) -> str:
+        """For people and logs: no password."""
+        if self.sentinels:
+            hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
+            return f"redis+sentinel://{hosts}/{self.master}/{self.database}"
+        return mask_password(self.redis_url)
+
+    @property
+    def _authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def _credentials(self) -> str:
+        if self.password is None and self.username is None:
+            return ""
+        return f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
+
+
+def _text(part: str | None) -> str | None:
+    return unquote(part) if part else None
+
+
+def _database(text: str) -> int:
+    try:
+        number = int(text or 0)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"the database must be a number such as 0, not {text!r}")
+    return number
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        return text, SENTINEL_PORT
+    if not port.isdigit():
+        raise ValueError(f"the Sentinel {text!r} has no usable port")
+    return host, int(port)

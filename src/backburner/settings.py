@@ -1,0 +1,136 @@
+"""The settings, and the only place that reads the environment.
+
+One ``.env`` configures cache and queue: say where the server is (``REDIS_*``), and the cache and Celery follow from it
+unless they are told otherwise. Every field can be set by an environment variable of the same name in capitals.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backburner.errors import ConfigError
+from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
+
+
+def _server_url(url: str) -> str:
+    ServerURL.parse(url)
+    return url
+
+
+def _cache_url(url: str) -> str:
+    return url if url.startswith("memory://") else _server_url(url)
+
+
+def _celery_url(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError("it must be a URL such as redis://localhost:6379/0")
+    return _server_url(url) if scheme in SERVER_SCHEMES else url
+
+
+_Server = Annotated[str, AfterValidator(_server_url)]
+_CacheStore = Annotated[str, AfterValidator(_cache_url)]
+_Celery = Annotated[str, AfterValidator(_celery_url)]
+
+
+class Settings(BaseSettings):
+    """What Backburner needs to know. Build it without arguments to read the environment and ``.env``.
+
+    Values given to the constructor win over the environment, which wins over ``.env``. A variable that is set to nothing
+    counts as not set. Subclass it to add your own settings.
+
+    Raises:
+        ConfigError: a value is wrong. The message names each variable, its value (secrets masked) and what is right.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # pydantic would print passwords
+        validate_default=False,
+    )
+
+    redis_host: str = Field("localhost", min_length=1, description="Name or address of the Redis or Valkey server")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Its port")
+    redis_db: int = Field(0, ge=0, description="Its database")
+    redis_username: str | None = Field(None, description="Its user, where it has access control lists")
+    redis_password: SecretStr | None = Field(None, description="Its password, if it asks for one")
+    redis_url: _Server = Field("", description="All of the above in one URL; wins over them")
+
+    cache_url: _CacheStore = Field("", description="Where the cache lives: memory://?policy=lru&max_items=10000, or a server")
+    cache_prefix: str = Field("cache:", min_length=1, description="Put before every key; flush() removes these and no others")
+    cache_default_ttl: float = Field(3600, gt=0, description="Seconds that an entry lives when nothing else is said")
+    cache_serializer: Literal["json", "pickle"] = Field("json", description="How values become bytes")
+    cache_signing_key: SecretStr | None = Field(None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle")
+    cache_timeout: float = Field(0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill")
+
+    celery_broker_url: _Celery = Field("", description="Where jobs wait; any broker of Celery's")
+    celery_result_backend: _Celery = Field("", description="Where results are kept; any result backend of Celery's")
+    celery_publish_timeout: float = Field(1.0, gt=0, description="Seconds that enqueueing may take before PublishError")
+    celery_result_expires: float = Field(86_400, gt=0, description="Seconds that a finished job's result is kept")
+
+    database_url: str = Field("sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it")
+    smtp_url: str = Field("smtp://localhost:1025", pattern=r"^smtps?://", description="Where mail is handed in")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, type(self))) from None
+
+    @model_validator(mode="after")
+    def _derive(self) -> Self:
+        server = self.redis_url or self._server_from_parts().redis_url
+        celery = ServerURL.parse(server).celery_url
+        followers = {
+            "redis_url": server,
+            "cache_url": server,
+            "celery_broker_url": celery,
+            "celery_result_backend": celery,
+        }
+        for name, value in followers.items():
+            if not getattr(self, name):
+                # The model is frozen for its users; here it is still being made.
+                self.__dict__[name] = value
+        return self
+
+    def _server_from_parts(self) -> ServerURL:
+        return ServerURL(
+            host=self.redis_host,
+            port=self.redis_port,
+            database=self.redis_db,
+            username=self.redis_username,
+            password=self.redis_password.get_secret_value() if self.redis_password else None,
+        )
+
+    @property
+    def names_a_server(self) -> bool:
+        """Whether anybody said where the server is, or the default (localhost:6379) is only assumed."""
+        return not self.model_fields_set.isdisjoint({"redis_url", "redis_host"})
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, mask_password(value) if isinstance(value, str) else value
+
+
+def _explain(error: ValidationError, settings: type[Settings]) -> str:
+    """One line for each wrong variable: its name, its value unless secret, what is wrong and what it is for."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        field = settings.model_fields.get(name)
+        what = f" ({field.description[0].lower()}{field.description[1:]})" if field and field.description else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name.upper()}={_shown(name, problem['input'])}: {message}{what}")
+    return "\n".join(lines)
+
+
+def _shown(name: str, value: object) -> str:
+    if any(word in name for word in ("password", "key", "secret", "token")):
+        return "***"
+    return repr(mask_password(value) if isinstance(value, str) else value)
