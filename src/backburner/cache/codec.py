@@ -1,0 +1,503 @@
+"""How values become bytes and come back equal and of the same type.
+
+`JSONCodec` writes ordinary JSON, readable in redis-cli, and beside it a map of what JSON cannot say:
+
+    J{"id":5,"title":"Emma"}                                    nothing special inside
+    K{"sold":"date"}<newline>{"id":5,"sold":"2026-11-21"}       a map, then the JSON
+
+A node of the map is a type's name; `[name, node]` when there is more inside; an object for the entries of an
+object; for a list `[0, node]` when all items are alike, otherwise `[1, [nodes], [for each item 0 or which node]]`.
+Maps repeat, so each is compiled into a decoder once. `PickleCodec` is for who must, and reads only what this
+application signed. A codec does not compress, and does not look at bytes of the other kind.
+"""
+
+import hmac
+import pickle
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from io import BytesIO
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from backburner.cache.converters import (
+    BUILTIN,
+    Converter,
+    converter_for,
+    converter_named,
+    find_class,
+    load_columns,
+    model_converter,
+    name_of,
+)
+from backburner.errors import CodecError, ConfigError
+
+__all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
+
+MAX_DEPTH: Final = 100
+"""Levels of lists, dicts and objects inside each other that the JSON codec takes."""
+MIN_SIGNING_KEY: Final = 16
+"""Bytes."""
+
+_PLAIN, _TYPED, _PICKLE = b"J", b"K", b"P"
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1  # what orjson takes
+_MAX_DECODERS, _MAX_KEPT_MAP = 1024, 4096
+
+_TypeMap = Any
+_Decoder = Callable[[Any], Any]
+
+
+class Codec(ABC):
+    """Turns values into bytes and back. The cache key goes along, so that a codec may bind a value to it."""
+
+    name: str
+
+    @abstractmethod
+    def encode(self, value: object, key: str = "") -> bytes:
+        """Turn a value into bytes.
+
+        Raises:
+            CodecError: it would not come back as it is; the message says where in the value, and what to do.
+        """
+
+    @abstractmethod
+    def decode(self, data: bytes | memoryview, key: str = "") -> Any:
+        """Make a fresh value of what `encode` gave for the same key.
+
+        Raises:
+            CodecError: for anything else, and when a class has changed since. Nothing else, whatever the bytes.
+        """
+
+    @abstractmethod
+    def register(
+        self,
+        cls: type,
+        to_json: Callable[[Any], object] | None = None,
+        from_json: Callable[[Any], object] | None = None,
+        *,
+        tag: str | None = None,
+    ) -> None:
+        """Make a type known, for instances of exactly this class.
+
+        `to_json` may give anything the codec knows, and `from_json` gets that back. Both may be left out for
+        enums, dataclasses, named tuples and pydantic models; these are known anyway unless other processes cannot
+        find them by name. `tag` is the name stored with each value, by default module and class: give one to be
+        free to move the class.
+
+        Raises:
+            ConfigError: the type cannot be registered so.
+        """
+
+    @abstractmethod
+    def register_model(self, cls: type, *, tag: str | None = None) -> None:
+        """Make a class mapped by SQLAlchemy known: its columns are stored, its relationships are not.
+
+        Storing reads every column, so expired ones are loaded while the session is open. What comes back is
+        detached: columns can be read without a session, ``session.merge(obj, load=False)`` puts it into one.
+
+        Raises:
+            ConfigError: the class is not mapped.
+        """
+
+
+class JSONCodec(Codec):
+    """JSON with type fidelity."""
+
+    name = "json"
+
+    def __init__(self) -> None:
+        self._by_type: dict[type, Converter] = dict(BUILTIN)
+        self._by_tag: dict[str, Converter] = {converter.tag: converter for converter in BUILTIN.values()}
+        self._decoders: dict[bytes, _Decoder] = {}
+
+    def register(
+        self,
+        cls: type,
+        to_json: Callable[[Any], object] | None = None,
+        from_json: Callable[[Any], object] | None = None,
+        *,
+        tag: str | None = None,
+    ) -> None:
+        if cls in _JSON_TYPES:
+            raise ConfigError(f"{cls.__name__} is what JSON consists of and cannot be registered")
+        name = tag or name_of(cls)
+        if to_json is not None and from_json is not None:
+            self._learn(cls, Converter(f"custom:{name}", to_json, from_json))
+        elif to_json is not None or from_json is not None:
+            raise ConfigError(f"register({cls.__name__}, …) needs both to_json and from_json, or neither")
+        elif (converter := converter_for(cls, name)) is not None:
+            self._learn(cls, converter)
+        else:
+            raise ConfigError(
+                f"register({cls.__name__}) needs to_json and from_json: only enums, named tuples, dataclasses "
+                "and pydantic models describe themselves"
+            )
+
+    def register_model(self, cls: type, *, tag: str | None = None) -> None:
+        self._learn(cls, model_converter(cls, tag or name_of(cls)))
+
+    def encode(self, value: object, key: str = "") -> bytes:  # noqa: ARG002
+        try:
+            body, types = self._walk(value, 0)
+            if types is None:
+                return _PLAIN + orjson.dumps(body)
+            return b"%b%b\n%b" % (_TYPED, orjson.dumps(types), orjson.dumps(body))
+        except _Refused as refused:
+            raise CodecError(f"{refused.reason}{refused.where()}") from refused.__cause__
+        except RecursionError:
+            raise CodecError(_TOO_DEEP) from None
+        except orjson.JSONEncodeError as error:
+            reason = _TOO_DEEP if "Recursion" in str(error) else f"{error}: such text is not valid Unicode"
+            raise CodecError(reason) from error
+
+    def decode(self, data: bytes | memoryview, key: str = "") -> Any:  # noqa: ARG002
+        try:
+            form = data[:1]
+            if form == _PLAIN:
+                return orjson.loads(data[1:])
+            if form == _TYPED:
+                data = bytes(data)
+                end = data.index(b"\n")
+                types = data[1:end]
+                decoder = self._decoders.get(types) or self._compile(types)
+                return decoder(orjson.loads(memoryview(data)[end + 1 :]))
+        except CodecError:
+            raise
+        except Exception as error:  # damaged bytes can fail anywhere, also in a foreign from_json
+            raise CodecError(f"The stored value cannot be read: {type(error).__name__}: {error}") from error
+        raise CodecError(f"The stored value is not JSON of this cache: it begins with {bytes(form)!r}")
+
+    def _learn(self, cls: type, converter: Converter) -> None:
+        known = self._by_tag.get(converter.tag)
+        self._by_type[cls] = converter
+        self._by_tag[converter.tag] = converter
+        if known is not None:
+            self._decoders.clear()  # the class was defined anew, as a reload does
+
+    def _converter(self, cls: type) -> Converter:
+        converter = self._by_type.get(cls)
+        if converter is not None:
+            return converter
+        name = name_of(cls)
+        converter = None if hasattr(cls, "__mapper__") else converter_for(cls, name)
+        if converter is None:
+            raise _Refused(_advice(cls))
+        if find_class(name) is not cls:
+            raise _Refused(
+                f"{name} cannot be found by its name, so no other process could read it: define it at the top "
+                f"of a module, or call cache.codec.register({cls.__name__}, tag='…') in every process"
+            )
+        self._learn(cls, converter)
+        return converter
+
+    def _walk(self, value: Any, depth: int) -> tuple[Any, _TypeMap]:
+        """Give the value as JSON can hold it, and its map, or None. Copies only what has to change."""
+        cls = type(value)
+        if cls is str or cls is bool or value is None:
+            return value, None
+        if cls is int and _INT64_MIN <= value <= _UINT64_MAX:
+            return value, None
+        if cls is float and value - value == 0.0:  # finite
+            return value, None
+        if depth > MAX_DEPTH:
+            raise _Refused(_TOO_DEEP)
+        if cls is list:
+            return self._walk_list(value, depth + 1)
+        if cls is dict and all(type(key) is str for key in value):
+            return self._walk_dict(value, depth + 1)
+        converter = self._converter(cls)
+        try:
+            plain = converter.to_json(value)
+        except CodecError as error:
+            raise _Refused(str(error)) from error
+        except Exception as error:
+            raise _Refused(f"{name_of(cls)} could not be stored: {type(error).__name__}: {error}") from error
+        if type(plain) is str:
+            return plain, converter.tag
+        plain, types = self._walk(plain, depth + 1)
+        return plain, converter.tag if types is None else [converter.tag, types]
+
+    def _walk_dict(self, value: dict[str, Any], depth: int) -> tuple[Any, _TypeMap]:
+        body = value
+        types: dict[str, _TypeMap] = {}
+        for key, item in value.items():
+            cls = type(item)
+            if cls is str or cls is bool or item is None:
+                continue
+            try:
+                plain, node = self._walk(item, depth)
+            except _Refused as refused:
+                refused.path.append(key)
+                raise
+            if node is not None:
+                if not types:
+                    body = value.copy()
+                body[key], types[key] = plain, node
+        return body, types or None
+
+    def _walk_list(self, value: list[Any], depth: int) -> tuple[Any, _TypeMap]:
+        body = value
+        nodes: dict[int, _TypeMap] = {}
+        for index, item in enumerate(value):
+            cls = type(item)
+            if cls is str or cls is bool or item is None:
+                continue
+            try:
+                plain, node = self._walk(item, depth)
+            except _Refused as refused:
+                refused.path.append(index)
+                raise
+            if node is not None:
+                if not nodes:
+                    body = value.copy()
+                body[index], nodes[index] = plain, node
+        return body, _list_node(nodes, len(body)) if nodes else None
+
+    def _compile(self, types: bytes) -> _Decoder:
+        decoder = self._decoder(orjson.loads(types))
+        if len(types) <= _MAX_KEPT_MAP:
+            if len(self._decoders) >= _MAX_DECODERS:
+                self._decoders.clear()
+            self._decoders[types] = decoder
+        return decoder
+
+    def _from_json(self, tag: str) -> _Decoder:
+        converter = self._by_tag.get(tag)
+        if converter is None:
+            converter = self._by_tag[tag] = converter_named(tag)
+        return converter.from_json
+
+    def _decoder(self, node: _TypeMap) -> _Decoder:
+        if isinstance(node, str):
+            return self._from_json(node)
+        if isinstance(node, dict):
+            return _decode_entries([(key, self._decoder(inner)) for key, inner in node.items()])
+        match node:
+            case [str(tag), inner]:
+                return _decode_inside(self._from_json(tag), self._decoder(inner))
+            case [0, inner]:
+                return self._items_decoder(inner)
+            case [1, [*inner], [*choices]]:
+                return _decode_chosen([None, *map(self._decoder, inner)], choices)
+        raise CodecError("The stored value's map of types is damaged")
+
+    def _items_decoder(self, node: _TypeMap) -> _Decoder:
+        """Decode a list whose items are alike: column by column, which is faster than item by item."""
+        if isinstance(node, dict):
+            return _decode_columns([(key, self._decoder(inner)) for key, inner in node.items()])
+        if isinstance(node, list) and node and isinstance(node[0], str):
+            return _decode_inside(_decode_each(self._from_json(node[0])), self._items_decoder(node[1]))
+        return _decode_each(self._decoder(node))
+
+
+class PickleCodec(Codec):
+    """Pickle, signed: nothing is unpickled that was not written with this signing key for the same cache key.
+
+    Raises:
+        ConfigError: the signing key has fewer than 16 bytes.
+    """
+
+    name = "pickle"
+
+    def __init__(self, signing_key: bytes) -> None:
+        if len(signing_key) < MIN_SIGNING_KEY:
+            raise ConfigError(
+                f"CACHE_SIGNING_KEY has {len(signing_key)} bytes and needs at least {MIN_SIGNING_KEY}: make one "
+                'with python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        self._mac = hmac.new(signing_key, digestmod="sha256")
+
+    def encode(self, value: object, key: str = "") -> bytes:
+        buffer = BytesIO()
+        try:
+            _Pickler(buffer, protocol=5).dump(value)
+        except Exception as error:
+            raise CodecError(f"{name_of(type(value))} cannot be pickled: {error}") from error
+        pickled = buffer.getvalue()
+        return _PICKLE + self._sign(key, pickled) + pickled
+
+    def register(
+        self,
+        cls: type,
+        to_json: Callable[[Any], object] | None = None,
+        from_json: Callable[[Any], object] | None = None,
+        *,
+        tag: str | None = None,
+    ) -> None:
+        """Do nothing: pickle knows every class."""
+
+    def register_model(self, cls: type, *, tag: str | None = None) -> None:
+        """Do nothing: pickle knows every class."""
+
+    def decode(self, data: bytes | memoryview, key: str = "") -> Any:
+        signature, pickled = data[1:33], data[33:]
+        if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
+            raise CodecError(
+                "The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY"
+            )
+        try:
+            return pickle.loads(pickled)  # noqa: S301  the signature was checked
+        except Exception as error:
+            raise CodecError(
+                f"The stored value cannot be unpickled: {type(error).__name__}: {error}"
+            ) from error
+
+    def _sign(self, key: str, pickled: bytes | memoryview) -> bytes:
+        mac = self._mac.copy()
+        name = key.encode("utf-8", "surrogatepass")
+        mac.update(b"%d:%b" % (len(name), name))
+        mac.update(pickled)
+        return mac.digest()
+
+
+def codec_for(serializer: str, signing_key: bytes | None = None) -> Codec:
+    """Give the codec for the settings CACHE_SERIALIZER and CACHE_SIGNING_KEY.
+
+    Raises:
+        ConfigError: there is no such serializer, or pickle has no signing key or a short one.
+    """
+    if serializer == "json":
+        return JSONCodec()
+    if serializer != "pickle":
+        raise ConfigError(f"CACHE_SERIALIZER={serializer!r}: it must be 'json' or 'pickle'")
+    if not signing_key:
+        raise ConfigError(
+            "CACHE_SERIALIZER=pickle needs CACHE_SIGNING_KEY, the same in every process: without it, whoever can "
+            "write to the server could run code in yours"
+        )
+    return PickleCodec(signing_key)
+
+
+def is_immutable(value: object) -> bool:
+    """Tell whether a value can be handed to several callers as it is; no, when finding out would take long."""
+    cls = type(value)
+    if cls in _IMMUTABLE:
+        return True
+    if cls is tuple or cls is frozenset:
+        items: tuple[object, ...] | frozenset[object] = value  # type: ignore[assignment]
+        return len(items) <= 32 and all(type(item) in _IMMUTABLE for item in items)
+    return isinstance(value, Enum)
+
+
+_JSON_TYPES: Final = frozenset({str, bool, int, float, list, dict, type(None)})
+_IMMUTABLE: Final = frozenset(
+    {
+        str,
+        bool,
+        int,
+        float,
+        type(None),
+        bytes,
+        complex,
+        date,
+        datetime,
+        time,
+        timedelta,
+        timezone,
+        Decimal,
+        Fraction,
+        UUID,
+    }
+)
+_TOO_DEEP: Final = f"The value contains itself or is nested more than {MAX_DEPTH} levels deep"
+
+
+class _Refused(Exception):  # noqa: N818  never leaves this module
+    """A part of the value cannot be stored; collects the way to it while the walk unwinds."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.path: list[Hashable] = []
+
+    def where(self) -> str:
+        path = [f"[{step!r}]" for step in reversed(self.path)]
+        if len(path) > 8:
+            path[4:-4] = ["…"]
+        return f" (at value{''.join(path)})" if path else ""
+
+
+class _Pickler(pickle.Pickler):
+    """Loads the expired columns of SQLAlchemy instances, which would otherwise be stored without them."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if "sqlalchemy" in sys.modules and "_sa_instance_state" in getattr(obj, "__dict__", ()):
+            load_columns(obj)
+        return NotImplemented
+
+
+def _advice(cls: type) -> str:
+    name = name_of(cls).replace(":", ".")
+    if hasattr(cls, "__mapper__"):
+        return (
+            f"{name} is a SQLAlchemy model: call cache.codec.register_model({cls.__name__}) once, or cache a "
+            "plain representation of it, such as a dict or a pydantic model"
+        )
+    if hasattr(cls, "__await__"):
+        return f"{name} cannot be cached: await it first"
+    plain = next((base for base in cls.__mro__ if base in BUILTIN or base in _JSON_TYPES), None)
+    if plain is not None:
+        return (
+            f"{name} would come back as a mere {plain.__name__}: convert it with {plain.__name__}(value), or "
+            f"call cache.codec.register({cls.__name__}, to_json=…, from_json=…)"
+        )
+    return (
+        f"{name} cannot be stored as JSON: cache a plain representation of it, call "
+        f"cache.codec.register({cls.__name__}, to_json=…, from_json=…), or set CACHE_SERIALIZER=pickle"
+    )
+
+
+def _list_node(nodes: dict[int, _TypeMap], length: int) -> _TypeMap:
+    first = next(iter(nodes.values()))
+    if len(nodes) == length and all(node == first for node in nodes.values()):
+        return [0, first]
+    number: dict[bytes, int] = {}
+    choices = [0] * length
+    distinct: list[_TypeMap] = []
+    for index, node in nodes.items():
+        known = number.setdefault(orjson.dumps(node), len(number) + 1)
+        if known > len(distinct):
+            distinct.append(node)
+        choices[index] = known
+    return [1, distinct, choices]
+
+
+def _decode_inside(outer: _Decoder, inner: _Decoder) -> _Decoder:
+    return lambda value: outer(inner(value))
+
+
+def _decode_each(decoder: _Decoder) -> _Decoder:
+    return lambda items: [decoder(item) for item in items]
+
+
+def _decode_entries(decoders: list[tuple[str, _Decoder]]) -> _Decoder:
+    def decode(entries: dict[str, Any]) -> dict[str, Any]:
+        for key, decoder in decoders:
+            entries[key] = decoder(entries[key])
+        return entries
+
+    return decode
+
+
+def _decode_columns(decoders: list[tuple[str, _Decoder]]) -> _Decoder:
+    def decode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for key, decoder in decoders:
+            for row in rows:
+                row[key] = decoder(row[key])
+        return rows
+
+    return decode
+
+
+def _decode_chosen(decoders: list[_Decoder | None], choices: list[int]) -> _Decoder:
+    chosen = [decoders[choice] for choice in choices]
+
+    def decode(items: list[Any]) -> list[Any]:
+        return [decoder(item) if decoder else item for decoder, item in zip(chosen, items, strict=True)]
+
+    return decode

@@ -1,0 +1,399 @@
+"""How a value of one type becomes something JSON can hold, and how it comes back as that type.
+
+A `Converter` does it for one type. The built-in ones are in `BUILTIN`; enums, named tuples, dataclasses and
+pydantic models get theirs by looking at the class; SQLAlchemy models on request. `to_json` may return any value
+the codec knows (it goes on from there), `from_json` gets exactly that back.
+
+Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put together
+from their state as pickle does it, without calling ``__init__`` or validating again.
+"""
+
+import binascii
+import dataclasses
+import functools
+import inspect
+import ipaddress
+import pathlib
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, Flag
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from pydantic import AnyHttpUrl, AnyUrl, BaseModel, HttpUrl
+from pydantic_core import PydanticUndefined, TzInfo
+
+from backburner.errors import CodecError, ConfigError
+
+__all__ = ["BUILTIN", "Converter", "converter_for", "converter_named", "model_converter", "name_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Converter:
+    tag: str
+    to_json: Callable[[Any], object]
+    from_json: Callable[[Any], object]
+
+
+def name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def converter_for(cls: type, name: str) -> Converter | None:
+    """Give the converter of a class that describes itself: enum, named tuple, dataclass or pydantic model."""
+    if issubclass(cls, Flag):
+        return Converter(f"flag:{name}", _flag_to_json, functools.partial(_flag_from_json, cls))
+    if issubclass(cls, Enum):
+        return Converter(f"enum:{name}", _enum_to_json, functools.partial(_enum_from_json, cls))
+    if issubclass(cls, tuple):
+        return _named_tuple(cls, f"namedtuple:{name}") if hasattr(cls, "_fields") else None
+    if not _holds_attributes_only(cls):
+        return None
+    if issubclass(cls, BaseModel):
+        return _pydantic_model(cls, f"model:{name}")
+    if dataclasses.is_dataclass(cls):
+        return _dataclass(cls, f"dataclass:{name}")
+    return None
+
+
+def converter_named(tag: str) -> Converter:
+    """Give the converter for a tag read from stored bytes, if the class it names is loaded and fits.
+
+    Raises:
+        CodecError: there is no such class, or it is something else now.
+    """
+    name = tag.partition(":")[2]
+    cls = find_class(name)
+    converter = converter_for(cls, name) if cls else None
+    if converter is None or converter.tag != tag:
+        raise CodecError(f"The stored value needs the type {tag!r}, which this process does not have")
+    return converter
+
+
+def find_class(name: str) -> type | None:
+    """Find ``module:Outer.Inner`` among the loaded modules."""
+    module, _, path = name.partition(":")
+    found: object = sys.modules.get(module)
+    for part in path.split("."):
+        # Not getattr: a module's __getattr__ may import.
+        found = getattr(found, "__dict__", {}).get(part)
+    return found if isinstance(found, type) else None
+
+
+def _mismatch(tag: str) -> CodecError:
+    return CodecError(f"The stored {tag} has other fields than the class has now")
+
+
+def _holds_attributes_only(cls: type) -> bool:
+    """Tell whether attributes are all there is to an instance: a dataclass may also be a dict, an exception…"""
+    try:
+        object.__new__(cls)
+    except TypeError:
+        return False
+    return True
+
+
+# Enums
+
+
+def _enum_to_json(member: Enum) -> str:
+    if type(member).__members__.get(member.name) is not member:
+        raise CodecError(f"{member!r} is not a regular member of its enum, so it could not be found again")
+    return member.name
+
+
+def _enum_from_json(cls: type[Enum], name: str) -> Enum:
+    return cls.__members__[name]
+
+
+def _flag_to_json(flag: Flag) -> object:
+    return flag.value
+
+
+def _flag_from_json(cls: type[Flag], value: object) -> Flag:
+    return cls(value)
+
+
+# Classes with fields
+
+
+def _named_tuple(cls: type[tuple[Any, ...]], tag: str) -> Converter:
+    fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+
+    def to_json(value: tuple[Any, ...]) -> object:
+        if getattr(value, "__dict__", None):
+            raise CodecError(f"{tag} has attributes beside its fields, which would be lost")
+        return dict(zip(fields, value, strict=True))
+
+    def from_json(state: dict[str, object]) -> object:
+        if tuple(state) != fields:
+            raise _mismatch(tag)
+        return tuple.__new__(cls, state.values())
+
+    return Converter(tag, to_json, from_json)
+
+
+def _dataclass(cls: type[Any], tag: str) -> Converter:
+    names = tuple(field.name for field in dataclasses.fields(cls))
+    expected = frozenset(names)
+    has_slots = any(inspect.isdatadescriptor(getattr(cls, name, None)) for name in names)
+    cached = frozenset(name for name, kind in _members(cls) if isinstance(kind, functools.cached_property))
+
+    def to_json(value: Any) -> object:
+        attributes: dict[str, object] = getattr(value, "__dict__", {})
+        if attributes.keys() == expected:
+            return attributes
+        if surplus := attributes.keys() - expected - cached:
+            raise CodecError(
+                f"{name_of(cls)} has attributes that are not fields and would be lost: "
+                f"{', '.join(sorted(surplus))}. Declare them with field(init=False), or register the class"
+            )
+        return {name: getattr(value, name) for name in names}
+
+    def from_json(state: dict[str, object]) -> object:
+        if state.keys() != expected:
+            raise _mismatch(tag)
+        value = object.__new__(cls)
+        if has_slots or not hasattr(value, "__dict__"):
+            for name, item in state.items():
+                object.__setattr__(value, name, item)
+        else:
+            object.__setattr__(value, "__dict__", state)
+        return value
+
+    return Converter(tag, to_json, from_json)
+
+
+def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
+    names = frozenset(cls.model_fields)
+    allows_extra = cls.model_config.get("extra") == "allow"
+    private_names = cls.__private_attributes__.keys()
+    private_with_default = {
+        name
+        for name, attribute in cls.__private_attributes__.items()
+        if attribute.default is not PydanticUndefined or attribute.default_factory
+    }
+    new, set_attribute = object.__new__, object.__setattr__
+
+    def to_json(model: BaseModel) -> object:
+        fields = model.__dict__
+        if fields.keys() != names:  # cached properties live there too, and are computed again
+            fields = {name: fields[name] for name in names}
+        fields_set = model.__pydantic_fields_set__
+        extra, private = model.__pydantic_extra__, model.__pydantic_private__
+        if fields_set == names and not extra and private is None:
+            return fields
+        return [fields, sorted(fields_set), extra, private]
+
+    def build(
+        fields: dict[str, object], fields_set: set[str], extra: object = None, private: object = None
+    ) -> BaseModel:
+        if fields.keys() != names:
+            raise _mismatch(tag)
+        model = new(cls)
+        set_attribute(model, "__dict__", fields)
+        set_attribute(model, "__pydantic_fields_set__", fields_set)
+        set_attribute(model, "__pydantic_extra__", extra)
+        set_attribute(model, "__pydantic_private__", private)
+        return model
+
+    def from_json(state: Any) -> BaseModel:
+        if type(state) is dict:
+            if private_names:
+                raise _mismatch(tag)
+            return build(state, set(names), {} if allows_extra else None)
+        fields, fields_set, extra, private = state
+        if (
+            (extra is not None) is not allows_extra
+            or (private is not None) is not bool(private_names)
+            or (private is not None and not private_with_default <= private.keys() <= private_names)
+        ):
+            raise _mismatch(tag)
+        return build(fields, set(fields_set), extra, private)
+
+    return Converter(tag, to_json, from_json)
+
+
+def model_converter(cls: type[Any], name: str) -> Converter:
+    """Give the converter of a class mapped by SQLAlchemy: its columns, not its relationships.
+
+    Raises:
+        ConfigError: SQLAlchemy is not installed, or the class is not mapped.
+    """
+    try:
+        from sqlalchemy import inspect as inspect_mapped
+        from sqlalchemy.orm import make_transient_to_detached
+        from sqlalchemy.orm.attributes import set_committed_value
+    except ImportError as error:
+        raise ConfigError("register_model() needs SQLAlchemy: pip install 'backburner[sql]'") from error
+    mapper = inspect_mapped(cls, raiseerr=False)
+    if not hasattr(mapper, "column_attrs"):
+        raise ConfigError(f"register_model() needs a class mapped by SQLAlchemy, not {cls!r}")
+    tag = f"sqlalchemy:{name}"
+    expected = frozenset(attribute.key for attribute in mapper.column_attrs)
+
+    def to_json(instance: object) -> object:
+        if inspect_mapped(instance).key is None:
+            raise CodecError(f"This {cls.__name__} is not in the database yet: flush or commit it first")
+        return load_columns(instance)
+
+    def from_json(state: dict[str, object]) -> object:
+        if state.keys() != expected:
+            raise _mismatch(tag)
+        instance = mapper.class_manager.new_instance()
+        for column, value in state.items():
+            set_committed_value(instance, column, value)
+        make_transient_to_detached(instance)
+        return instance
+
+    return Converter(tag, to_json, from_json)
+
+
+def load_columns(instance: Any) -> dict[str, object]:
+    """Read every column of a SQLAlchemy instance, which loads those that have expired.
+
+    Raises:
+        CodecError: some are not loaded, and the session that could load them is gone.
+    """
+    from sqlalchemy import inspect as inspect_mapped
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return {
+            column.key: getattr(instance, column.key)
+            for column in inspect_mapped(instance).mapper.column_attrs
+        }
+    except SQLAlchemyError as error:
+        raise CodecError(
+            f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache it "
+            "while its session is open; with an AsyncSession call `await session.refresh(obj)` first, or build the "
+            "session with expire_on_commit=False"
+        ) from error
+
+
+def _members(cls: type) -> Iterable[tuple[str, object]]:
+    for base in cls.__mro__:
+        yield from vars(base).items()
+
+
+# Built-in types and the standard library
+
+
+def _bytes_to_json(data: bytes | bytearray) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _bytes_from_json(text: str) -> bytes:
+    return binascii.a2b_base64(text, strict_mode=True)
+
+
+def _moment_to_json(moment: datetime | time) -> object:
+    zone = moment.tzinfo
+    if not moment.fold and (zone is None or (type(zone) is timezone and len(_zone_arguments(zone)) == 1)):
+        return moment.isoformat()
+    return [moment.replace(tzinfo=None, fold=0).isoformat(), moment.fold, zone]
+
+
+def _datetime_from_json(state: Any) -> datetime:
+    if type(state) is str:
+        return datetime.fromisoformat(state)
+    text, fold, zone = state
+    return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+
+
+def _time_from_json(state: Any) -> time:
+    if type(state) is str:
+        return time.fromisoformat(state)
+    text, fold, zone = state
+    return time.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+
+
+def _zone_arguments(zone: timezone) -> tuple[object, ...]:
+    """Give the offset and, if it was given one, the name."""
+    arguments: tuple[object, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]  # what pickle uses
+    return arguments
+
+
+def _zone_to_json(zone: ZoneInfo) -> str:
+    if zone.key is None:
+        raise CodecError(f"{zone!r} has no name to find it by; use ZoneInfo(name)")
+    return zone.key
+
+
+_FACTORIES: dict[str, Callable[[], object] | None] = {
+    "None": None,
+    **{kind.__name__: kind for kind in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)},
+}
+
+
+def _defaultdict_to_json(mapping: defaultdict[object, object]) -> object:
+    factory = getattr(mapping.default_factory, "__name__", "None")
+    if factory not in _FACTORIES or _FACTORIES[factory] is not mapping.default_factory:
+        raise CodecError(f"a defaultdict of {factory} cannot be stored; of list, dict, set, int … it can")
+    return [factory, dict(mapping)]
+
+
+def _defaultdict_from_json(state: Any) -> object:
+    factory, items = state
+    return defaultdict(_FACTORIES[factory], items)
+
+
+def _mapping_from_json(state: list[list[Any]]) -> object:
+    keys, values = state
+    return dict(zip(keys, values, strict=True))
+
+
+def _table(*rows: tuple[type, Callable[[Any], object], Callable[[Any], object]]) -> dict[type, Converter]:
+    return {cls: Converter(cls.__name__, to_json, from_json) for cls, to_json, from_json in rows}
+
+
+BUILTIN = _table(
+    # Hexadecimal, because decimal digits cost quadratic time and Python limits their number.
+    (int, lambda value: f"{value:x}", lambda text: int(text, 16)),
+    (float, repr, float),
+    (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    (Decimal, str, Decimal),
+    (Fraction, lambda value: [value.numerator, value.denominator], lambda parts: Fraction(*parts)),
+    (bytes, _bytes_to_json, _bytes_from_json),
+    (bytearray, _bytes_to_json, lambda text: bytearray(_bytes_from_json(text))),
+    (datetime, _moment_to_json, _datetime_from_json),
+    (time, _moment_to_json, _time_from_json),
+    (date, date.isoformat, date.fromisoformat),
+    (
+        timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda parts: timedelta(*parts),
+    ),
+    (timezone, lambda zone: list(_zone_arguments(zone)), lambda arguments: timezone(*arguments)),
+    (ZoneInfo, _zone_to_json, ZoneInfo),
+    (TzInfo, lambda zone: zone.utcoffset(None), lambda offset: TzInfo(offset.total_seconds())),
+    (UUID, str, UUID),
+    (dict, lambda mapping: [list(mapping), list(mapping.values())], _mapping_from_json),
+    (tuple, list, tuple),
+    (set, list, set),
+    (frozenset, list, frozenset),
+    (deque, lambda items: [items.maxlen, list(items)], lambda state: deque(state[1], state[0])),
+    (OrderedDict, dict, OrderedDict),
+    (Counter, dict, Counter),
+    (defaultdict, _defaultdict_to_json, _defaultdict_from_json),
+    (range, lambda value: [value.start, value.stop, value.step], lambda state: range(*state)),
+    (pathlib.PurePosixPath, str, pathlib.PurePosixPath),
+    (pathlib.PureWindowsPath, str, pathlib.PureWindowsPath),
+    (type(pathlib.Path()), str, pathlib.Path),
+    (ipaddress.IPv4Address, str, ipaddress.IPv4Address),
+    (ipaddress.IPv6Address, str, ipaddress.IPv6Address),
+    (ipaddress.IPv4Network, str, ipaddress.IPv4Network),
+    (ipaddress.IPv6Network, str, ipaddress.IPv6Network),
+    (ipaddress.IPv4Interface, str, ipaddress.IPv4Interface),
+    (ipaddress.IPv6Interface, str, ipaddress.IPv6Interface),
+    (AnyUrl, str, AnyUrl),
+    (AnyHttpUrl, str, AnyHttpUrl),
+    (HttpUrl, str, HttpUrl),
+)
+"""By exact type. `int`, `float` and `dict` are for those JSON cannot hold; the codec leaves the others alone."""
