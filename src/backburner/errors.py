@@ -11,6 +11,7 @@
         ├── PublishError       the job was not enqueued
         ├── AlreadyQueued      a job with that identity is waiting or running
         ├── ResultTimeout      no result within the time given
+        ├── ResultUnavailable  the result backend refused, stalled or went away
         ├── UnknownJob         nobody ever enqueued a job with that id
         └── JobFailed          the job ended with an error that cannot be rebuilt here
 
@@ -28,6 +29,7 @@ __all__ = [
     "PublishError",
     "QueueError",
     "ResultTimeout",
+    "ResultUnavailable",
     "StoreError",
     "StoreUnavailable",
     "UnknownJob",
@@ -77,6 +79,10 @@ class AlreadyQueued(QueueError):
 
 class ResultTimeout(QueueError, TimeoutError):
     """The job did not finish within the time given; it may still do so."""
+
+
+class ResultUnavailable(QueueError):
+    """What became of a job could not be read; the job itself is not affected."""
 
 
 class UnknownJob(QueueError, LookupError):

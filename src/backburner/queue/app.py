@@ -1,0 +1,119 @@
+"""The Celery application: stock Celery with our defaults, our producer and truthful results.
+
+Everything Celery documents works. This module only puts the parts together; each part has its own module.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import celery
+from celery.app import backends
+
+from backburner.queue import coroutines, reload
+from backburner.queue.backend import OVERRIDES
+from backburner.queue.deadline import deadline
+from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
+from backburner.queue.producer import publishing
+from backburner.queue.result import Job
+from backburner.queue.servers import celery_url, is_redis
+from backburner.queue.task import PING, Task, ping
+from backburner.settings import Settings
+
+_RETRY_PATIENCE = 10
+"""A retry gets this many times the usual budget: in a worker nobody waits, and a retry not enqueued is a job lost."""
+
+
+class Celery(celery.Celery):
+    """A ``celery.Celery`` with settings.
+
+    ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as with Celery.
+    Given neither, ``Settings()`` reads the environment and ``.env``. Configuration made in any of Celery's ways wins over
+    the settings, which `backburner.queue.defaults` lists with their reasons.
+
+    Raises:
+        ConfigError: a setting or a server's URL is wrong.
+    """
+
+    amqp_cls = "backburner.queue.producer:AMQP"
+    task_cls = "backburner.queue.task:Task"
+
+    def __init__(self, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:
+        self.settings = settings or Settings()
+        self._servers_from_settings = settings is not None or "broker" not in kwargs
+        super().__init__(*args, **kwargs)
+        self.task(name=PING, shared=False)(ping)
+        reload.install(self)
+
+    def on_init(self) -> None:
+        self.loader.override_backends = OVERRIDES
+        self.on_after_configure.connect(self._apply_defaults, weak=False)
+
+    def _apply_defaults(self, source: Any, **_: Any) -> None:
+        # The last map holds Celery's own defaults. Its add_defaults would put ours before the user's configuration.
+        celerys = source.maps[-1]
+        celerys.update(defaults(self.settings))
+        if self._servers_from_settings and not source.get("broker_url"):
+            celerys.update(servers(self.settings))
+
+    def __reduce_keys__(self) -> dict[str, Any]:
+        return super().__reduce_keys__() | {"settings": self.settings}
+
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""
+        return self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        """A connection that publishes. `url` may be anything that Celery or `ServerURL` understands."""
+        return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options)
+
+    def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any]) -> Any:
+        url, implied = celery_url(url)
+        options["transport_options"] = {
+            **(defaults if is_redis(url) else {}),
+            **self.conf.broker_transport_options,
+            **implied,
+            **(options.get("transport_options") or {}),
+        }
+        return self._connection(url, **options)
+
+    def _get_backend(self) -> Any:
+        url, implied = celery_url(self.backend_cls or self.conf.result_backend)
+        if implied:
+            self.conf.result_backend_transport_options = self.conf.result_backend_transport_options | implied
+        backend, url = backends.by_url(url, self.loader)
+        return backend(app=self, url=url)
+
+    def publish_budget(self) -> AbstractContextManager[None]:
+        """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now; enqueueing inside the block gets what is left of it."""
+        return deadline(self.settings.celery_publish_timeout)
+
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        """Enqueue a task by its name, with Celery's options.
+
+        Raises:
+            PublishError: the broker did not take the job within ``CELERY_PUBLISH_TIMEOUT``.
+        """
+        budget = self.settings.celery_publish_timeout
+        if options.get("retries"):
+            budget *= _RETRY_PATIENCE
+            options.setdefault("retry_policy", {"max_retries": 10, "interval_max": 0.5})
+        with publishing(self, name, budget):
+            return super().send_task(name, *args, **options)
+
+    @cached_property
+    def AsyncResult(self) -> type[Job]:  # noqa: N802  # Celery's name
+        """`Job`, bound to this app."""
+        return self.subclass_with_self(Job, name="Job", reverse="AsyncResult")
+
+    def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Any:
+        """Celery's check of a call's arguments, against the signature the user wrote."""
+        return super().type_checker(coroutines.signature_source(fun), bound)
+
+    def _task_from_fun(
+        self, fun: Callable[..., Any], name: Any = None, base: Any = None, **options: Any
+    ) -> Any:
+        if base is not None and not issubclass(base, Task):
+            base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
+        return super()._task_from_fun(coroutines.runnable(fun), name=name, base=base, **options)

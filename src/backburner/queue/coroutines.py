@@ -1,0 +1,61 @@
+"""``async def`` tasks in the pools that know nothing of asyncio: prefork, threads, solo.
+
+Each thread that runs tasks has one event loop, which lives as long as the thread, so that clients kept by the user's
+code stay usable from job to job. One job at a time runs on it; thousands at a time are an asyncio pool's business.
+"""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+
+import celery
+
+_local = threading.local()
+
+
+def runnable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, or for a coroutine function one that a worker can call.
+
+    Called directly (``await task(…)``) it still gives the coroutine, as anybody would expect.
+    """
+    if not iscoroutinefunction(function):
+        return function
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        coroutine = function(*args, **kwargs)
+        task = celery.current_task
+        if not task or task.request.called_directly:
+            return coroutine
+        return _finish(coroutine)
+
+    run.coroutine_function = function  # type: ignore[attr-defined]  # read by `signature_source`
+    return run
+
+
+def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose parameters count: what `runnable` got."""
+    return getattr(function, "coroutine_function", function)
+
+
+def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    context = contextvars.copy_context()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _runner().run(coroutine, context=context)
+    # An eager task called from a coroutine: this thread's loop is busy with the caller.
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(context.run, asyncio.run, coroutine).result()
+
+
+def _runner() -> asyncio.Runner:
+    runner: asyncio.Runner | None = getattr(_local, "runner", None)
+    if runner is None:
+        runner = _local.runner = asyncio.Runner()
+    return runner

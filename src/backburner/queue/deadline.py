@@ -1,0 +1,106 @@
+"""One time budget for everything that a call does on its sockets.
+
+redis-py and kombu bound single socket operations, and a call is many of them: look up, connect, greet, declare, send, read,
+and all again after an error. Inside ``with deadline(1.0)`` connections made by `limited` share what is left of the budget.
+Looking up a name cannot be interrupted; nothing here tries.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from redis.connection import AbstractConnection
+
+_SHARE = 3
+"""A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
+
+
+class OutOfTime(Exception):
+    """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    ends: float
+    share: float
+
+
+_current: ContextVar[_Deadline | None] = ContextVar("backburner_deadline", default=None)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Bound what the block does on `limited` connections. Inside another deadline the earlier one counts."""
+    outer = _current.get()
+    ends = time.monotonic() + seconds
+    token = _current.set(_Deadline(min(ends, outer.ends) if outer else ends, seconds / _SHARE))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def remaining() -> float | None:
+    """Seconds left, never less than zero; ``None`` outside of a deadline."""
+    current = _current.get()
+    return None if current is None else max(0.0, current.ends - time.monotonic())
+
+
+@cache
+def limited(connection_class: type[Any]) -> type[Any]:
+    """The redis-py connection class, made to respect the deadline it is used in."""
+    if issubclass(connection_class, _Limited):
+        return connection_class
+    return type(f"Limited{connection_class.__name__}", (_Limited, connection_class), {})
+
+
+class _Limited(AbstractConnection):
+    @property
+    def socket_timeout(self) -> float | None:
+        return _at_most(self._socket_timeout)
+
+    @socket_timeout.setter
+    def socket_timeout(self, seconds: float | None) -> None:
+        self._socket_timeout = seconds
+
+    @property
+    def socket_connect_timeout(self) -> float | None:
+        return _at_most(self._socket_connect_timeout)
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, seconds: float | None) -> None:
+        self._socket_connect_timeout = seconds
+
+    def _connect(self) -> Any:
+        if remaining() == 0:
+            raise OutOfTime
+        return super()._connect()
+
+    def send_packed_command(self, *args: Any, **options: Any) -> Any:
+        self._apply_deadline()
+        return super().send_packed_command(*args, **options)
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        self._apply_deadline()
+        return super().read_response(*args, **options)
+
+    def _apply_deadline(self) -> None:
+        if self._sock is None:
+            return
+        if remaining() == 0:
+            self.disconnect()  # a reply may still be on its way; the next user of this connection must not get it
+            raise OutOfTime
+        self._sock.settimeout(self.socket_timeout)
+
+
+def _at_most(seconds: float | None) -> float | None:
+    current = _current.get()
+    if current is None:
+        return seconds
+    # Zero would mean "do not block" to a socket.
+    left = max(0.001, min(current.share, current.ends - time.monotonic()))
+    return left if seconds is None else min(seconds, left)

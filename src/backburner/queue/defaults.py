@@ -1,0 +1,92 @@
+"""Our defaults, where they differ from Celery's. What the user configures in any of Celery's ways wins over them.
+
+    setting                               ours          Celery's   why
+    task_serializer, result_serializer,   json          json       said explicitly: a pickle is code that the sender runs on
+    accept_content                                                 the worker; content types not named are refused
+    task_track_started                    on            off        a job that runs is not PENDING
+    task_acks_late                        on            off        a worker that dies must not take its job along
+    task_reject_on_worker_lost            on            off        … nor a prefork child
+    worker_prefetch_multiplier            1             4          short jobs must not queue behind somebody's long one
+    broker_connection_retry_on_startup    on            unset      start in any order; unset is a deprecation warning
+    worker_soft_shutdown_timeout          5 s           off        on SIGQUIT running jobs get 5 s, then return to the queue
+    worker_send_task_events,              on            off        Flower shows nothing without them
+    task_send_sent_event
+    enable_utc, timezone                  UTC           UTC        said explicitly: naive etas are UTC
+    result_expires                        settings      1 day      CELERY_RESULT_EXPIRES
+    task_publish_retry_policy             1 retry       3          within CELERY_PUBLISH_TIMEOUT in any case
+    broker_pool_acquire_timeout           settings      forever    waiting for a connection is part of the publish budget
+    redis_socket_timeout,                 5 s, 2 s      120 s,     a silent result backend
+    redis_socket_connect_timeout                        forever
+
+The visibility timeout stays kombu's (an hour) until our own transport replaces it by leases: the job of a *killed* worker is
+not lost, but waits that long. `broker_transport_options={"visibility_timeout": …}` must exceed the longest job.
+"""
+
+import math
+from typing import Any
+
+from backburner.redis.url import ServerURL
+from backburner.settings import Settings
+
+READ_OPTIONS = {
+    # Long enough for BRPOP, which blocks for a second, short enough to notice that the broker's host is gone.
+    "socket_timeout": 15.0,
+    "socket_connect_timeout": 5.0,
+    "socket_keepalive": True,
+}
+"""Transport options of connections that consume."""
+
+WRITE_OPTIONS = {
+    # A publish has its own, shorter deadline; these bound remote control and events.
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 2.0,
+    "socket_keepalive": True,
+}
+"""Transport options of connections that publish."""
+
+
+def defaults(settings: Settings) -> dict[str, Any]:
+    """Everything but the servers."""
+    return {
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_track_started": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "broker_connection_retry_on_startup": True,
+        "worker_soft_shutdown_timeout": 5.0,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "enable_utc": True,
+        "timezone": "UTC",
+        "result_expires": math.ceil(settings.celery_result_expires),
+        "task_publish_retry_policy": {
+            "max_retries": 1,
+            "interval_start": 0.05,
+            "interval_step": 0.05,
+            "interval_max": 0.2,
+        },
+        "broker_pool_acquire_timeout": settings.celery_publish_timeout,
+        "redis_socket_timeout": 5.0,
+        "redis_socket_connect_timeout": 2.0,
+    }
+
+
+def servers(settings: Settings) -> dict[str, Any]:
+    """Broker and result backend."""
+    main = ServerURL.parse(settings.redis_url)
+    # A Sentinel URL of Celery's cannot carry the name of the master.
+    options = {
+        "broker_transport_options": main.celery_options
+        if settings.celery_broker_url == main.celery_url
+        else {},
+        "result_backend_transport_options": (
+            main.celery_options if settings.celery_result_backend == main.celery_url else {}
+        ),
+    }
+    return options | {
+        "broker_url": settings.celery_broker_url,
+        "result_backend": settings.celery_result_backend,
+    }

@@ -1,0 +1,181 @@
+"""What became of a job: its state told truthfully, its progress, its result.
+
+Celery's states are kept, and one is added: UNKNOWN for an id that nobody enqueued, where Celery says PENDING. That is known
+from the record the producer leaves on the broker's server; with a broker that keeps none (``amqp://``) it stays PENDING.
+The same holds for a job that a stock Celery program enqueued, in the other direction: UNKNOWN until a worker starts it.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import celery.exceptions
+import celery.result
+import redis
+from celery import states
+from kombu.exceptions import OperationalError
+
+from backburner.errors import ResultTimeout, ResultUnavailable, UnknownJob
+from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.producer import job_record
+
+UNKNOWN = "UNKNOWN"
+
+_READ_TIMEOUT = 2.0
+"""Seconds for reading a state, however ill the servers are."""
+
+
+class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
+    """A `ResultTimeout` that code written for Celery also knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job says it is."""
+
+    done: float
+    total: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """A job at one moment."""
+
+    id: str
+    state: str
+    """PENDING, STARTED, RETRY, SUCCESS, FAILURE or REVOKED."""
+    name: str | None = None
+    """Of the task; ``None`` if a stock Celery program enqueued it."""
+    progress: Progress | None = None
+    """While STARTED, if the task reports any."""
+    result: Any = None
+    """What the task returned, once the state is SUCCESS."""
+    error: str | None = None
+    """Type and message of the exception behind FAILURE, RETRY and REVOKED."""
+    traceback: str | None = None
+    enqueued_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state in states.READY_STATES
+
+
+class _Snapshots(celery.result.AsyncResult[Any]):
+    """The two ways to look at a job, for the two kinds of result below."""
+
+    def snapshot(self) -> JobSnapshot:
+        """Read everything about the job at once.
+
+        Raises:
+            UnknownJob: nobody enqueued a job with this id, or it was so long ago that its record has expired.
+            ResultUnavailable: the result backend, or the broker, does not answer.
+        """
+        with _reading(self.id):
+            record = self._record()
+            meta: dict[str, Any] = self._get_task_meta()
+        if meta["status"] == states.PENDING and record == {}:
+            raise UnknownJob(
+                f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
+            )
+        return _snapshot(self.id, meta, record or {})
+
+    async def asnapshot(self) -> JobSnapshot:
+        """`snapshot` without blocking the event loop."""
+        return await asyncio.to_thread(self.snapshot)
+
+    def _record(self) -> dict[str, str] | None:
+        return None
+
+
+class Job(_Snapshots):
+    """A job that was enqueued: a ``celery.result.AsyncResult``, with a truthful state.
+
+    Any property that reads the result backend raises `ResultUnavailable` after two seconds if it does not answer.
+    """
+
+    def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
+        """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
+
+        While the result backend is away, waiting goes on: it may come back before `timeout` seconds are over.
+
+        Raises:
+            ResultTimeout: not finished within `timeout` seconds. Also a ``celery.exceptions.TimeoutError``.
+        """
+        try:
+            if timeout is None:
+                return super().get(**options)
+            with deadline(timeout):
+                return super().get(timeout, **options)
+        except celery.exceptions.TimeoutError as error:
+            if timeout is None or self._cache is not None:
+                raise  # the job's own failure
+            raise JobTimeout(
+                f"the job {self.id} did not finish within {timeout:g} s; it may still do so"
+            ) from error
+
+    async def aget(self, timeout: float | None = None, **options: Any) -> Any:
+        """`get` without blocking the event loop."""
+        return await asyncio.to_thread(self.get, timeout, **options)
+
+    @property
+    def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
+        """One of Celery's states, or UNKNOWN."""
+        with _reading(self.id):
+            state: str = self._get_task_meta()["status"]
+            return UNKNOWN if state == states.PENDING and self._record() == {} else state
+
+    status = state
+
+    def _record(self) -> dict[str, str] | None:
+        return job_record(self.app, self.id)
+
+    def _get_task_meta(self) -> dict[str, Any]:
+        with _reading(self.id):
+            return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # the stubs leave it out
+
+
+class EagerJob(celery.result.EagerResult[Any], _Snapshots):
+    """A job that ran on the spot (``task_always_eager``, ``task.apply``)."""
+
+
+def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobSnapshot:
+    state, value = meta["status"], meta["result"]
+    progress = value.get("progress") if state == states.STARTED and isinstance(value, dict) else None
+    finished = meta.get("date_done")
+    return JobSnapshot(
+        id=job_id,
+        state=state,
+        name=record.get("name") or meta.get("name"),
+        progress=Progress(**progress) if progress else None,
+        result=value if state == states.SUCCESS else None,
+        error=f"{type(value).__name__}: {value}" if state in states.EXCEPTION_STATES else None,
+        traceback=str(meta["traceback"]) if meta.get("traceback") else None,
+        enqueued_at=datetime.fromtimestamp(int(record["enqueued"]) / 1000, UTC)
+        if "enqueued" in record
+        else None,
+        finished_at=datetime.fromisoformat(finished) if isinstance(finished, str) else finished,
+    )
+
+
+@contextmanager
+def _reading(job_id: str) -> Iterator[None]:
+    try:
+        with deadline(_READ_TIMEOUT):
+            yield
+    except (
+        OutOfTime,
+        OperationalError,
+        redis.RedisError,
+        OSError,
+        celery.exceptions.BackendGetMetaError,
+    ) as error:
+        raise ResultUnavailable(
+            f"the state of the job {job_id} could not be read within {_READ_TIMEOUT:g} s: {error or 'no answer'}. The job is not "
+            "affected; check the result backend (CELERY_RESULT_BACKEND or REDIS_URL) and the broker"
+        ) from error

@@ -1,0 +1,1 @@
+"""How messages travel, as kombu transports."""

@@ -1,0 +1,128 @@
+"""kombu's Redis transport as the producer uses it: within a deadline, and leaving a record of each job.
+
+Messages, queues and everything a consumer sees are stock kombu's. Consuming stays with the stock transport. Recovery of
+jobs whose worker was killed is therefore still kombu's visibility timeout (an hour unless configured).
+"""
+
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import redis
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as stock
+from kombu.utils.json import dumps
+
+from backburner.queue.deadline import limited
+
+ENQUEUE = files("backburner.queue").joinpath("enqueue.lua").read_text("utf-8")
+
+_delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
+
+
+@contextmanager
+def delivery() -> Iterator[None]:
+    """Make every attempt to publish inside the block the same delivery, so that kombu may try again without doubling it."""
+    token = _delivery.set(uuid.uuid4().hex)
+    try:
+        yield
+    finally:
+        _delivery.reset(token)
+
+
+class _Publishing(stock.Channel):
+    """What both channels below have in common."""
+
+    from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
+
+    job_record_expires: float = 86_400
+
+    def job_record(self, job_id: str) -> dict[str, str]:
+        """What `enqueue.lua` wrote about the job; empty if it is not there."""
+        record = self._plain_client.hgetall(self._record_key(job_id))
+        return {key.decode(): value.decode() for key, value in record.items()}
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        headers = message.get("headers") or {}
+        if "task" not in headers or "id" not in headers:
+            super()._put(queue, message, **options)
+            return
+        lists = (
+            [self._q_for_pri(queue, step) for step in self.priority_steps] if queue in self._expires else []
+        )
+        self._enqueue(
+            keys=[
+                self.global_keyprefix
+                + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
+                self._record_key(headers["id"]),
+                *(self.global_keyprefix + key for key in lists),
+            ],
+            args=[
+                dumps(message),
+                _delivery.get() or message["properties"]["delivery_tag"],
+                math.ceil(self.job_record_expires + _seconds_until(headers.get("eta"))),
+                headers["task"],
+                queue,
+                self._expires.get(queue, 0),
+            ],
+            client=self._plain_client,
+        )
+
+    def _record_key(self, job_id: str) -> str:
+        return f"{self.global_keyprefix}backburner:job:{job_id}"
+
+    @property
+    def _plain_client(self) -> "redis.Redis":
+        # kombu's own client prefixes one key of a script only, so keys are prefixed here instead.
+        return redis.Redis(connection_pool=self.pool)
+
+    @cached_property
+    def _enqueue(self) -> Any:
+        return self._plain_client.register_script(ENQUEUE)
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous=asynchronous)
+        pool.connection_class = limited(pool.connection_class)
+        return pool
+
+
+class PublishingChannel(_Publishing):
+    """Publishes to a Redis or Valkey server."""
+
+
+class PublishingTransport(stock.Transport):
+    """For connections that only publish."""
+
+    Channel = PublishingChannel
+
+
+class SentinelPublishingChannel(_Publishing, stock.SentinelChannel):
+    """Publishes to the master that Sentinels name."""
+
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, "job_record_expires")
+
+
+class SentinelPublishingTransport(stock.SentinelTransport):
+    """For connections that only publish, by way of Sentinels."""
+
+    Channel = SentinelPublishingChannel
+
+
+PLAIN = "backburner"
+SENTINEL = "backburner-sentinel"
+# kombu takes a transport for a Unix socket from the URL's scheme only, and a scheme must be an alias.
+TRANSPORT_ALIASES[PLAIN] = f"{__name__}:{PublishingTransport.__name__}"
+TRANSPORT_ALIASES[SENTINEL] = f"{__name__}:{SentinelPublishingTransport.__name__}"
+
+
+def _seconds_until(eta: str | None) -> float:
+    if eta is None:
+        return 0.0
+    due = datetime.fromisoformat(eta)
+    return max(0.0, ((due if due.tzinfo else due.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
