@@ -1,0 +1,58 @@
+"""`.env.example` is documentation that must not rot: it names every setting, with the default of the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.core.config import AppSettings
+
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z_]+=)", re.MULTILINE)
+
+FROM_THE_GUIDE = """\
+# Redis Configuration
+REDIS_HOST=localhost
+REDIS_PORT=6379
+REDIS_DB=0
+REDIS_PASSWORD=  # Optional, leave empty if no password
+
+# Cache Configuration
+CACHE_PREFIX=cache:
+CACHE_DEFAULT_TTL=3600  # Default TTL in seconds (1 hour)
+CACHE_SERIALIZER=json   # Options: json, pickle
+"""
+
+
+@pytest.fixture
+def uncommented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example with every assignment in force, and an environment that sets nothing."""
+    for name in AppSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    path = tmp_path / ".env"
+    path.write_text(ASSIGNMENT.sub("", EXAMPLE.read_text()))
+    return path
+
+
+def named(path: Path) -> list[str]:
+    return re.findall(r"^([A-Z_]+)=", path.read_text(), re.MULTILINE)
+
+
+def test_every_setting_is_named_once_and_nothing_else_is(uncommented: Path) -> None:
+    assert sorted(named(uncommented)) == sorted(name.upper() for name in AppSettings.model_fields)
+
+
+def test_it_shows_the_defaults_of_the_code(uncommented: Path) -> None:
+    from_example = AppSettings(_env_file=uncommented)
+    from_code = AppSettings(_env_file=None)
+    assert from_example.model_dump() == from_code.model_dump()
+
+
+def test_copied_as_it_is_it_changes_nothing_and_names_no_server(uncommented: Path) -> None:
+    copied = AppSettings(_env_file=EXAMPLE)
+    assert copied.model_fields_set == set()
+    assert not copied.names_a_server
+
+
+def test_it_opens_with_the_block_that_the_guide_prints(uncommented: Path) -> None:
+    assert FROM_THE_GUIDE in uncommented.read_text()
