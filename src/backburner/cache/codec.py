@@ -6,7 +6,7 @@
     K{"sold":"date"}<newline>{"id":5,"sold":"2026-11-21"}       a map, then the JSON
 
 A node of the map is a type's name; `[name, node]` when there is more inside; an object for the entries of an
-object; for a list `[0, node]` when all items are alike, otherwise `[1, [nodes], [for each item 0 or which node]]`.
+object; for a list `[0, node]` when all items are alike, else `[1, [nodes], [for each item 0 or which one]]`.
 Maps repeat, so each is compiled into a decoder once. `PickleCodec` is for who must, and reads only what this
 application signed. A codec does not compress, and does not look at bytes of the other kind.
 """
@@ -41,7 +41,7 @@ from backburner.errors import CodecError, ConfigError
 __all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
 
 MAX_DEPTH: Final = 100
-"""Levels of lists, dicts and objects inside each other that the JSON codec takes."""
+"""Levels of lists and dicts inside each other; with other types in between it can be somewhat fewer."""
 MIN_SIGNING_KEY: Final = 16
 """Bytes."""
 
@@ -71,7 +71,7 @@ class Codec(ABC):
         """Make a fresh value of what `encode` gave for the same key.
 
         Raises:
-            CodecError: for anything else, and when a class has changed since. Nothing else, whatever the bytes.
+            CodecError: for anything else, and when a class has changed since. No other, whatever the bytes.
         """
 
     @abstractmethod
@@ -86,9 +86,9 @@ class Codec(ABC):
         """Make a type known, for instances of exactly this class.
 
         `to_json` may give anything the codec knows, and `from_json` gets that back. Both may be left out for
-        enums, dataclasses, named tuples and pydantic models; these are known anyway unless other processes cannot
-        find them by name. `tag` is the name stored with each value, by default module and class: give one to be
-        free to move the class.
+        enums, dataclasses, named tuples and pydantic models; these are known anyway unless other processes
+        cannot find them by name. `tag` is the name stored with each value, by default module and class: give
+        one to be free to move the class.
 
         Raises:
             ConfigError: the type cannot be registered so.
@@ -135,8 +135,8 @@ class JSONCodec(Codec):
             self._learn(cls, converter)
         else:
             raise ConfigError(
-                f"register({cls.__name__}) needs to_json and from_json: only enums, named tuples, dataclasses "
-                "and pydantic models describe themselves"
+                f"register({cls.__name__}) needs to_json and from_json: only enums, named tuples, "
+                "dataclasses and pydantic models describe themselves"
             )
 
     def register_model(self, cls: type, *, tag: str | None = None) -> None:
@@ -158,20 +158,19 @@ class JSONCodec(Codec):
 
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:  # noqa: ARG002
         try:
-            form = data[:1]
-            if form == _PLAIN:
+            data = bytes(data)
+            if data.startswith(_PLAIN):
                 return orjson.loads(data[1:])
-            if form == _TYPED:
-                data = bytes(data)
+            if data.startswith(_TYPED):
                 end = data.index(b"\n")
                 types = data[1:end]
                 decoder = self._decoders.get(types) or self._compile(types)
-                return decoder(orjson.loads(memoryview(data)[end + 1 :]))
+                return decoder(orjson.loads(data[end + 1 :]))
         except CodecError:
             raise
         except Exception as error:  # damaged bytes can fail anywhere, also in a foreign from_json
             raise CodecError(f"The stored value cannot be read: {type(error).__name__}: {error}") from error
-        raise CodecError(f"The stored value is not JSON of this cache: it begins with {bytes(form)!r}")
+        raise CodecError(f"The stored value is not JSON of this cache: it begins with {data[:1]!r}")
 
     def _learn(self, cls: type, converter: Converter) -> None:
         known = self._by_tag.get(converter.tag)
@@ -180,18 +179,15 @@ class JSONCodec(Codec):
         if known is not None:
             self._decoders.clear()  # the class was defined anew, as a reload does
 
-    def _converter(self, cls: type) -> Converter:
-        converter = self._by_type.get(cls)
-        if converter is not None:
-            return converter
+    def _describe(self, cls: type) -> Converter:
         name = name_of(cls)
         converter = None if hasattr(cls, "__mapper__") else converter_for(cls, name)
         if converter is None:
             raise _Refused(_advice(cls))
         if find_class(name) is not cls:
             raise _Refused(
-                f"{name} cannot be found by its name, so no other process could read it: define it at the top "
-                f"of a module, or call cache.codec.register({cls.__name__}, tag='…') in every process"
+                f"{name} cannot be found by its name, so no other process could read it: define it at the "
+                f"top of a module, or call cache.codec.register({cls.__name__}, tag='…') in every process"
             )
         self._learn(cls, converter)
         return converter
@@ -199,36 +195,39 @@ class JSONCodec(Codec):
     def _walk(self, value: Any, depth: int) -> tuple[Any, _TypeMap]:
         """Give the value as JSON can hold it, and its map, or None. Copies only what has to change."""
         cls = type(value)
-        if cls is str or cls is bool or value is None:
-            return value, None
-        if cls is int and _INT64_MIN <= value <= _UINT64_MAX:
+        if cls in _ATOMS or (cls is int and _INT64_MIN <= value <= _UINT64_MAX):
             return value, None
         if cls is float and value - value == 0.0:  # finite
             return value, None
-        if depth > MAX_DEPTH:
+        if depth >= MAX_DEPTH:
             raise _Refused(_TOO_DEEP)
         if cls is list:
             return self._walk_list(value, depth + 1)
-        if cls is dict and all(type(key) is str for key in value):
+        if cls is dict:
             return self._walk_dict(value, depth + 1)
-        converter = self._converter(cls)
+        return self._walk_special(value, depth, self._by_type.get(cls) or self._describe(cls))
+
+    def _walk_special(self, value: Any, depth: int, converter: Converter) -> tuple[Any, _TypeMap]:
         try:
             plain = converter.to_json(value)
         except CodecError as error:
             raise _Refused(str(error)) from error
         except Exception as error:
-            raise _Refused(f"{name_of(cls)} could not be stored: {type(error).__name__}: {error}") from error
+            name = name_of(type(value))
+            raise _Refused(f"{name} could not be stored: {type(error).__name__}: {error}") from error
         if type(plain) is str:
             return plain, converter.tag
-        plain, types = self._walk(plain, depth + 1)
+        plain, types = self._walk(plain, depth)
         return plain, converter.tag if types is None else [converter.tag, types]
 
     def _walk_dict(self, value: dict[str, Any], depth: int) -> tuple[Any, _TypeMap]:
         body = value
         types: dict[str, _TypeMap] = {}
         for key, item in value.items():
+            if type(key) is not str:
+                return self._walk_special(value, depth, self._by_type[dict])
             cls = type(item)
-            if cls is str or cls is bool or item is None:
+            if cls in _ATOMS or (cls is int and _INT64_MIN <= item <= _UINT64_MAX):
                 continue
             try:
                 plain, node = self._walk(item, depth)
@@ -246,7 +245,7 @@ class JSONCodec(Codec):
         nodes: dict[int, _TypeMap] = {}
         for index, item in enumerate(value):
             cls = type(item)
-            if cls is str or cls is bool or item is None:
+            if cls in _ATOMS or (cls is int and _INT64_MIN <= item <= _UINT64_MAX):
                 continue
             try:
                 plain, node = self._walk(item, depth)
@@ -308,8 +307,8 @@ class PickleCodec(Codec):
     def __init__(self, signing_key: bytes) -> None:
         if len(signing_key) < MIN_SIGNING_KEY:
             raise ConfigError(
-                f"CACHE_SIGNING_KEY has {len(signing_key)} bytes and needs at least {MIN_SIGNING_KEY}: make one "
-                'with python -c "import secrets; print(secrets.token_urlsafe(32))"'
+                f"CACHE_SIGNING_KEY has {len(signing_key)} bytes and needs at least {MIN_SIGNING_KEY}: make "
+                'one with python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         self._mac = hmac.new(signing_key, digestmod="sha256")
 
@@ -368,14 +367,14 @@ def codec_for(serializer: str, signing_key: bytes | None = None) -> Codec:
         raise ConfigError(f"CACHE_SERIALIZER={serializer!r}: it must be 'json' or 'pickle'")
     if not signing_key:
         raise ConfigError(
-            "CACHE_SERIALIZER=pickle needs CACHE_SIGNING_KEY, the same in every process: without it, whoever can "
-            "write to the server could run code in yours"
+            "CACHE_SERIALIZER=pickle needs CACHE_SIGNING_KEY, the same in every process: without it, whoever "
+            "can write to the server could run code in yours"
         )
     return PickleCodec(signing_key)
 
 
 def is_immutable(value: object) -> bool:
-    """Tell whether a value can be handed to several callers as it is; no, when finding out would take long."""
+    """Tell whether a value can be handed to several callers as it is; no, if finding out would take long."""
     cls = type(value)
     if cls in _IMMUTABLE:
         return True
@@ -385,6 +384,7 @@ def is_immutable(value: object) -> bool:
     return isinstance(value, Enum)
 
 
+_ATOMS: Final = frozenset({str, bool, type(None)})
 _JSON_TYPES: Final = frozenset({str, bool, int, float, list, dict, type(None)})
 _IMMUTABLE: Final = frozenset(
     {
@@ -405,7 +405,9 @@ _IMMUTABLE: Final = frozenset(
         UUID,
     }
 )
-_TOO_DEEP: Final = f"The value contains itself or is nested more than {MAX_DEPTH} levels deep"
+_TOO_DEEP: Final = (
+    f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
+)
 
 
 class _Refused(Exception):  # noqa: N818  never leaves this module

@@ -1,11 +1,11 @@
 """How a value of one type becomes something JSON can hold, and how it comes back as that type.
 
 A `Converter` does it for one type. The built-in ones are in `BUILTIN`; enums, named tuples, dataclasses and
-pydantic models get theirs by looking at the class; SQLAlchemy models on request. `to_json` may return any value
-the codec knows (it goes on from there), `from_json` gets exactly that back.
+pydantic models get theirs by looking at the class; SQLAlchemy models on request. `to_json` may return any
+value the codec knows (it goes on from there), `from_json` gets exactly that back.
 
-Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put together
-from their state as pickle does it, without calling ``__init__`` or validating again.
+Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put
+together from their state as pickle does it, without calling ``__init__`` or validating again.
 """
 
 import binascii
@@ -26,7 +26,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import AnyHttpUrl, AnyUrl, BaseModel, HttpUrl
+from pydantic import AnyHttpUrl, AnyUrl, BaseModel, HttpUrl, RootModel
 from pydantic_core import PydanticUndefined, TzInfo
 
 from backburner.errors import CodecError, ConfigError
@@ -91,7 +91,7 @@ def _mismatch(tag: str) -> CodecError:
 
 
 def _holds_attributes_only(cls: type) -> bool:
-    """Tell whether attributes are all there is to an instance: a dataclass may also be a dict, an exception…"""
+    """Tell whether attributes are all there is to an instance; a dataclass may also be a dict or an error."""
     try:
         object.__new__(cls)
     except TypeError:
@@ -172,6 +172,7 @@ def _dataclass(cls: type[Any], tag: str) -> Converter:
 
 def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
     names = frozenset(cls.model_fields)
+    is_root_model = issubclass(cls, RootModel)
     allows_extra = cls.model_config.get("extra") == "allow"
     private_names = cls.__private_attributes__.keys()
     private_with_default = {
@@ -199,8 +200,9 @@ def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
         model = new(cls)
         set_attribute(model, "__dict__", fields)
         set_attribute(model, "__pydantic_fields_set__", fields_set)
-        set_attribute(model, "__pydantic_extra__", extra)
-        set_attribute(model, "__pydantic_private__", private)
+        if not is_root_model:  # has neither, and would take them for attributes of its own
+            set_attribute(model, "__pydantic_extra__", extra)
+            set_attribute(model, "__pydantic_private__", private)
         return model
 
     def from_json(state: Any) -> BaseModel:
@@ -271,9 +273,9 @@ def load_columns(instance: Any) -> dict[str, object]:
         }
     except SQLAlchemyError as error:
         raise CodecError(
-            f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache it "
-            "while its session is open; with an AsyncSession call `await session.refresh(obj)` first, or build the "
-            "session with expire_on_commit=False"
+            f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache "
+            "it while its session is open; with an AsyncSession call `await session.refresh(obj)` first, or "
+            "build the session with expire_on_commit=False"
         ) from error
 
 
@@ -396,4 +398,4 @@ BUILTIN = _table(
     (AnyHttpUrl, str, AnyHttpUrl),
     (HttpUrl, str, HttpUrl),
 )
-"""By exact type. `int`, `float` and `dict` are for those JSON cannot hold; the codec leaves the others alone."""
+"""By exact type. `int`, `float` and `dict` are for those that JSON cannot hold; the others are left alone."""
