@@ -1,0 +1,65 @@
+"""A process that can be found again by another process, later: its id together with the time it started.
+
+A process id alone is not enough: the system gives it to somebody else once its process is gone. Needs
+psutil, which comes with the ``dev`` extra. Nothing here starts a process.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+
+_TOLERANCE = (
+    2.0  # seconds; the kernel gives the time of the boot in whole seconds, and rounds it anew each time
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process is meant: `find` gives it, or nothing if it has ended."""
+
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """Name a running process.
+
+        Raises:
+            ProcessLookupError: there is none with this id.
+        """
+        try:
+            return cls(pid, _start_of(psutil.Process(pid)))
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(f"no process has the id {pid}") from None
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it still runs: not ended, not a zombie, not another one that was given its id."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(_start_of(process) - self.started) < _TOLERANCE
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def _start_of(process: psutil.Process) -> float:
+    """When it started; on Linux in seconds since the boot, which setting the clock does not change."""
+    started: float = process.create_time()
+    return started - psutil.boot_time() if sys.platform == "linux" else started
+
+
+def end(process: psutil.Process, patience: float) -> None:
+    """Ask a process to end; after `patience` seconds, kill it. Returns when it is gone."""
+    try:
+        if patience > 0:
+            process.terminate()
+            process.wait(patience)
+    except psutil.TimeoutExpired:
+        pass  # asked in vain
+    except psutil.NoSuchProcess:
+        return
+    if process.is_running():
+        process.kill()
+        process.wait()
