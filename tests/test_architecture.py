@@ -107,7 +107,7 @@ def test_a_module_is_named_for_one_idea_and_says_what_it_is_for(path: Path) -> N
 
 def test_the_environment_is_read_by_the_settings_alone() -> None:
     # These two start processes, and hand the environment on to them.
-    starters = {*modules(LIBRARY / "cli"), LIBRARY / "queue" / "reload.py"}
+    starters = {*modules(LIBRARY / "cli"), LIBRARY / "queue" / "supervised.py"}
     readers = {path for path in modules(LIBRARY, APP) if re.search(r"os\.environ|getenv", path.read_text())}
     assert readers <= starters
 

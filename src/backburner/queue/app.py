@@ -22,15 +22,15 @@ from backburner.queue.task import PING, Task, ping
 from backburner.settings import Settings
 
 _RETRY_PATIENCE = 10
-"""A retry gets this many times the usual budget: in a worker nobody waits, and a retry not enqueued is a job lost."""
+"""Times the usual budget, for a retry: in a worker nobody waits, and a retry not enqueued is a job lost."""
 
 
 class Celery(celery.Celery):
     """A ``celery.Celery`` with settings.
 
-    ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as with Celery.
-    Given neither, ``Settings()`` reads the environment and ``.env``. Configuration made in any of Celery's ways wins over
-    the settings, which `backburner.queue.defaults` lists with their reasons.
+    ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as
+    with Celery. Given neither, ``Settings()`` reads the environment and ``.env``. Configuration made in any
+    of Celery's ways wins over the settings, which `backburner.queue.defaults` lists with their reasons.
 
     Raises:
         ConfigError: a setting or a server's URL is wrong.
@@ -51,7 +51,8 @@ class Celery(celery.Celery):
         self.on_after_configure.connect(self._apply_defaults, weak=False)
 
     def _apply_defaults(self, source: Any, **_: Any) -> None:
-        # The last map holds Celery's own defaults. Its add_defaults would put ours before the user's configuration.
+        # The last map holds Celery's own defaults. Its add_defaults would put ours before the user's
+        # configuration.
         celerys = source.maps[-1]
         celerys.update(defaults(self.settings))
         if self._servers_from_settings and not source.get("broker_url"):
@@ -76,17 +77,18 @@ class Celery(celery.Celery):
             **implied,
             **(options.get("transport_options") or {}),
         }
-        return self._connection(url, **options)
+        return super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
 
     def _get_backend(self) -> Any:
         url, implied = celery_url(self.backend_cls or self.conf.result_backend)
         if implied:
             self.conf.result_backend_transport_options = self.conf.result_backend_transport_options | implied
-        backend, url = backends.by_url(url, self.loader)
+        found: Any = backends.by_url(url, self.loader)  # a class and a URL; the stubs are wrong
+        backend, url = found
         return backend(app=self, url=url)
 
     def publish_budget(self) -> AbstractContextManager[None]:
-        """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now; enqueueing inside the block gets what is left of it."""
+        """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now, for all that the block enqueues."""
         return deadline(self.settings.celery_publish_timeout)
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
@@ -111,7 +113,7 @@ class Celery(celery.Celery):
         """Celery's check of a call's arguments, against the signature the user wrote."""
         return super().type_checker(coroutines.signature_source(fun), bound)
 
-    def _task_from_fun(
+    def _task_from_fun(  # type: ignore[override]  # all other options are passed on
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, **options: Any
     ) -> Any:
         if base is not None and not issubclass(base, Task):

@@ -1,8 +1,8 @@
 """Celery's Redis result backend, taught when to leave the server alone and what to do when it is gone.
 
-Nothing is subscribed when a job is enqueued; waiting for a result subscribes, and looks again once a second, so that a
-message lost between looking and subscribing costs a second at most. The server may go and come back while somebody waits:
-the waiter's own timeout decides. Keys, messages and chords are stock Celery's.
+Nothing is subscribed when a job is enqueued. Waiting for a result subscribes and then looks once a second, so
+that an announcement that is missed costs a second at most. The server may go and come back while somebody
+waits: the waiter's own timeout decides. Keys, messages and chords are stock Celery's.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any
 
 import celery.backends.redis as stock
 
+from backburner.errors import ResultUnavailable
 from backburner.queue.deadline import OutOfTime, deadline, limited, remaining
 
 log = logging.getLogger("backburner.queue")
@@ -27,7 +28,7 @@ _PAUSE = 0.25
 """Seconds between attempts to reach a server that is gone."""
 
 
-class ResultConsumer(stock.ResultConsumer):
+class ResultConsumer(stock.ResultConsumer):  # type: ignore[name-defined,misc]  # the stubs leave it out
     """Waits for results on one subscribed connection."""
 
     _outage = False
@@ -76,7 +77,7 @@ class ResultConsumer(stock.ResultConsumer):
         try:
             with deadline(_PATIENCE):
                 yield
-        except (OutOfTime, *self._connection_errors) as error:
+        except (OutOfTime, ResultUnavailable, *self._connection_errors) as error:
             if not self._outage:
                 log.warning(
                     "result backend %s: %s; trying again until the caller's timeout",
@@ -85,7 +86,7 @@ class ResultConsumer(stock.ResultConsumer):
                 )
             self._outage = True
             with self._locked():
-                pubsub, self._pubsub = self._pubsub, None
+                pubsub, self._pubsub = self._pubsub, None  # type: ignore[has-type]  # as above
                 if pubsub is not None:
                     pubsub.close()
         else:
@@ -95,10 +96,8 @@ class ResultConsumer(stock.ResultConsumer):
 class _Patient:
     """What both backends below have in common; stands before a backend of Celery's."""
 
-    ResultConsumer = ResultConsumer
-
-    def on_task_call(self, producer: Any, task_id: str) -> None:  # noqa: ARG002  # the name is Celery's
-        """Do nothing: stock Celery subscribes to the result here, so that without the backend nothing can be enqueued."""
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""
 
     def ensure(self, fun: Callable[..., Any], args: tuple[Any, ...], **policy: Any) -> Any:
         """Call `fun`; retry as stock Celery does (for twenty seconds), but never inside a deadline."""
@@ -115,9 +114,13 @@ class _Patient:
 class RedisBackend(_Patient, stock.RedisBackend):
     """Results in a Redis or Valkey server."""
 
+    ResultConsumer = ResultConsumer
+
 
 class SentinelBackend(_Patient, stock.SentinelBackend):
     """Results in the master that Sentinels name."""
+
+    ResultConsumer = ResultConsumer
 
 
 OVERRIDES = {

@@ -1,7 +1,8 @@
 """``async def`` tasks in the pools that know nothing of asyncio: prefork, threads, solo.
 
-Each thread that runs tasks has one event loop, which lives as long as the thread, so that clients kept by the user's
-code stay usable from job to job. One job at a time runs on it; thousands at a time are an asyncio pool's business.
+Each thread that runs tasks has one event loop, which lives as long as the thread, so that clients kept by
+the user's code stay usable from job to job. One job at a time runs on it; thousands at a time are an
+asyncio pool's business.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ def runnable(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         coroutine = function(*args, **kwargs)
-        task = celery.current_task
+        task: Any = celery.current_task
         if not task or task.request.called_directly:
             return coroutine
         return _finish(coroutine)

@@ -1,8 +1,8 @@
 """One time budget for everything that a call does on its sockets.
 
-redis-py and kombu bound single socket operations, and a call is many of them: look up, connect, greet, declare, send, read,
-and all again after an error. Inside ``with deadline(1.0)`` connections made by `limited` share what is left of the budget.
-Looking up a name cannot be interrupted; nothing here tries.
+redis-py and kombu bound single socket operations, and a call is many of them: look up, connect, greet,
+declare, send, read, and all again after an error. Inside ``with deadline(1.0)`` connections made by
+`limited` share what is left of the budget. Looking up a name cannot be interrupted; nothing here tries.
 """
 
 import time
@@ -19,7 +19,7 @@ _SHARE = 3
 """A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
 
 
-class OutOfTime(Exception):
+class OutOfTime(Exception):  # noqa: N818  # in the family of LockTimeout and UnknownJob
     """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
 
 
@@ -78,11 +78,11 @@ class _Limited(AbstractConnection):
     def _connect(self) -> Any:
         if remaining() == 0:
             raise OutOfTime
-        return super()._connect()
+        return super()._connect()  # type: ignore[no-untyped-call,safe-super]  # of the class this stands before
 
     def send_packed_command(self, *args: Any, **options: Any) -> Any:
         self._apply_deadline()
-        return super().send_packed_command(*args, **options)
+        return super().send_packed_command(*args, **options)  # type: ignore[no-untyped-call]  # untyped there
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         self._apply_deadline()
@@ -92,7 +92,8 @@ class _Limited(AbstractConnection):
         if self._sock is None:
             return
         if remaining() == 0:
-            self.disconnect()  # a reply may still be on its way; the next user of this connection must not get it
+            # A reply may still be on its way, and the next user of this connection must not get it.
+            self.disconnect()
             raise OutOfTime
         self._sock.settimeout(self.socket_timeout)
 

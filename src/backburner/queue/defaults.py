@@ -1,25 +1,26 @@
-"""Our defaults, where they differ from Celery's. What the user configures in any of Celery's ways wins over them.
+"""Our defaults where they differ from Celery's. What the user configures, in any of Celery's ways, wins.
 
-    setting                               ours          Celery's   why
-    task_serializer, result_serializer,   json          json       said explicitly: a pickle is code that the sender runs on
-    accept_content                                                 the worker; content types not named are refused
-    task_track_started                    on            off        a job that runs is not PENDING
-    task_acks_late                        on            off        a worker that dies must not take its job along
-    task_reject_on_worker_lost            on            off        … nor a prefork child
-    worker_prefetch_multiplier            1             4          short jobs must not queue behind somebody's long one
-    broker_connection_retry_on_startup    on            unset      start in any order; unset is a deprecation warning
-    worker_soft_shutdown_timeout          5 s           off        on SIGQUIT running jobs get 5 s, then return to the queue
-    worker_send_task_events,              on            off        Flower shows nothing without them
+    setting                              ours       Celery's   why
+    task_serializer, result_serializer,  json       json       said aloud: a pickle is code the sender runs in
+    accept_content                                             the worker
+    task_track_started                   on         off        a job that runs is not PENDING
+    task_acks_late                       on         off        a worker that dies must not take its job along
+    task_reject_on_worker_lost           on         off        … nor may a child of a prefork pool
+    worker_prefetch_multiplier           1          4          a short job must not wait behind a long one
+    broker_connection_retry_on_startup   on         unset      start in any order; unset is a warning
+    worker_soft_shutdown_timeout         5 s        off        after SIGQUIT running jobs get 5 s, then return
+    worker_send_task_events,             on         off        Flower shows nothing without them
     task_send_sent_event
-    enable_utc, timezone                  UTC           UTC        said explicitly: naive etas are UTC
-    result_expires                        settings      1 day      CELERY_RESULT_EXPIRES
-    task_publish_retry_policy             1 retry       3          within CELERY_PUBLISH_TIMEOUT in any case
-    broker_pool_acquire_timeout           settings      forever    waiting for a connection is part of the publish budget
-    redis_socket_timeout,                 5 s, 2 s      120 s,     a silent result backend
-    redis_socket_connect_timeout                        forever
+    enable_utc, timezone                 UTC        UTC        said aloud: naive etas are UTC
+    result_expires                       settings   1 day      CELERY_RESULT_EXPIRES
+    task_publish_retry_policy            1 retry    3 retries  within CELERY_PUBLISH_TIMEOUT in any case
+    broker_pool_acquire_timeout          settings   none       waiting for a connection counts as publishing
+    redis_socket_timeout,                5 s        120 s      a silent backend is not worth two minutes
+    redis_socket_connect_timeout         2 s        none
 
-The visibility timeout stays kombu's (an hour) until our own transport replaces it by leases: the job of a *killed* worker is
-not lost, but waits that long. `broker_transport_options={"visibility_timeout": …}` must exceed the longest job.
+The visibility timeout stays kombu's (an hour) until our own transport replaces it by leases: the job of a
+*killed* worker is not lost, but waits that long. Set ``broker_transport_options={"visibility_timeout": …}``
+for less; it must exceed the longest job.
 """
 
 import math

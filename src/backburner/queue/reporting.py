@@ -6,6 +6,7 @@ It is the meta data of the state STARTED. Stock Celery programs see it as ``Asyn
 import logging
 import os
 import time
+from typing import Any
 
 import celery
 import redis
@@ -22,11 +23,12 @@ _TIMEOUT = 1.0
 def progress(done: float, total: float, message: str = "") -> None:
     """Tell how far the running task is. Call it as often as you like.
 
-    About five calls a second are passed on, and always the one with ``done == total``. Outside of a worker (a test, a shell,
-    an eager task) and in a task whose result is ignored nothing happens, so functions that report progress can be called
-    from anywhere. A result backend that does not answer costs a second and a log line, never the task.
+    About five calls a second are passed on, and always the one with ``done == total``. Outside of a worker
+    (a test, a shell, an eager task) and in a task whose result is ignored nothing happens, so functions
+    that report progress can be called from anywhere. A result backend that does not answer costs a second
+    and a log line, never the task.
     """
-    task = celery.current_task
+    task: Any = celery.current_task
     if not task:
         return
     request = task.request
@@ -45,9 +47,4 @@ def progress(done: float, total: float, message: str = "") -> None:
         with deadline(_TIMEOUT):
             task.backend.store_result(request.id, meta, states.STARTED, request=request)
     except (OutOfTime, redis.RedisError, OSError) as error:
-        log.warning(
-            "progress of %s[%s] is lost: %s",
-            task.name,
-            request.id,
-            error or f"no answer within {_TIMEOUT:g} s",
-        )
+        log.warning("progress of %s[%s] is lost: %s", task.name, request.id, str(error) or "no answer")

@@ -1,8 +1,9 @@
 """What became of a job: its state told truthfully, its progress, its result.
 
-Celery's states are kept, and one is added: UNKNOWN for an id that nobody enqueued, where Celery says PENDING. That is known
-from the record the producer leaves on the broker's server; with a broker that keeps none (``amqp://``) it stays PENDING.
-The same holds for a job that a stock Celery program enqueued, in the other direction: UNKNOWN until a worker starts it.
+Celery's states are kept, and one is added: UNKNOWN for an id that nobody enqueued, where Celery says
+PENDING. That is known from the record the producer leaves on the broker's server; with a broker that keeps
+none (``amqp://``) it stays PENDING. The same holds for a job that a stock Celery program enqueued, in the
+other direction: UNKNOWN until a worker starts it.
 """
 
 import asyncio
@@ -78,7 +79,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
         """
         with _reading(self.id):
             record = self._record()
-            meta: dict[str, Any] = self._get_task_meta()
+            meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
         if meta["status"] == states.PENDING and record == {}:
             raise UnknownJob(
                 f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
@@ -96,7 +97,8 @@ class _Snapshots(celery.result.AsyncResult[Any]):
 class Job(_Snapshots):
     """A job that was enqueued: a ``celery.result.AsyncResult``, with a truthful state.
 
-    Any property that reads the result backend raises `ResultUnavailable` after two seconds if it does not answer.
+    Any property that reads the result backend raises `ResultUnavailable` after two seconds if it does not
+    answer.
     """
 
     def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
@@ -113,13 +115,13 @@ class Job(_Snapshots):
             with deadline(timeout):
                 return super().get(timeout, **options)
         except celery.exceptions.TimeoutError as error:
-            if timeout is None or self._cache is not None:
+            if timeout is None or self._cache is not None:  # type: ignore[attr-defined]  # as above
                 raise  # the job's own failure
             raise JobTimeout(
                 f"the job {self.id} did not finish within {timeout:g} s; it may still do so"
             ) from error
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> Any:
+    async def aget(self, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109  # the twin of `get`
         """`get` without blocking the event loop."""
         return await asyncio.to_thread(self.get, timeout, **options)
 
@@ -130,14 +132,14 @@ class Job(_Snapshots):
             state: str = self._get_task_meta()["status"]
             return UNKNOWN if state == states.PENDING and self._record() == {} else state
 
-    status = state
+    status = state  # type: ignore[assignment]  # as above
 
     def _record(self) -> dict[str, str] | None:
         return job_record(self.app, self.id)
 
     def _get_task_meta(self) -> dict[str, Any]:
         with _reading(self.id):
-            return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # the stubs leave it out
+            return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # as above
 
 
 class EagerJob(celery.result.EagerResult[Any], _Snapshots):
@@ -168,14 +170,9 @@ def _reading(job_id: str) -> Iterator[None]:
     try:
         with deadline(_READ_TIMEOUT):
             yield
-    except (
-        OutOfTime,
-        OperationalError,
-        redis.RedisError,
-        OSError,
-        celery.exceptions.BackendGetMetaError,
-    ) as error:
+    except (OutOfTime, OperationalError, redis.RedisError, OSError) as error:
         raise ResultUnavailable(
-            f"the state of the job {job_id} could not be read within {_READ_TIMEOUT:g} s: {error or 'no answer'}. The job is not "
-            "affected; check the result backend (CELERY_RESULT_BACKEND or REDIS_URL) and the broker"
+            f"the state of the job {job_id} could not be read within {_READ_TIMEOUT:g} s "
+            f"({str(error) or 'no answer'}). The job is not affected. Check the result backend "
+            "(CELERY_RESULT_BACKEND or REDIS_URL) and the broker"
         ) from error

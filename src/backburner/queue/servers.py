@@ -1,8 +1,8 @@
 """Where broker and result backend are, in Celery's words.
 
-Celery reads URLs from its arguments, its configuration, the environment and the command line. They are translated where a
-connection is made, so it does not matter which of these one came from. URLs of other brokers (``amqp://``, ``sqs://``, …)
-pass as they are.
+Celery reads URLs from its arguments, its configuration, the environment and the command line. They are
+translated where a connection is made, so it does not matter which of these one came from. URLs of other
+brokers (``amqp://``, ``sqs://``, …) pass as they are.
 """
 
 import re

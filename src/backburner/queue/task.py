@@ -1,16 +1,20 @@
 """The base class of all tasks of a `backburner.Celery`: awaitable enqueueing, and results that are `Job`.
 
-Nothing here publishes; `Celery.send_task` does. A task whose own base is a plain ``celery.Task`` gets this one behind it.
+Nothing here publishes; `Celery.send_task` does. A task whose own base is a plain ``celery.Task`` gets this
+one behind it.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import celery
 
 from backburner.queue.result import EagerJob, Job
+
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
 
 PING = "backburner.ping"
 
@@ -44,11 +48,13 @@ class Task(celery.Task[..., Any]):
             # The thread does not see the task that runs in this one.
             options.setdefault("parent_id", parent.request.id)
             options.setdefault("root_id", parent.request.root_id or parent.request.id)
-        with self.app.publish_budget():
+        with cast("Celery", self.app).publish_budget():
             return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone: UTC unless configured."""
+    def apply_async(  # type: ignore[override]  # all other options are passed on
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC)."""
         for name in ("eta", "expires"):
             moment = options.get(name)
             if isinstance(moment, datetime) and moment.tzinfo is None:
@@ -58,4 +64,6 @@ class Task(celery.Task[..., Any]):
     def apply(self, *args: Any, **options: Any) -> Any:
         """Run here and now, with Celery's options."""
         result = super().apply(*args, **options)
-        return EagerJob(result.id, result.result, result.state, traceback=result.traceback, name=result.name)
+        value: Any = result.result
+        traceback: Any = result.traceback
+        return EagerJob(result.id, value, result.state, traceback=traceback, name=result.name)

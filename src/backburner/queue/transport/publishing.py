@@ -1,12 +1,13 @@
 """kombu's Redis transport as the producer uses it: within a deadline, and leaving a record of each job.
 
-Messages, queues and everything a consumer sees are stock kombu's. Consuming stays with the stock transport. Recovery of
-jobs whose worker was killed is therefore still kombu's visibility timeout (an hour unless configured).
+Messages, queues and everything a consumer sees are stock kombu's. Consuming stays with the stock transport.
+Recovery of jobs whose worker was killed is therefore still kombu's visibility timeout (an hour unless
+configured).
 """
 
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=No
 
 @contextmanager
 def delivery() -> Iterator[None]:
-    """Make every attempt to publish inside the block the same delivery, so that kombu may try again without doubling it."""
+    """Make every attempt to publish in the block one delivery, which kombu may repeat without doubling it."""
     token = _delivery.set(uuid.uuid4().hex)
     try:
         yield
@@ -43,9 +44,13 @@ class _Publishing(stock.Channel):
 
     job_record_expires: float = 86_400
 
+    # Of the class below; its stubs leave them out.
+    _expires: dict[str, int]
+    _q_for_pri: Callable[[str, int], str]
+
     def job_record(self, job_id: str) -> dict[str, str]:
         """What `enqueue.lua` wrote about the job; empty if it is not there."""
-        record = self._plain_client.hgetall(self._record_key(job_id))
+        record: dict[Any, Any] = self._plain_client.hgetall(self._record_key(job_id))
         return {key.decode(): value.decode() for key, value in record.items()}
 
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
@@ -87,7 +92,7 @@ class _Publishing(stock.Channel):
         return self._plain_client.register_script(ENQUEUE)
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
-        pool = super()._get_pool(asynchronous=asynchronous)
+        pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
         return pool
 

@@ -1,0 +1,184 @@
+"""A worker under a supervisor: the process, and the two pipes between them, seen from either end.
+
+The worker says READY on one pipe. On the other it is told to GO and to GIVE UP, or sees it close because
+the supervisor is dead, however it died. Celery's signals keep their meaning, and every pool works.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from celery import signals
+
+from backburner.queue import warm
+
+log = logging.getLogger("backburner.queue")
+
+_PIPES = "BACKBURNER_RELOAD_PIPES"
+"""Environment variable that makes a worker a supervised one: two file descriptors."""
+
+_READY = b"ready\n"
+_GIVE_UP = b"give up\n"
+
+_KILL_AFTER = 3.0
+"""Seconds from giving up to SIGKILL."""
+
+_LAST_QUESTION = 1.2
+"""Seconds after which kombu's last BRPOP, which blocks for one, is certainly over."""
+
+_PRELOAD = {
+    *("billiard", "celery", "kombu", "vine", "redis", "hiredis", "click", "orjson"),
+    *("pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", "fastapi", "starlette", "anyio"),
+}
+"""Packages that import the same whatever the program did before."""
+
+
+class Worker:
+    """A worker process, seen from its supervisor. It runs nothing of the user's before `go`."""
+
+    def __init__(self, changing: Iterable[str]) -> None:
+        """Start an interpreter that has imported nothing from the directories `changing`."""
+        orders, self._orders = os.pipe()
+        self._answers, answers = os.pipe()
+        os.set_blocking(self._answers, False)
+        self._ends_at: float | None = None
+        self.closed = False
+        self.process = subprocess.Popen(  # noqa: S603  # the very command that runs here
+            [
+                sys.executable,
+                *_interpreter_flags(),
+                "-c",
+                Path(warm.__file__).read_text("utf-8"),
+                _order(orders, changing),
+            ],
+            env=os.environ | {_PIPES: f"{orders},{answers}"},
+            pass_fds=(orders, answers),
+            start_new_session=True,  # Ctrl-C is for the supervisor alone, which ends things in order
+        )
+        os.close(orders)
+        os.close(answers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has begun to take jobs since this was last asked."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._answers, len(_READY)) == _READY
+        return False
+
+    def go(self) -> None:
+        """Import the program and start working."""
+        self._tell(warm.GO)
+
+    def leave(self, drain: float) -> None:
+        """Take no more jobs, finish the running ones in `drain` seconds or put them back into the queue."""
+        ends_at = time.monotonic() + drain
+        if self._ends_at is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM)
+        self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
+
+    def hurry(self) -> None:
+        """To be called now and then while it leaves: ends what takes too long."""
+        late = time.monotonic() - self._ends_at if self._ends_at is not None else 0
+        if late > _KILL_AFTER:
+            self.kill()
+        elif late > 0:
+            self._tell(_GIVE_UP)
+
+    def kill(self) -> None:
+        """End it at once, with its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Release what belongs to a process that has ended."""
+        self.closed = True
+        self.process.wait()
+        os.close(self._orders)
+        os.close(self._answers)
+
+    def _tell(self, order: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._orders, order)
+
+
+def is_supervised() -> bool:
+    """Whether this process was started by `Worker`."""
+    return _PIPES in os.environ
+
+
+def obey(worker: Any) -> None:
+    """Make the Celery worker being built here a supervised one."""
+    # What the worker itself starts is not supervised.
+    orders, answers = map(int, os.environ.pop(_PIPES).split(","))
+    # Asking the neighbours takes a second, and old and new worker need not know each other.
+    worker.options.update(without_mingle=True, without_gossip=True)
+
+    def say_ready(**_: Any) -> None:
+        os.write(answers, _READY)
+
+    def listen() -> None:
+        os.read(orders, len(_GIVE_UP))  # or the end of the file: the supervisor is dead
+        _give_up(worker)
+
+    signals.worker_ready.connect(say_ready, weak=False)
+    threading.Thread(target=listen, name="backburner-supervised", daemon=True).start()
+
+
+def _give_up(worker: Any) -> None:
+    """Put unfinished jobs back into the queue and end this process and its children in the same breath."""
+    end = threading.Timer(_KILL_AFTER, os.killpg, (0, signal.SIGKILL))
+    end.daemon = True
+    end.start()
+    # A job returned while this worker still listens comes straight back to it. On SIGTERM it stops
+    # listening, but what it last asked the server is open for another second.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_QUESTION)
+    try:
+        worker.consumer.task_consumer.channel.qos.restore_unacked()
+    except Exception:
+        # Nothing was consumed yet, or the broker is gone, and then its visibility timeout covers this.
+        log.warning("no jobs were returned to the queue", exc_info=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _order(orders: int, changing: Iterable[str]) -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    roots = tuple(f"{Path(each).resolve()}{os.sep}" for each in changing)
+    libraries = tuple(path for path in sys.path if path.endswith("-packages"))
+    preload = [
+        name
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in _PRELOAD
+        and (file := getattr(module, "__file__", None))
+        and (file.startswith(libraries) or not file.startswith(roots))
+    ]
+    return json.dumps(
+        {
+            "orders": orders,
+            "preload": preload,
+            "module": spec.name.removesuffix(".__main__") if spec else None,
+            "argv": sys.argv,
+            "path": str(Path.cwd()) if spec else str(Path(sys.argv[0]).resolve().parent),
+        }
+    )
+
+
+def _interpreter_flags() -> list[str]:
+    # What multiprocessing uses for the same purpose; there is no public name for it.
+    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]  # noqa: SLF001
