@@ -12,6 +12,8 @@ import redis
 
 from backburner.redis.embedded import EmbeddedServer
 
+pytest_plugins = ["tests.servers"]
+
 T = TypeVar("T")
 
 _DEVELOPERS_OWN = ("REDIS_", "CACHE_", "CELERY_", "DATABASE_URL", "SMTP_URL")
