@@ -152,6 +152,8 @@ class JSONCodec(Codec):
             raise CodecError(f"{refused.reason}{refused.where()}") from refused.__cause__
         except RecursionError:
             raise CodecError(_TOO_DEEP) from None
+        except RuntimeError as error:  # "dictionary changed size during iteration"
+            raise CodecError(f"The value was changed while it was being stored: {error}") from error
         except orjson.JSONEncodeError as error:
             reason = _TOO_DEEP if "Recursion" in str(error) else f"{error}: such text is not valid Unicode"
             raise CodecError(reason) from error

@@ -351,6 +351,17 @@ def _mapping_from_json(state: list[list[Any]]) -> object:
     return dict(zip(keys, values, strict=True))
 
 
+def _from_text(cls: type) -> Callable[[object], object]:
+    """Guard a constructor that would also take a number, and make something unheard-of from it."""
+
+    def from_json(text: object) -> object:
+        if type(text) is not str:
+            raise CodecError(f"The stored {cls.__name__} is damaged")
+        return cls(text)
+
+    return from_json
+
+
 def _table(*rows: tuple[type, Callable[[Any], object], Callable[[Any], object]]) -> dict[type, Converter]:
     return {cls: Converter(cls.__name__, to_json, from_json) for cls, to_json, from_json in rows}
 
@@ -385,17 +396,14 @@ BUILTIN = _table(
     (Counter, dict, Counter),
     (defaultdict, _defaultdict_to_json, _defaultdict_from_json),
     (range, lambda value: [value.start, value.stop, value.step], lambda state: range(*state)),
-    (pathlib.PurePosixPath, str, pathlib.PurePosixPath),
-    (pathlib.PureWindowsPath, str, pathlib.PureWindowsPath),
-    (type(pathlib.Path()), str, pathlib.Path),
-    (ipaddress.IPv4Address, str, ipaddress.IPv4Address),
-    (ipaddress.IPv6Address, str, ipaddress.IPv6Address),
-    (ipaddress.IPv4Network, str, ipaddress.IPv4Network),
-    (ipaddress.IPv6Network, str, ipaddress.IPv6Network),
-    (ipaddress.IPv4Interface, str, ipaddress.IPv4Interface),
-    (ipaddress.IPv6Interface, str, ipaddress.IPv6Interface),
-    (AnyUrl, str, AnyUrl),
-    (AnyHttpUrl, str, AnyHttpUrl),
-    (HttpUrl, str, HttpUrl),
+    *(
+        (cls, str, _from_text(cls))
+        for cls in (
+            *(pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())),
+            *(ipaddress.IPv4Address, ipaddress.IPv4Network, ipaddress.IPv4Interface),
+            *(ipaddress.IPv6Address, ipaddress.IPv6Network, ipaddress.IPv6Interface),
+            *(AnyUrl, AnyHttpUrl, HttpUrl),
+        )
+    ),
 )
 """By exact type. `int`, `float` and `dict` are for those that JSON cannot hold; the others are left alone."""
