@@ -1,0 +1,486 @@
+"""The verbs that users call: each once for blocking code, and once with an `a` in front for asyncio. Thin: the engine does it.
+
+A cache may be used from threads, tasks, several event loops and forked children. Its blocking verbs also work inside a
+running event loop, which they block for as long as the server takes.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn, Self, TypeVar, cast, overload
+from urllib.parse import parse_qsl, urlsplit
+from weakref import WeakKeyDictionary, WeakSet
+
+from backburner.cache.codec import codec_for
+from backburner.cache.engine import FOREVER, MISSING, Context, Counters, Engine
+from backburner.cache.entry import ENCODED, TTL, seconds
+from backburner.cache.flight import Flights
+from backburner.cache.keys import Keyspace, check_key, check_tags
+from backburner.cache.owed import Owed
+from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
+from backburner.cache.stores import MemoryStore, RedisStore, Store
+from backburner.errors import ConfigError
+from backburner.events import BreakerClosed, BreakerOpened, Events, log_trouble
+from backburner.redis.breaker import Breaker
+from backburner.redis.client import aconnect, connect
+from backburner.redis.url import ServerURL
+from backburner.settings import Settings
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+Callback = Callable[[], T] | Callable[[Context], T]
+"""Computes a value; may take a `Context` to decide about its entry."""
+AsyncCallback = Callback[T] | Callback[Awaitable[T]]
+
+
+def _no_callback() -> NoReturn:
+    raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a cache did in this process since it was made. Operations by other processes are not in it."""
+
+    hits: int
+    misses: int
+    stale: int
+    """Entries of before that were given because the callback failed."""
+    stored: int
+    invalidated: int
+    """Commands that removed keys or flushed tags, however many entries that touched."""
+    degraded: int
+    """Operations that the server could not do."""
+    undecodable: int
+    available: bool
+    """Whether the server answered when last asked."""
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits among all reads; 0 before the first."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
+
+
+class Verbs:
+    """What `Cache` and `TaggedCache` have in common.
+
+    A `ttl` is seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, zero or less removes.
+    Keys are text. Values come back equal and of the same type; what cannot is refused with a `CodecError`. With the
+    server gone, reads find nothing and writes say ``False``, unless the cache is strict.
+
+    Raises:
+        ValueError: a key, tag or ttl makes no sense.
+        CodecError: a value cannot be stored; the message says what to do.
+        StoreError: only from a strict cache, which does not degrade.
+    """
+
+    _tags: tuple[str, ...] = ()
+
+    def _engine(self) -> Engine:
+        raise NotImplementedError
+
+    def _aengine(self) -> Engine:
+        raise NotImplementedError
+
+    def _hit(self, key: str) -> object:
+        raise NotImplementedError
+
+    # One value
+
+    @overload
+    def get(self, key: str) -> Any: ...
+    @overload
+    def get(self, key: str, default: D) -> Any | D: ...
+    def get(self, key: str, default: object = None) -> Any:
+        """The value of a key, or the default."""
+        value = self._hit(key)
+        if value is MISSING:
+            value = run(self._engine().get(check_key(key)))
+        return default if value is MISSING else value
+
+    async def aget(self, key: str, default: object = None) -> Any:
+        """As `get`."""
+        value = self._hit(key)
+        if value is MISSING:
+            value = await self._aengine().get(check_key(key))
+        return default if value is MISSING else value
+
+    def has(self, key: str) -> bool:
+        """Whether a key has a value, ``None`` included."""
+        return run(self._engine().has(check_key(key)))
+
+    async def ahas(self, key: str) -> bool:
+        """As `has`."""
+        return await self._aengine().has(check_key(key))
+
+    def missing(self, key: str) -> bool:
+        """Whether a key has no value."""
+        return not self.has(key)
+
+    async def amissing(self, key: str) -> bool:
+        """As `missing`."""
+        return not await self.ahas(key)
+
+    def put(self, key: str, value: object, ttl: TTL = None) -> bool:
+        """Store a value. Whether it was stored."""
+        return run(self._engine().put({check_key(key): value}, ttl, self._tags))
+
+    async def aput(self, key: str, value: object, ttl: TTL = None) -> bool:
+        """As `put`."""
+        return await self._aengine().put({check_key(key): value}, ttl, self._tags)
+
+    def forever(self, key: str, value: object) -> bool:
+        """Store a value without an end. Whether it was stored."""
+        return self.put(key, value, FOREVER)
+
+    async def aforever(self, key: str, value: object) -> bool:
+        """As `forever`."""
+        return await self.aput(key, value, FOREVER)
+
+    def add(self, key: str, value: object, ttl: TTL = None) -> bool:
+        """Store a value if the key has none; of several callers one succeeds. Whether it was stored."""
+        return run(self._engine().add(check_key(key), value, ttl, self._tags))
+
+    async def aadd(self, key: str, value: object, ttl: TTL = None) -> bool:
+        """As `add`."""
+        return await self._aengine().add(check_key(key), value, ttl, self._tags)
+
+    @overload
+    def pull(self, key: str) -> Any: ...
+    @overload
+    def pull(self, key: str, default: D) -> Any | D: ...
+    def pull(self, key: str, default: object = None) -> Any:
+        """Remove a key and give its value, or the default; of several callers one gets it."""
+        value = run(self._engine().pull(check_key(key)))
+        return default if value is MISSING else value
+
+    async def apull(self, key: str, default: object = None) -> Any:
+        """As `pull`."""
+        value = await self._aengine().pull(check_key(key))
+        return default if value is MISSING else value
+
+    def forget(self, key: str) -> bool:
+        """Remove a key. Whether there was something to remove."""
+        return run(self._engine().forget((check_key(key),))) > 0
+
+    async def aforget(self, key: str) -> bool:
+        """As `forget`."""
+        return await self._aengine().forget((check_key(key),)) > 0
+
+    def touch(self, key: str, ttl: TTL = None) -> bool:
+        """Let a key's value live for `ttl` from now on. Whether it had one."""
+        return run(self._engine().touch(check_key(key), ttl))
+
+    async def atouch(self, key: str, ttl: TTL = None) -> bool:
+        """As `touch`."""
+        return await self._aengine().touch(check_key(key), ttl)
+
+    def expire(self, key: str) -> bool:
+        """Let a key's value count as old: nobody gets it, save where a callback fails that should replace it. Whether it had one."""
+        return run(self._engine().expire(check_key(key)))
+
+    async def aexpire(self, key: str) -> bool:
+        """As `expire`."""
+        return await self._aengine().expire(check_key(key))
+
+    # Reading through
+
+    def remember(self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback) -> T:
+        """The value of a key, or else what `callback` gives, which is stored.
+
+        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all of
+        them as it is, and nothing is stored. A key that is removed, or a tag flushed, while it computes wins: the
+        caller gets the value, and it is not stored.
+
+        Raises:
+            RuntimeError: the callback asks for the key that it computes.
+        """
+        value = self._hit(key)
+        if value is MISSING:
+            value = run(self._engine().remember(check_key(key), callback, ttl, self._tags))
+        return cast(T, value)
+
+    async def aremember(self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback) -> T:
+        """As `remember`; the callback may be a coroutine function."""
+        value = self._hit(key)
+        if value is MISSING:
+            value = await self._aengine().remember(check_key(key), callback, ttl, self._tags)
+        return cast(T, value)
+
+    def remember_forever(self, key: str, callback: Callback[T] = _no_callback) -> T:
+        """As `remember`, without an end."""
+        return self.remember(key, FOREVER, callback)
+
+    async def aremember_forever(self, key: str, callback: AsyncCallback[T] = _no_callback) -> T:
+        """As `remember_forever`."""
+        return await self.aremember(key, FOREVER, callback)
+
+    # Several values
+
+    def many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that have one, in one round trip."""
+        return run(self._engine().many([check_key(key) for key in keys]))
+
+    async def amany(self, keys: Iterable[str]) -> dict[str, Any]:
+        """As `many`."""
+        return await self._aengine().many([check_key(key) for key in keys])
+
+    def put_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
+        """Store several values in one round trip. Whether all were stored."""
+        return run(self._engine().put({check_key(key): value for key, value in values.items()}, ttl, self._tags))
+
+    async def aput_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
+        """As `put_many`."""
+        return await self._aengine().put({check_key(key): value for key, value in values.items()}, ttl, self._tags)
+
+    def forget_many(self, keys: Iterable[str]) -> int:
+        """Remove several keys in one round trip. How many had something to remove."""
+        return run(self._engine().forget([check_key(key) for key in keys]))
+
+    async def aforget_many(self, keys: Iterable[str]) -> int:
+        """As `forget_many`."""
+        return await self._aengine().forget([check_key(key) for key in keys])
+
+    # Counting
+
+    def increment(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
+        """Add to a whole number of 64 bits, atomically, and give the sum. A key without a value begins at 0 and lives for `ttl`.
+
+        The end of a number that is there already stays. With the server gone the result is ``False``, which counts as 0.
+
+        Raises:
+            TypeError: the value is no whole number, or the amount is none.
+            OverflowError: the sum needs more than 64 bits; the number stays as it was.
+        """
+        total = run(self._engine().increment(check_key(key), amount, ttl, self._tags))
+        return False if total is None else total
+
+    async def aincrement(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
+        """As `increment`."""
+        total = await self._aengine().increment(check_key(key), amount, ttl, self._tags)
+        return False if total is None else total
+
+    def decrement(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
+        """As `increment`, the other way."""
+        return self.increment(key, -amount, ttl)
+
+    async def adecrement(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
+        """As `decrement`."""
+        return await self.aincrement(key, -amount, ttl)
+
+
+class Cache(Verbs):
+    """A cache on a Redis or Valkey server, or in memory.
+
+    Args:
+        url: ``redis://…`` and the other dialects of `backburner.redis.url`, or ``memory://?policy=lru&max_items=10000``
+            with the policies ``lru``, ``lfu`` and ``ttl``.
+        prefix: put before every key on the server; `flush` removes what begins with it, and nothing else.
+        default_ttl: how long entries live when nothing else is said; ``None``: for ever.
+        serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
+        signing_key: at least 16 bytes, for ``pickle``.
+        timeout: seconds that connecting, and each reply, may take.
+        strict: raise when the server cannot do something, instead of going on without it.
+        clock: Unix time in seconds; for tests.
+
+    Raises:
+        ConfigError: an argument is wrong; the message says which.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        prefix: str = "cache:",
+        default_ttl: TTL = 3600,
+        serializer: str = "json",
+        signing_key: str | bytes | None = None,
+        timeout: float = 0.25,
+        strict: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not prefix:
+            raise ConfigError("a cache needs a prefix, or flush() would remove everything on the server; write prefix='cache:'")
+        self.prefix = prefix
+        self.codec = codec_for(serializer, signing_key.encode() if isinstance(signing_key, str) else signing_key)
+        """Turns values into bytes. `codec.register` and `codec.register_model` teach it more types."""
+        self.events = Events()
+        """Subscribe here to be told what happens."""
+        self.events.subscribe(log_trouble)
+        self._url = url
+        self._timeout = timeout
+        self._strict = strict
+        self._clock = clock
+        self._default_ttl = FOREVER if default_ttl is None else seconds(default_ttl)
+        self._counters = Counters()
+        self._owed = Owed()
+        self._memory = _memory_store(url) if url.startswith("memory://") else None
+        self._server = "" if self._memory is not None else ServerURL.parse(url).masked
+        self._start()
+        _all_caches.add(self)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, strict: bool = False) -> Self:
+        """The cache that ``CACHE_*`` and ``REDIS_*`` describe."""
+        key = settings.cache_signing_key
+        return cls(
+            settings.cache_url,
+            prefix=settings.cache_prefix,
+            default_ttl=settings.cache_default_ttl,
+            serializer=settings.cache_serializer,
+            signing_key=key.get_secret_value() if key else None,
+            timeout=settings.cache_timeout,
+            strict=strict,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Cache {self._server or self._url} prefix={self.prefix!r}>"
+
+    def tags(self, *tags: str) -> "TaggedCache":
+        """The same cache, whose writes carry these tags; flushing any one of them makes them dead."""
+        return TaggedCache(self, check_tags(tags))
+
+    def flush(self) -> bool:
+        """Remove everything under this cache's prefix. Whether that was done; if not, it is before the next read."""
+        return run(self._engine().flush())
+
+    async def aflush(self) -> bool:
+        """As `flush`."""
+        return await self._aengine().flush()
+
+    def stats(self) -> Stats:
+        """What happened so far."""
+        return Stats(**asdict(self._counters), available=not self._breaker.open)
+
+    def close(self) -> None:
+        """Close the connections of the blocking verbs. The cache can be used again; it connects anew."""
+        run(self._engine().store.close())
+
+    async def aclose(self) -> None:
+        """Close all connections: those of the blocking verbs, and those of the running event loop."""
+        engine = self._aengines.pop(asyncio.get_running_loop(), None)
+        if engine is not None:
+            await engine.store.close()
+        self.close()
+
+    def _start(self) -> None:
+        self._breaker = Breaker(
+            on_open=lambda pause, error: self.events.emit(BreakerOpened(self._server, pause, error)),
+            on_close=lambda elapsed: self.events.emit(BreakerClosed(self._server, elapsed)),
+        )
+        self._flights = Flights()
+        self._aengines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
+        self._blocking = self._engine_with(self._store(connect), BlockingRuntime(self._clock))
+
+    def _after_fork(self) -> None:
+        """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
+        if self._memory is not None:
+            self._memory.after_fork()
+        self._start()
+
+    def _engine(self) -> Engine:
+        return self._blocking
+
+    def _aengine(self) -> Engine:
+        loop = asyncio.get_running_loop()
+        engine = self._aengines.get(loop)
+        if engine is None:
+            engine = self._aengines[loop] = self._engine_with(self._store(aconnect), AsyncioRuntime(self._clock))
+        return engine
+
+    def _engine_with(self, store: Store, runtime: BlockingRuntime | AsyncioRuntime) -> Engine:
+        return Engine(
+            store,
+            runtime,
+            codec=self.codec,
+            flights=self._flights,
+            owed=self._owed,
+            events=self.events,
+            counters=self._counters,
+            default_ttl=self._default_ttl,
+            strict=self._strict,
+        )
+
+    def _store(self, connector: Callable[..., Any]) -> Store:
+        if self._memory is not None:
+            return self._memory
+        client = connector(self._url, timeout=self._timeout, name="backburner-cache")
+        return RedisStore(client, Keyspace(self.prefix), self._breaker, self.events)
+
+    def _hit(self, key: str) -> object:
+        """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""
+        if self._memory is None:
+            return MISSING
+        try:
+            entry = self._memory.peek(key)
+        except TypeError:  # not hashable; check_key says so better
+            return MISSING
+        if entry is None or self._clock() >= entry.fresh_until or (entry.tags and self._memory.flushed(entry)):
+            return MISSING
+        value = entry.value
+        if value is ENCODED and (value := self._engine().value(key, entry)) is MISSING:
+            return MISSING
+        self._engine().count(key, value)
+        return value
+
+
+class TaggedCache(Verbs):
+    """A cache whose writes carry tags. Reads need no tags: an entry is one entry, whoever asks."""
+
+    def __init__(self, cache: Cache, tags: tuple[str, ...]) -> None:
+        self._cache = cache
+        self._tags = tags
+
+    # Asked for each time, since a fork gives the cache new ones.
+    def _engine(self) -> Engine:
+        return self._cache._engine()  # noqa: SLF001 - the other half of the same class
+
+    def _aengine(self) -> Engine:
+        return self._cache._aengine()  # noqa: SLF001
+
+    def _hit(self, key: str) -> object:
+        return self._cache._hit(key)  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<TaggedCache {self._tags} of {self._cache!r}>"
+
+    def tags(self, *tags: str) -> "TaggedCache":
+        """The same, with more tags."""
+        return TaggedCache(self._cache, check_tags((*self._tags, *tags)))
+
+    def flush(self) -> bool:
+        """Make every entry with any of these tags dead, at once and at a cost that does not depend on their number.
+
+        Whether that was done; if the server is gone, it is done before the next read from it.
+        """
+        return run(self._engine().flush_tags(self._tags))
+
+    async def aflush(self) -> bool:
+        """As `flush`."""
+        return await self._aengine().flush_tags(self._tags)
+
+
+_all_caches: WeakSet[Cache] = WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for cache in list(_all_caches):
+        cache._after_fork()  # noqa: SLF001 - same module
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+def _memory_store(url: str) -> MemoryStore:
+    options = dict(parse_qsl(urlsplit(url).query))
+    policy = options.pop("policy", "lru")
+    max_items = options.pop("max_items", "10000")
+    if options:
+        raise ConfigError(f"{url!r}: a memory cache has no option {', '.join(options)}; it has policy and max_items")
+    if not max_items.isdigit():
+        raise ConfigError(f"{url!r}: max_items must be a whole number, not {max_items!r}")
+    return MemoryStore(policy, int(max_items))

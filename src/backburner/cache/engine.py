@@ -1,0 +1,468 @@
+"""What a cache does, written once for blocking and asyncio callers.
+
+Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means: reads
+degrade to a miss, writes say that they did not happen, and both are events; with `strict` they raise. What the user's
+callback raises passes through as it is.
+"""
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Final, TypeVar
+
+from backburner.cache.codec import Codec, is_immutable
+from backburner.cache.entry import ENCODED, TTL, Decision, Entry, TagVersions, decide, seconds
+from backburner.cache.flight import Flight, Flights, leading
+from backburner.cache.keys import check_tags
+from backburner.cache.owed import Owed
+from backburner.cache.runtime import Runtime
+from backburner.cache.stores.base import Store
+from backburner.errors import CodecError, StoreError
+from backburner.events import Degraded, Events, Hit, Invalidated, Miss, StaleServed, Stored, Undecodable
+
+T = TypeVar("T")
+
+FOREVER: Final = math.inf
+_INT64: Final = range(-(2**63), 2**63)
+_TAGS_OUTLIVE: Final = 60.0
+"""Seconds that the version of a tag outlives the entry: computing and writing take their time."""
+
+
+class _Missing(Enum):
+    """Not there, as against a value that is ``None``."""
+
+    MISSING = auto()
+
+
+MISSING: Final = _Missing.MISSING
+
+
+@dataclass(slots=True)
+class Counters:
+    """How often what happened in this process since the cache was made."""
+
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    stored: int = 0
+    invalidated: int = 0
+    degraded: int = 0
+    undecodable: int = 0
+
+
+@dataclass(slots=True)
+class Context:
+    """What a callback that takes an argument can decide about the entry it computes."""
+
+    key: str
+    ttl: TTL
+    tags: list[str] = field(default_factory=list)
+    """More tags may be added; they count from when the callback returns."""
+    skipped: bool = False
+
+    def skip(self) -> None:
+        """Give the value to the caller, and do not store it."""
+        self.skipped = True
+
+
+class Engine:
+    """The verbs over one store, in one runtime. Several engines of one cache share all that is given by keyword."""
+
+    def __init__(
+        self,
+        store: Store,
+        runtime: Runtime,
+        *,
+        codec: Codec,
+        flights: Flights,
+        owed: Owed,
+        events: Events,
+        counters: Counters,
+        default_ttl: float,
+        strict: bool,
+    ) -> None:
+        self.store = store
+        self._runtime = runtime
+        self._codec = codec
+        self._flights = flights
+        self._owed = owed
+        self._events = events
+        self._counters = counters
+        self._default_ttl = default_ttl
+        self._strict = strict
+
+    # Reading
+
+    async def get(self, key: str) -> object:
+        """The value, or `MISSING`."""
+        return (await self.many((key,))).get(key, MISSING)
+
+    async def many(self, keys: Sequence[str]) -> dict[str, object]:
+        """The values of those keys that have one."""
+        if not keys:
+            return {}
+        return await self._or_else({}, "get", keys, self._many(keys))
+
+    async def _many(self, keys: Sequence[str]) -> dict[str, object]:
+        found = {}
+        for key, (entry, decision) in (await self._judged(keys)).items():
+            value = self.value(key, entry) if entry is not None and decision is Decision.HIT else MISSING
+            if self.count(key, value):
+                found[key] = value
+        return found
+
+    async def has(self, key: str) -> bool:
+        """Whether a fresh entry is there, without decoding it."""
+        return await self._or_else(False, "has", (key,), self._has(key))
+
+    async def _has(self, key: str) -> bool:
+        _, decision = (await self._judged((key,)))[key]
+        return decision is Decision.HIT
+
+    async def pull(self, key: str) -> object:
+        """The value, which is removed, or `MISSING`."""
+        return await self._or_else(MISSING, "pull", (key,), self._pull(key))
+
+    async def _pull(self, key: str) -> object:
+        if self._owed.some:
+            await self._owed.pay(self.store)
+        self._flights.supersede((key,))
+        entry = await self.store.take(key)
+        self._flights.supersede((key,))
+        decision = decide(entry, self._runtime.now(), await self._current(entry))
+        value = self.value(key, entry) if entry is not None and decision is Decision.HIT else MISSING
+        self.count(key, value)
+        return value
+
+    # Writing
+
+    async def put(self, values: Mapping[str, object], ttl: TTL, tags: Sequence[str]) -> bool:
+        """Store values. Whether they were; a ttl of nothing removes them instead."""
+        lifetime = self._lifetime(ttl)
+        if lifetime <= 0:
+            await self.forget(tuple(values))
+            return True
+        if not values:
+            return True
+        # Encoding comes first: a value that can't be stored is the caller's mistake, whatever the server does.
+        entries = {key: self._entry(key, value, lifetime) for key, value in values.items()}
+        return await self._or_else(False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)})
+
+    async def _put(self, entries: dict[str, Entry], lifetime: float, tags: Sequence[str]) -> bool:
+        versions = await self._pin(tags, lifetime)
+        for entry in entries.values():
+            entry.tags = versions
+        self._flights.supersede(entries)
+        await self.store.write(entries, self._runtime.now())
+        self._flights.supersede(entries)
+        for key in entries:
+            self._stored(key, None)
+        return True
+
+    async def add(self, key: str, value: object, ttl: TTL, tags: Sequence[str]) -> bool:
+        """Store a value if there is none. Whether it was stored."""
+        lifetime = self._lifetime(ttl)
+        if lifetime <= 0:
+            return False
+        entry = self._entry(key, value, lifetime)
+        return await self._or_else(False, "add", (key,), self._add(key, entry, lifetime, tags))
+
+    async def _add(self, key: str, entry: Entry, lifetime: float, tags: Sequence[str]) -> bool:
+        entry.tags = await self._pin(tags, lifetime)
+        now = self._runtime.now()
+        added = await self.store.add(key, entry, now, instead_of=None)
+        if not added:
+            found, decision = (await self._judged((key,)))[key]
+            if decision is Decision.HIT:
+                return False
+            added = await self.store.add(key, entry, now, instead_of=found)
+        if added:
+            self._flights.supersede((key,))
+            self._stored(key, None)
+        return added
+
+    async def increment(self, key: str, amount: int, ttl: TTL, tags: Sequence[str]) -> int | None:
+        """Add to a whole number. The sum; ``None`` if the store was not there."""
+        lifetime = self._lifetime(ttl)
+        if isinstance(amount, bool) or not isinstance(amount, int):
+            raise TypeError(f"the amount must be a whole number, not {amount!r}")
+        if amount not in _INT64:
+            raise OverflowError(f"the amount {amount} does not fit into 64 bits")
+        begin = self._entry(key, amount, lifetime)
+        return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
+
+    async def _increment(
+        self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]
+    ) -> int | None:
+        begin.tags = await self._pin(tags, lifetime)
+        now = self._runtime.now()
+        tags_checked = False
+        try:
+            while (total := await self.store.increment(key, amount, begin, now, tags_checked=tags_checked)) is None:
+                _, decision = (await self._judged((key,)))[key]
+                if decision is Decision.HIT:
+                    tags_checked = True
+                else:
+                    await self.store.forget((key,))
+        except TypeError as error:
+            raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
+        except OverflowError as error:
+            raise OverflowError(f"{key!r} cannot be incremented by {amount}: {error}") from None
+        self._flights.supersede((key,))
+        return total
+
+    async def touch(self, key: str, ttl: TTL) -> bool:
+        """Give a fresh entry a new ttl. Whether there was one."""
+        lifetime = self._lifetime(ttl)
+        if lifetime <= 0:
+            return await self.forget((key,)) > 0
+        return await self._or_else(False, "touch", (key,), self._touch(key, lifetime))
+
+    async def _touch(self, key: str, lifetime: float) -> bool:
+        entry, decision = (await self._judged((key,)))[key]
+        if entry is None or decision is not Decision.HIT:
+            return False
+        if entry.tags:
+            await self.store.pin_tags([tag for tag, _ in entry.tags], lifetime + _TAGS_OUTLIVE)
+        now = self._runtime.now()
+        return await self.store.touch(key, now + lifetime, now + lifetime, now)
+
+    # Removing
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        """Remove entries. How many there were."""
+        if not keys:
+            return 0
+        return await self._or_else(0, "forget", keys, self._forget(keys), owed={"keys": tuple(keys)})
+
+    async def _forget(self, keys: Sequence[str]) -> int:
+        # Before, for who computes now; after, for who began while the command was under way and read the old entry.
+        self._flights.supersede(keys)
+        count = await self.store.forget(keys)
+        self._flights.supersede(keys)
+        self._invalidated(Invalidated(keys=tuple(keys)))
+        return count
+
+    async def expire(self, key: str) -> bool:
+        """Make an entry stale. Whether there was one."""
+        return await self._or_else(False, "expire", (key,), self._expire(key), owed={"keys": (key,)})
+
+    async def _expire(self, key: str) -> bool:
+        self._flights.supersede((key,))
+        existed = await self.store.expire(key, self._runtime.now())
+        self._flights.supersede((key,))
+        self._invalidated(Invalidated(keys=(key,)))
+        return existed
+
+    async def flush_tags(self, tags: Sequence[str]) -> bool:
+        """Make all entries with any of these tags dead. Whether that was done."""
+        flushing = self._flush(self.store.flush_tags(tags), tuple(tags))
+        return await self._or_else(False, "flush", (), flushing, owed={"tags": tuple(tags)})
+
+    async def flush(self) -> bool:
+        """Remove everything. Whether that was done."""
+        return await self._or_else(False, "flush", (), self._flush(self.store.flush(), ()), owed={})
+
+    async def _flush(self, flushing: Awaitable[None], tags: tuple[str, ...]) -> bool:
+        self._flights.supersede(None)
+        await flushing
+        self._flights.supersede(None)
+        self._invalidated(Invalidated(tags=tags))
+        return True
+
+    # Reading through
+
+    async def remember(self, key: str, callback: Callable[..., Any], ttl: TTL, tags: Sequence[str]) -> object:
+        """The value of a fresh entry, or else what the callback gives, which is stored. One call at a time for a key."""
+        lifetime = self._lifetime(ttl)
+        while True:
+            flight, leads = self._flights.join(key, self._runtime.loop())
+            if leads:
+                return await self._lead(flight, key, callback, lifetime, tags)
+            if not await self._runtime.wait(flight):
+                value, _ = await self._read_through(key, callback, lifetime, tags, Flight(None))
+                return value
+            entry = flight.outcome()
+            if entry is not None and await self._still_holds(key, entry):
+                value = self.value(key, entry)
+                if self.count(key, value):
+                    return value
+
+    async def _lead(
+        self, flight: Flight, key: str, callback: Callable[..., Any], lifetime: float, tags: Sequence[str]
+    ) -> object:
+        try:
+            with leading(flight):
+                value, flight.entry = await self._read_through(key, callback, lifetime, tags, flight)
+        except Exception as error:
+            flight.error = error
+            raise
+        else:
+            return value
+        finally:
+            # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
+            self._flights.land(key, flight)
+
+    async def _read_through(
+        self, key: str, callback: Callable[..., Any], lifetime: float, tags: Sequence[str], flight: Flight
+    ) -> tuple[object, Entry]:
+        stale: Entry | None = None
+        versions: TagVersions | None = None
+        try:
+            entry, decision = (await self._judged((key,)))[key]
+            if entry is not None and decision is Decision.HIT:
+                value = self.value(key, entry)
+                if self.count(key, value):
+                    return value, entry
+            else:
+                self.count(key, MISSING)
+                stale = entry if decision is Decision.STALE else None
+            versions = await self._pin(tags, lifetime)
+        except StoreError as error:
+            # Nothing is stored later on: that would cost a second time budget while the server is ill.
+            self._degraded("remember", (key,), error)
+            self.count(key, MISSING)
+
+        context = Context(key, lifetime, list(tags))
+        started = self._runtime.elapsed()
+        try:
+            value = await self._runtime.call(callback, *((context,) if _takes_context(callback) else ()))
+        except Exception as error:
+            if stale is None or (value := self.value(key, stale)) is MISSING:
+                raise
+            self._counters.stale += 1
+            self._events.emit(StaleServed(key, error))
+            return value, stale
+        took = self._runtime.elapsed() - started
+
+        lifetime = self._lifetime(context.ttl)
+        entry = self._entry(key, value, lifetime)
+        entry.compute_seconds = took
+        if versions is not None and lifetime > 0 and not context.skipped and not flight.superseded:
+            await self._or_else(None, "remember", (key,), self._install(key, entry, lifetime, versions, context.tags))
+        return value, entry
+
+    async def _install(
+        self, key: str, entry: Entry, lifetime: float, versions: TagVersions, tags: Sequence[str]
+    ) -> None:
+        known = {tag for tag, _ in versions}
+        late = [tag for tag in check_tags(tags) if tag not in known] if tags else []
+        entry.tags = versions + await self._pin(late, lifetime)
+        await self.store.write({key: entry}, self._runtime.now())
+        self._stored(key, entry.compute_seconds)
+
+    async def _still_holds(self, key: str, entry: Entry) -> bool:
+        # The flight may have begun before another process flushed a tag, and this caller have come after.
+        if not entry.tags:
+            return True
+        current = await self._or_else(None, "remember", (key,), self._current(entry))
+        return current is None or [version for _, version in entry.tags] == list(current)
+
+    # Steps that all of them share
+
+    def value(self, key: str, entry: Entry) -> object:
+        """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read."""
+        if entry.value is not ENCODED:
+            return entry.value
+        payload = entry.payload or b""
+        try:
+            if payload[:1] == b"J" and payload[1:].lstrip(b"-").isdigit():
+                return int(payload[1:])  # a counter: plain with every codec, since the server adds to it
+            return self._codec.decode(payload, key)
+        except CodecError as error:
+            self._counters.undecodable += 1
+            self._events.emit(Undecodable(key, str(error)))
+            return MISSING
+
+    def count(self, key: str, value: object) -> bool:
+        """Note whether a value was found, and say so."""
+        found = value is not MISSING
+        if found:
+            self._counters.hits += 1
+        else:
+            self._counters.misses += 1
+        if self._events.listening:
+            self._events.emit(Hit(key) if found else Miss(key))
+        return found
+
+    def _entry(self, key: str, value: object, lifetime: float) -> Entry:
+        now = self._runtime.now()
+        ends = now + lifetime
+        if self.store.shares_values and is_immutable(value):
+            return Entry(None, now, ends, ends, value=value)
+        if type(value) is int and value in _INT64:
+            return Entry(b"J%d" % value, now, ends, ends)
+        return Entry(self._codec.encode(value, key), now, ends, ends)
+
+    def _lifetime(self, ttl: TTL) -> float:
+        return self._default_ttl if ttl is None else seconds(ttl)
+
+    async def _judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
+        if self._owed.some:
+            await self._owed.pay(self.store)
+        entries = dict(zip(keys, await self.store.read(keys), strict=True))
+        tags = tuple({tag for entry in entries.values() if entry is not None for tag, _ in entry.tags})
+        current = dict(zip(tags, await self.store.tag_versions(tags), strict=True)) if tags else {}
+        now = self._runtime.now()
+        return {
+            key: (entry, decide(entry, now, [current[tag] for tag, _ in entry.tags] if entry else ()))
+            for key, entry in entries.items()
+        }
+
+    async def _current(self, entry: Entry | None) -> Sequence[bytes | None]:
+        if entry is None or not entry.tags:
+            return ()
+        return await self.store.tag_versions([tag for tag, _ in entry.tags])
+
+    async def _pin(self, tags: Sequence[str], lifetime: float) -> TagVersions:
+        if not tags:
+            return ()
+        versions = await self.store.pin_tags(tags, lifetime + _TAGS_OUTLIVE)
+        return tuple(zip(tags, versions, strict=True))
+
+    def _stored(self, key: str, took: float | None) -> None:
+        self._counters.stored += 1
+        if self._events.listening:
+            self._events.emit(Stored(key, took))
+
+    def _invalidated(self, event: Invalidated) -> None:
+        self._counters.invalidated += 1
+        self._events.emit(event)
+
+    def _degraded(self, operation: str, keys: Sequence[str], error: StoreError) -> None:
+        if self._strict:
+            raise error
+        self._counters.degraded += 1
+        self._events.emit(Degraded(operation, tuple(keys), error))
+
+    async def _or_else(
+        self,
+        fallback: T,
+        operation: str,
+        keys: Sequence[str],
+        step: Awaitable[T],
+        *,
+        owed: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> T:
+        """Do a step; if the store cannot, tell, note what it is then owed, and give the fallback."""
+        try:
+            return await step
+        except StoreError as error:
+            if owed is not None:
+                self._owed.add(**owed)
+            self._degraded(operation, keys, error)
+            return fallback
+
+
+def _takes_context(callback: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(callback).parameters.values()
+    except ValueError:  # some functions written in C do not tell
+        return False
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in parameters
+    )

@@ -1,0 +1,155 @@
+"""One cache entry: what it holds, until when, and what it looks like in bytes. Pure: no clock, no I/O, no locks.
+
+An entry has two ends. Until `fresh_until` it is served; from then until `expires_at` it is stale: kept so that a failing
+callback has something to fall back on (`Cache.expire` makes an entry stale at once). The store removes it at `expires_at`.
+
+    0      1        2               4         12             20            28               32
+    magic  version  payload offset  created   fresh_until    expires_at    compute seconds  tags…  payload
+
+Numbers are big-endian, times are Unix seconds as doubles, infinity means for ever. Each tag is the length of its name
+(2 bytes), its name in UTF-8 and the 8 bytes of its version at the time the value was computed.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Final
+
+from backburner.errors import CodecError
+
+MAGIC: Final = 0xBB
+VERSION: Final = 1
+HEADER: Final = struct.Struct(">BBHdddf")
+_TAG: Final = struct.Struct(">H")
+VERSION_BYTES: Final = 8
+TIMES: Final = struct.Struct(">dd")
+"""`fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on; scripts rewrite them in place."""
+TIMES_OFFSET: Final = 12
+MAX_HEADER: Final = 0xFFFF
+
+Duration = float | int | timedelta | str
+TTL = Duration | None
+"""How long an entry lives: seconds, a `timedelta` or text such as ``"10m"``; ``None`` is the cache's default."""
+
+TagVersions = tuple[tuple[str, bytes], ...]
+
+
+class _Encoded(Enum):
+    """Marks an entry whose value exists as bytes only."""
+
+    ENCODED = auto()
+
+
+ENCODED: Final = _Encoded.ENCODED
+
+
+@dataclass(slots=True)
+class Entry:
+    """A value with its times and tags. Not changed after it was made, except by the memory store under its lock."""
+
+    payload: bytes | None
+    """The encoded value; ``None`` where the store keeps immutable values as they are."""
+    created: float
+    fresh_until: float
+    expires_at: float
+    tags: TagVersions = ()
+    compute_seconds: float = 0.0
+    value: object = ENCODED
+    """The value itself where it is immutable and so can be shared; else `ENCODED`, and each reader decodes its own."""
+
+    def pack(self) -> bytes:
+        """The entry as bytes.
+
+        Raises:
+            ValueError: its tags take more than 64 KiB.
+        """
+        assert self.payload is not None, "only encoded entries leave the process"
+        tags = b"".join(
+            _TAG.pack(len(name)) + name + version for name, version in ((tag.encode(), version) for tag, version in self.tags)
+        )
+        offset = HEADER.size + len(tags)
+        if offset > MAX_HEADER:
+            raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; 64 KiB is the limit")
+        times = (self.created, self.fresh_until, self.expires_at, self.compute_seconds)
+        return b"".join((HEADER.pack(MAGIC, VERSION, offset, *times), tags, self.payload))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Entry":
+        """Read what `pack` wrote.
+
+        Raises:
+            CodecError: these bytes are not an entry of this version.
+        """
+        if len(data) < HEADER.size or data[0] != MAGIC:
+            raise CodecError("not an entry of Backburner")
+        _, version, offset, created, fresh_until, expires_at, compute_seconds = HEADER.unpack_from(data)
+        if version != VERSION:
+            raise CodecError(f"entry format {version}, this program reads {VERSION}")
+        if offset > len(data) or math.isnan(fresh_until) or math.isnan(expires_at):
+            raise CodecError("the header is damaged")
+        tags = _unpack_tags(data, offset) if offset > HEADER.size else ()
+        return cls(data[offset:], created, fresh_until, expires_at, tags, compute_seconds)
+
+
+def _unpack_tags(data: bytes, end: int) -> TagVersions:
+    tags = []
+    position = HEADER.size
+    while position < end:
+        try:
+            (length,) = _TAG.unpack_from(data, position)
+            position += _TAG.size
+            name = data[position : position + length].decode()
+        except (struct.error, UnicodeDecodeError) as error:
+            raise CodecError("the tags are damaged") from error
+        position += length + VERSION_BYTES
+        tags.append((name, data[position - VERSION_BYTES : position]))
+    if position != end:
+        raise CodecError("the tags are damaged")
+    return tuple(tags)
+
+
+class Decision(Enum):
+    """What an entry is good for."""
+
+    HIT = auto()
+    STALE = auto()
+    MISS = auto()
+
+
+def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> Decision:
+    """Judge an entry at a time, given the `current` versions of its tags (in the entry's order; ``None``: none).
+
+    A tag that was flushed since, or whose version the server has lost, makes the entry a miss: not even stale, because
+    whoever flushed said that it is wrong.
+    """
+    if entry is None or now >= entry.expires_at:
+        return Decision.MISS
+    if entry.tags and [version for _, version in entry.tags] != list(current):
+        return Decision.MISS
+    return Decision.HIT if now < entry.fresh_until else Decision.STALE
+
+
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
+_TEXT: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
+
+
+def seconds(ttl: Duration) -> float:
+    """A ttl in seconds. Text is a number with a unit (ms, s, m, h, d, w) or several: ``"1h 30m"``.
+
+    Raises:
+        ValueError: it is no length of time.
+    """
+    if isinstance(ttl, timedelta):
+        return ttl.total_seconds()
+    if isinstance(ttl, str):
+        if not _TEXT.fullmatch(ttl):
+            raise ValueError(f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'")
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(ttl))
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or math.isnan(ttl):
+        raise ValueError(f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'")
+    return float(ttl)

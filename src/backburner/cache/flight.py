@@ -1,0 +1,108 @@
+"""One computation per key at a time in this process, for all threads, tasks and event loops.
+
+Who comes first leads: it reads the store and, on a miss, calls the callback. Who comes while it does follows: it waits
+and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them leads.
+A key that is written or removed meanwhile leaves its flight behind: later callers start a new one, and what the old one
+computes is not stored.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from copy import copy
+from threading import Lock
+from typing import Final
+
+from backburner.cache.entry import Entry
+
+_leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flights_led_here", default=frozenset())
+
+
+class Flight:
+    """A computation under way."""
+
+    __slots__ = ("entry", "error", "landed", "loop", "superseded")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.landed: Future[None] = Future()
+        """Done when the outcome is there."""
+        self.loop = loop
+        """The event loop of the leader, if it is a task."""
+        self.superseded = False
+        """The key was written or removed since."""
+        self.entry: Entry | None = None
+        """The outcome; with `error` not set either, the leader gave up."""
+        self.error: Exception | None = None
+
+    def outcome(self) -> Entry | None:
+        """The entry, or ``None`` if the leader gave up and somebody else must lead.
+
+        Raises:
+            Exception: what the callback raised, as an object of one's own: each thread adds its own traceback to it.
+        """
+        if self.error is not None:
+            raise _fresh_copy(self.error) from self.error
+        return self.entry
+
+
+class Flights:
+    """All flights of one cache."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, Flight] = {}
+        self._lock = Lock()  # held for operations on the dict only
+
+    def join(self, key: str, loop: asyncio.AbstractEventLoop | None) -> tuple[Flight, bool]:
+        """The flight of a key, and whether the caller leads it.
+
+        Raises:
+            RuntimeError: the caller is the callback of that very flight, and would wait for itself.
+        """
+        with self._lock:
+            flight = self._under_way.get(key)
+            if flight is None:
+                flight = self._under_way[key] = Flight(loop)
+                return flight, True
+        if flight in _leading.get():
+            raise RuntimeError(f"the callback for {key!r} asks the cache for {key!r}: it would wait for itself")
+        return flight, False
+
+    def supersede(self, keys: Iterable[str] | None) -> None:
+        """Say that keys, or all of them, were written or removed."""
+        if not self._under_way:
+            return
+        with self._lock:
+            for key in list(self._under_way) if keys is None else keys:
+                flight = self._under_way.pop(key, None)
+                if flight is not None:
+                    flight.superseded = True
+
+    def land(self, key: str, flight: Flight) -> None:
+        """Say that the leader is done, well or not; followers go on."""
+        with self._lock:
+            if self._under_way.get(key) is flight:
+                del self._under_way[key]
+        flight.landed.set_result(None)
+
+
+class leading:  # noqa: N801 - reads as a statement: `with leading(flight):`
+    """Marks the calls made from inside as the flight's own."""
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+
+    def __enter__(self) -> None:
+        self._token = _leading.set(_leading.get() | {self._flight})
+
+    def __exit__(self, *_: object) -> None:
+        _leading.reset(self._token)
+
+
+def _fresh_copy(error: Exception) -> Exception:
+    """A new object like `error`; the object itself where its class can't be copied."""
+    try:
+        twin = copy(error)
+    except Exception:
+        return error
+    return twin.with_traceback(None) if type(twin) is type(error) else error

@@ -1,0 +1,105 @@
+"""The two worlds that the engine runs in: blocking, and asyncio. Everything in which they differ is here, side by side.
+
+The engine is written once, as coroutines that do nothing by themselves but ask a runtime. The blocking runtime never
+suspends, so `run` finishes such a coroutine in one step, without an event loop, and so also inside a running one. A
+coroutine that suspends by mistake raises at once instead of hanging.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from inspect import isawaitable
+from typing import Any, Protocol, TypeVar, cast
+
+from backburner.cache.flight import Flight
+
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Finish a coroutine whose runtime and store never suspend."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        coroutine.close()
+    raise RuntimeError("a blocking verb of the cache reached something that only an event loop can wait for")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Runtime(Protocol):
+    """What the engine asks of the world."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds of a clock that never goes back."""
+        ...
+
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the caller is a task of."""
+        ...
+
+    async def wait(self, flight: Flight) -> bool:
+        """Wait for somebody else's flight to end. False if waiting here could never end."""
+        ...
+
+    async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
+        """Call the user's function."""
+        ...
+
+
+class BlockingRuntime:
+    """Threads: waiting blocks, and callbacks are plain functions."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.now = clock
+        self.elapsed = time.perf_counter
+
+    def loop(self) -> None:
+        return None
+
+    async def wait(self, flight: Flight) -> bool:
+        if flight.loop is not None and flight.loop is running_loop():
+            # Its leader is a task of the loop that this call is blocking.
+            return False
+        flight.landed.result()
+        return True
+
+    async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
+        value = callback(*arguments)
+        if isawaitable(value):
+            if asyncio.iscoroutine(value):
+                value.close()
+            raise TypeError(f"{callback!r} is asynchronous; await the verb with an `a` in front, such as aremember()")
+        return value
+
+
+class AsyncioRuntime:
+    """Tasks: waiting suspends, and callbacks may be coroutine functions."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.now = clock
+        self.elapsed = time.perf_counter
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def wait(self, flight: Flight) -> bool:
+        # Shielded, or cancelling one follower would cancel the flight itself, and with it everybody.
+        await asyncio.shield(asyncio.wrap_future(flight.landed))
+        return True
+
+    async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
+        value = callback(*arguments)
+        return await value if isawaitable(value) else value

@@ -1,0 +1,80 @@
+"""What a store does, in words: the contract that every store keeps and ``tests/contract`` checks.
+
+A store keeps entries and the versions of tags. It does not judge them: whether an entry is fresh, or its tags were
+flushed, is decided by `entry.decide` in the engine. The methods are coroutines so that one engine serves blocking and
+asyncio callers; those of a blocking store never suspend.
+
+Every method may raise `StoreUnavailable` (nobody there, or not within the budget) or another `StoreError`, and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from backburner.cache.entry import Entry
+
+
+class Store(Protocol):
+    """Keeps entries until they expire, are removed, or must make room."""
+
+    shares_values: bool
+    """Whether entries stay in this process, so that immutable values need not be encoded."""
+
+    async def read(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The entries of keys, in their order; ``None`` where there is none, or none that can be read."""
+        ...
+
+    async def write(self, entries: Mapping[str, Entry], now: float) -> None:
+        """Put entries, replacing what was there."""
+        ...
+
+    async def add(self, key: str, entry: Entry, now: float, *, instead_of: Entry | None) -> bool:
+        """Put an entry if there is none, or only `instead_of`, which the caller found dead. Atomic. Whether it was put."""
+        ...
+
+    async def take(self, key: str) -> Entry | None:
+        """Read and remove an entry, atomically."""
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        """Remove entries. How many there were."""
+        ...
+
+    async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
+        """Add to a whole number atomically, keeping its times and tags; begin with `begin`, which holds `amount`, if there is none.
+
+        Returns:
+            The sum; ``None`` if the entry has tags that the caller must check first.
+
+        Raises:
+            TypeError: the entry is no whole number.
+            OverflowError: the sum does not fit into 64 bits.
+        """
+        ...
+
+    async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
+        """Give an entry new times. Whether there was one."""
+        ...
+
+    async def expire(self, key: str, now: float) -> bool:
+        """Make an entry stale, keeping it until its end. Whether there was one."""
+        ...
+
+    async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
+        """The current versions of tags; ``None`` for a tag that was flushed and not used since."""
+        ...
+
+    async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
+        """The current versions of tags, given to them where missing, and kept for at least `lifetime` seconds."""
+        ...
+
+    async def flush_tags(self, tags: Sequence[str]) -> None:
+        """Take the versions of tags away, at a cost that does not depend on how many entries carry them."""
+        ...
+
+    async def flush(self) -> None:
+        """Remove all entries and tags of this store, and nothing else on the server."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

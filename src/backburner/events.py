@@ -1,0 +1,155 @@
+"""What happened, as small dataclasses, and who is told.
+
+Code that does something emits an event and goes on; turning events into log lines, metrics or a dashboard is a
+subscriber's business. Emitting costs one attribute read while nobody listens. Subscribers run in the thread that emits,
+must be quick, and an error in one is logged and reaches nobody else.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = [
+    "BreakerClosed",
+    "BreakerOpened",
+    "Degraded",
+    "Event",
+    "Events",
+    "Hit",
+    "Invalidated",
+    "Miss",
+    "StaleServed",
+    "Stored",
+    "Undecodable",
+    "log_trouble",
+]
+
+log = logging.getLogger("backburner.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The root of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(Event):
+    """A fresh entry was read."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Miss(Event):
+    """No usable entry was found."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StaleServed(Event):
+    """The callback failed, and the caller got the entry of before."""
+
+    key: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Event):
+    """An entry was written."""
+
+    key: str
+    seconds: float | None
+    """How long the callback took to compute the value; ``None`` where there was no callback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidated(Event):
+    """Keys or tags were removed. No keys and no tags: everything under the prefix was."""
+
+    keys: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded(Event):
+    """The store could not do its part, and the caller got what it gets without a cache."""
+
+    operation: str
+    keys: tuple[str, ...]
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable(Event):
+    """Stored bytes could not be read (corrupt, another format, a class that changed) and count as a miss."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerOpened(Event):
+    """The server does not answer; it is left alone for `seconds`."""
+
+    server: str
+    seconds: float
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed(Event):
+    """The server answers again, after `seconds` without it."""
+
+    server: str
+    seconds: float
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Events:
+    """A list of subscribers. Reading `listening` first spares the making of events that nobody wants."""
+
+    __slots__ = ("_subscribers", "listening")
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self.listening = False
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call `subscriber` with every event from now on; the function returned ends that."""
+        self._subscribers = (*self._subscribers, subscriber)
+        self.listening = True
+
+        def unsubscribe() -> None:
+            self._subscribers = tuple(other for other in self._subscribers if other is not subscriber)
+            self.listening = bool(self._subscribers)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                log.exception("a subscriber of cache events failed on %r", event)
+
+
+def log_trouble(event: Event) -> None:
+    """Write the events that an operator must see to the logger ``backburner.cache``: the breaker, and unreadable entries.
+
+    One line when the server goes and one when it is back; the operations in between are at level DEBUG.
+    """
+    match event:
+        case BreakerOpened(server, seconds, error):
+            log.warning("cache server %s does not answer (%s): going on without it, next try in %.2f s", server, error, seconds)
+        case BreakerClosed(server, seconds):
+            log.warning("cache server %s answers again, after %.1f s", server, seconds)
+        case Undecodable(key, reason):
+            log.warning("cache entry %r cannot be read and counts as a miss: %s", key, reason)
+        case Degraded(operation, keys, error):
+            log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
+        case _:
+            pass

@@ -1,0 +1,72 @@
+"""Build redis-py clients from a server's URL, with time budgets instead of patience.
+
+redis-py's own defaults retry ten times and wait five seconds each: a silent server costs a minute per GET. Here a
+connection and a reply get `timeout` seconds each and nothing is retried; what a failure means is the caller's affair.
+"""
+
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.backoff
+import redis.retry
+import redis.sentinel
+
+from backburner.redis.url import ServerURL
+
+_ASYNC_CONNECTIONS = 64
+"""Connections of one event loop. More coroutines wait for one to come free."""
+
+
+def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Redis":
+    """A blocking client. No connection is made yet.
+
+    Args:
+        url: any URL that `ServerURL` understands.
+        timeout: seconds for connecting, and for each reply.
+        name: what CLIENT LIST shows.
+
+    Raises:
+        ConfigError: the URL is no server's.
+    """
+    server = ServerURL.parse(url)
+    options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    if server.sentinels:
+        sentinel = redis.sentinel.Sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server))
+        return sentinel.master_for(server.master or "")
+    return redis.Redis.from_pool(redis.ConnectionPool.from_url(server.redis_url, **options | _protocol(server)))
+
+
+def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.asyncio.Redis":
+    """An asyncio client, for the event loop that first uses it. As `connect` otherwise."""
+    server = ServerURL.parse(url)
+    options = _options(timeout, name) | {"retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    if server.sentinels:
+        sentinel = redis.asyncio.sentinel.Sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server))
+        return sentinel.master_for(server.master or "")
+    # A plain pool raises when all its connections are in use; this one waits, within the same budget.
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        server.redis_url, max_connections=_ASYNC_CONNECTIONS, **{"timeout": timeout} | options | _protocol(server)
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _options(timeout: float, name: str) -> dict[str, Any]:
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name}
+
+
+def _protocol(server: ServerURL) -> dict[str, Any]:
+    # RESP2 needs no HELLO, which old servers and proxies refuse; `?protocol=3` in the URL asks for the other one.
+    return {} if "protocol" in dict(server.options) else {"protocol": 2}
+
+
+def _login(server: ServerURL) -> dict[str, Any]:
+    return {
+        "db": server.database,
+        "username": server.username,
+        "password": server.password,
+        "ssl": server.tls,
+        "protocol": 2,
+        **dict(server.options),
+    }

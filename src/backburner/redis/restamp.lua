@@ -1,0 +1,15 @@
+-- Give an entry new times without sending its value again.
+-- KEYS[1]  the entry
+-- ARGV[1]  where the times stand in the header
+-- ARGV[2]  the new times, packed
+-- ARGV[3]  milliseconds the entry lives from now on; 0: for ever; empty: as before
+-- Result   1, or 0 if there is no such entry
+-- O(1) beyond the length of ARGV[2]
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2])
+if ARGV[3] == '0' then
+  redis.call('PERSIST', KEYS[1])
+elseif ARGV[3] ~= '' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 1
