@@ -1,0 +1,132 @@
+"""Books. Everybody may read them, from the cache where it can; users may change them."""
+
+import uuid
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from sqlalchemy.exc import IntegrityError
+
+from app import uploads
+from app.api.deps import DB, CurrentUser, Id
+from app.api.upload import UPLOAD_BODY, receive_books_file
+from app.book_cache import books_changed, remember_book, remember_page
+from app.models import Book, BookImport
+from app.problems import not_found, problems
+from app.queries import count_books, list_books
+from app.schemas import BookCreate, BookPage, BookRead, BookUpdate, JobAccepted
+from app.workers.tasks import import_books
+
+router = APIRouter(prefix="/books", tags=["books"])
+
+Sort = Literal["title", "-title", "author", "-author", "year", "-year", "id", "-id"]
+Search = Annotated[
+    str, Query(max_length=200, description="Words of title, author or ISBN", examples=["le guin"])
+]
+
+
+@router.get("", summary="List and search", responses=problems(422, 503))
+def read_books(
+    db: DB,
+    q: Search = "",
+    sort: Annotated[Sort, Query(description="`-` in front: the other way round")] = "title",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> BookPage:
+    """Books that have all words of `q`, whatever their case and accents; without `q`, all books."""
+
+    def load() -> BookPage:
+        books = db.scalars(list_books(q, sort).limit(limit).offset(offset))
+        total = db.scalar(count_books(q)) or 0
+        return BookPage(
+            items=[BookRead.model_validate(book) for book in books], total=total, limit=limit, offset=offset
+        )
+
+    return remember_page(urlencode({"q": q, "sort": sort, "limit": limit, "offset": offset}), load)
+
+
+@router.get("/{book_id}", summary="Read one", responses=problems(404, 422, 503))
+def read_book(book_id: Id, db: DB) -> BookRead:
+    """One book."""
+
+    def load() -> BookRead:
+        book = Book.get(db, id=book_id)
+        if book is None:
+            raise not_found(f"book {book_id}")
+        return BookRead.model_validate(book)
+
+    return remember_book(book_id, load)
+
+
+@router.post("", status_code=201, summary="Add one", responses=problems(401, 403, 409, 422, 503))
+def create_book(new: BookCreate, db: DB, _user: CurrentUser, response: Response) -> BookRead:
+    """Add a book. Two books may not share an ISBN; two without ISBN may not share title and author."""
+    try:
+        book = Book.create(db, obj_in=new)
+    except IntegrityError as error:
+        raise _taken() from error
+    books_changed()
+    response.headers["Location"] = f"/books/{book.id}"
+    return BookRead.model_validate(book)
+
+
+@router.patch("/{book_id}", summary="Change one", responses=problems(401, 403, 404, 409, 422, 503))
+def update_book(book_id: Id, changes: BookUpdate, db: DB, _user: CurrentUser) -> BookRead:
+    """Change what is given, and nothing else."""
+    try:
+        book = Book.update(db, id=book_id, obj_in=changes)
+    except IntegrityError as error:
+        raise _taken() from error
+    if book is None:
+        raise not_found(f"book {book_id}")
+    books_changed([book_id])
+    return BookRead.model_validate(book)
+
+
+@router.delete(
+    "/{book_id}", status_code=204, summary="Remove one", responses=problems(401, 403, 404, 422, 503)
+)
+def delete_book(book_id: Id, db: DB, _user: CurrentUser) -> None:
+    """Remove a book."""
+    if not Book.delete(db, id=book_id):
+        raise not_found(f"book {book_id}")
+    books_changed([book_id])
+
+
+@router.post(
+    "/import",
+    status_code=202,
+    summary="Import a CSV file",
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    openapi_extra={"requestBody": UPLOAD_BODY},
+)
+def import_file(
+    import_id: Annotated[uuid.UUID, Depends(receive_books_file)],
+    db: DB,
+    user: CurrentUser,
+    response: Response,
+) -> JobAccepted:
+    """Hand in a CSV file of books. A job imports it; ask at the job's URL how far it is.
+
+    Columns are found by their names: **title**, **author** (or authors), **year**, **isbn**, and many common
+    variations; others are ignored. Delimiters: comma, semicolon, tab, `|`. Encodings: UTF-8, Latin-1. At most 50 MB.
+
+    A row with an ISBN is the book with that ISBN; a row without, the book with that title and author. Books that are
+    there are brought up to date, so importing the same file again changes nothing.
+    """
+    job_id = str(import_id)
+    try:
+        db.add(BookImport(id=job_id, user_id=user.id))
+        db.commit()  # first: the worker may be faster than we are
+        import_books.apply_async((job_id,), task_id=job_id)
+    except Exception:
+        uploads.discard(job_id)
+        raise
+    response.headers["Location"] = url = f"/jobs/{job_id}"
+    return JobAccepted(id=job_id, url=url)
+
+
+def _taken() -> HTTPException:
+    return HTTPException(
+        409, "There is a book with this ISBN already; or, without an ISBN, with this title and author."
+    )

@@ -1,0 +1,63 @@
+"""What routes ask for: the database, and who is asking."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, HTTPException, Path, Request
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from app import login
+from app.core.database import get_db
+from app.models import User
+from app.models.base import MAX_ID
+
+COOKIE = "session"
+
+_cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="Set by `POST /sessions`")
+_bearer = HTTPBearer(auto_error=False, description="The token that `POST /sessions` gave")
+
+DB = Annotated[Session, Depends(get_db)]
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a browser sends on behalf of another site: no page may act for who is logged in here."""
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        foreign = site not in {"same-origin", "none"}
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign:
+        raise HTTPException(403, "Another site may not do that here.")
+
+
+def session_token(
+    cookie: Annotated[str | None, Depends(_cookie)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> str | None:
+    """What the client shows to prove that it is logged in."""
+    return bearer.credentials if bearer else cookie
+
+
+Token = Annotated[str | None, Depends(session_token)]
+
+
+def visitor(token: Token, db: DB) -> User | None:
+    """Who is logged in, if anybody."""
+    user_id = login.user_of(token) if token else None
+    return User.get(db, id=user_id) if user_id is not None else None
+
+
+def current_user(user: Annotated[User | None, Depends(visitor)]) -> User:
+    """Who is logged in; a problem if nobody is."""
+    if user is None:
+        raise HTTPException(401, "Log in first: POST /sessions.", {"WWW-Authenticate": "Bearer"})
+    return user
+
+
+Visitor = Annotated[User | None, Depends(visitor)]
+CurrentUser = Annotated[User, Depends(current_user)]

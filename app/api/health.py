@@ -1,0 +1,60 @@
+"""How the application is doing, told truthfully and soon."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from sqlalchemy import text
+
+from app.core.cache import cache
+from app.core.celery_app import celery_app
+from app.core.database import engine
+from app.schemas import Health
+
+router = APIRouter(tags=["health"])
+
+log = logging.getLogger("app.health")
+
+PATIENCE = 1.5
+"""Seconds that each part has for its answer."""
+
+
+@router.get(
+    "/health", summary="How the parts are", responses={503: {"model": Health, "description": "No database"}}
+)
+async def read_health(response: Response) -> Health:
+    """Database, cache and queue. The status is 503 without the database; reading goes on without the others."""
+    database, cached, queue = await asyncio.gather(
+        _ask("database", _database), _ask("cache", _cache), _ask("queue", _queue)
+    )
+    if database != "ok":
+        response.status_code = 503
+        status = "down"
+    else:
+        status = "ok" if cached == queue == "ok" else "degraded"
+    return Health(status=status, database=database, cache=cached, queue=queue)
+
+
+async def _ask(name: str, question: Callable[[], str]) -> str:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(question), PATIENCE)
+    except TimeoutError:
+        return f"no answer within {PATIENCE} s"
+    except Exception:  # whatever is wrong with a part is the answer
+        log.warning("The %s does not answer", name, exc_info=True)
+        return "does not answer"
+
+
+def _database() -> str:
+    with engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+    return "ok"
+
+
+def _cache() -> str:
+    return "ok" if cache().put("health", "ok", ttl=10) else "does not answer"
+
+
+def _queue() -> str:
+    return "ok" if celery_app.control.ping(timeout=1.0, limit=1) else "no worker answers"

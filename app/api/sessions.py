@@ -1,0 +1,36 @@
+"""Logging in and out."""
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from app import login
+from app.api.deps import COOKIE, DB, Token
+from app.core.config import settings
+from app.models import User
+from app.problems import problems
+from app.schemas import Account, Credentials, SessionOpened
+
+router = APIRouter(prefix="/sessions", tags=["sessions"])
+
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+@router.post("", status_code=201, summary="Log in", responses=problems(401, 403, 422, 503))
+def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
+    """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
+    user = User.authenticate(db, email=credentials.email, password=credentials.password)
+    if user is None:
+        raise HTTPException(401, "E-mail and password do not fit.", {"WWW-Authenticate": "Bearer"})
+    token = login.open_session(user.id)
+    # The cookie itself has no end: the session's end moves with each request, in the server.
+    response.set_cookie(
+        COOKIE, token, httponly=True, samesite="lax", secure=request.url.hostname not in _LOCAL
+    )
+    return SessionOpened(token=token, expires_in=settings.session_ttl, user=Account.model_validate(user))
+
+
+@router.delete("/current", status_code=204, summary="Log out", responses=problems(403, 503))
+def log_out(token: Token, response: Response) -> None:
+    """End this session. Without one, nothing happens."""
+    if token:
+        login.close_session(token)
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax")

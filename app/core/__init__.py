@@ -1,0 +1,1 @@
+"""Wiring only: each module builds one thing from the settings. Logic found here belongs elsewhere."""

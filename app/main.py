@@ -1,0 +1,65 @@
+"""The bookstore's web application: ``uvicorn app.main:app``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from app import problems
+from app.api import books, health, jobs, sessions, users
+from app.api.deps import refuse_other_sites
+from app.core.cache import close_caches
+from app.seed import fill_empty_store
+
+DESCRIPTION = """
+A small bookstore that shows how to use Backburner: reads come from the cache, long work is done by jobs.
+
+**Try it:** `POST /users` to register, `POST /sessions` to log in, then the padlocks below are open to you.
+Errors of every kind have one shape, `application/problem+json`.
+"""
+
+TAGS = [
+    {
+        "name": "books",
+        "description": "Everybody reads, users write. Reads are cached; a write is seen by the next read.",
+    },
+    {"name": "users", "description": "Register, read, change oneself."},
+    {"name": "sessions", "description": "Log in and out."},
+    {"name": "jobs", "description": "Work in the background: state, progress, result."},
+    {"name": "health", "description": "For operators."},
+]
+
+
+def create_app() -> FastAPI:
+    """Build the application."""
+    app = FastAPI(
+        title="The Bookstore",
+        description=DESCRIPTION,
+        version="0.1.0",
+        openapi_tags=TAGS,
+        lifespan=_lifespan,
+        dependencies=[Depends(refuse_other_sites)],
+        responses=problems.problems(500),
+        generate_unique_id_function=lambda route: route.name,
+    )
+    problems.install(app)
+    for resource in (books, users, sessions, jobs, health):
+        app.include_router(resource.router)
+
+    @app.get("/", tags=["health"], summary="Where to go from here")
+    def read_root() -> dict[str, str]:
+        """The first page."""
+        return {"name": "The Bookstore", "docs": "/docs", "books": "/books", "health": "/health"}
+
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    await run_in_threadpool(fill_empty_store)
+    yield
+    close_caches()
+
+
+app = create_app()

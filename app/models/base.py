@@ -1,0 +1,111 @@
+"""What all tables share: names for constraints, times in UTC, and the verbs of a model."""
+
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from pydantic import BaseModel
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+MAX_ID = 2**31 - 1
+
+
+class Base(DeclarativeBase):
+    """The parent of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Record:
+    """The verbs of a table whose rows have a number. Those that write also commit."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    @classmethod
+    def get(cls, db: Session, id: int) -> Self | None:  # noqa: A002 - reads as User.get(db, id=1)
+        """The row with this id, or None."""
+        return db.get(cls, id)
+
+    @classmethod
+    def get_multi(cls, db: Session, *, skip: int = 0, limit: int = 100) -> list[Self]:
+        """Rows in the order of their ids."""
+        return list(db.scalars(select(cls).order_by(cls.id).offset(skip).limit(limit)))
+
+    @classmethod
+    def create(cls, db: Session, *, obj_in: BaseModel) -> Self:
+        """Store a new row.
+
+        Raises:
+            IntegrityError: another row has what must be unique; the session is rolled back.
+        """
+        row = cls(**cls.columns(obj_in.model_dump()))
+        db.add(row)
+        cls._commit(db)
+        return row
+
+    @classmethod
+    def update(cls, db: Session, *, id: int, obj_in: BaseModel) -> Self | None:  # noqa: A002 - as above
+        """Change what was set in `obj_in`, and nothing else; None if there is no such row.
+
+        Raises:
+            IntegrityError: another row has what must be unique; the session is rolled back.
+        """
+        row = cls.get(db, id=id)
+        if row is None:
+            return None
+        for name, value in cls.columns(obj_in.model_dump(exclude_unset=True)).items():
+            setattr(row, name, value)
+        cls._commit(db)
+        return row
+
+    @classmethod
+    def delete(cls, db: Session, *, id: int) -> bool:  # noqa: A002 - as above
+        """Remove a row; False if there was none."""
+        row = cls.get(db, id=id)
+        if row is None:
+            return False
+        db.delete(row)
+        cls._commit(db)
+        return True
+
+    @classmethod
+    def columns(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What is stored for values that came in; a model may translate some of them."""
+        return values
+
+    @staticmethod
+    def _commit(db: Session) -> None:
+        try:
+            db.commit()
+        except Exception:
+            db.rollback()
+            raise
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment. SQLite keeps no time zone, so what is stored is UTC and what comes back says so."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Turn a moment of any time zone into UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Say that the moment is in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,29 @@
+"""Passwords: hashed with Argon2, compared in the same time whether there is a hash to compare with or not."""
+
+from functools import cache
+
+from pwdlib import PasswordHash
+
+
+@cache
+def _argon2() -> PasswordHash:
+    return PasswordHash.recommended()
+
+
+@cache
+def _hash_of_nobody() -> str:
+    return hash_password("nobody has this password")
+
+
+def hash_password(password: str) -> str:
+    """A salted hash to keep in place of the password."""
+    return _argon2().hash(password)
+
+
+def password_matches(password: str, password_hash: str | None) -> bool:
+    """Whether the password is the one that was hashed.
+
+    Without a hash: no, but not sooner, so that a stopwatch cannot tell which e-mails have an account.
+    """
+    matches = _argon2().verify(password, password_hash or _hash_of_nobody())
+    return matches and password_hash is not None
