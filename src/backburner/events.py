@@ -138,13 +138,19 @@ class Events:
 
 
 def log_trouble(event: Event) -> None:
-    """Write the events that an operator must see to the logger ``backburner.cache``: the breaker, and unreadable entries.
+    """Write the events that an operator must see to the logger ``backburner.cache``: the breaker, and unreadable
+    entries.
 
     One line when the server goes and one when it is back; the operations in between are at level DEBUG.
     """
     match event:
         case BreakerOpened(server, seconds, error):
-            log.warning("cache server %s does not answer (%s): going on without it, next try in %.2f s", server, error, seconds)
+            log.warning(
+                "cache server %s does not answer (%s): going on without it, next try in %.2f s",
+                server,
+                error,
+                seconds,
+            )
         case BreakerClosed(server, seconds):
             log.warning("cache server %s answers again, after %.1f s", server, seconds)
         case Undecodable(key, reason):

@@ -38,8 +38,8 @@ _Celery = Annotated[str, AfterValidator(_celery_url)]
 class Settings(BaseSettings):
     """What Backburner needs to know. Build it without arguments to read the environment and ``.env``.
 
-    Values given to the constructor win over the environment, which wins over ``.env``. A variable that is set to nothing
-    counts as not set. Subclass it to add your own settings.
+    Values given to the constructor win over the environment, which wins over ``.env``. A variable that is set to
+    nothing counts as not set. Subclass it to add your own settings.
 
     Raises:
         ConfigError: a value is wrong. The message names each variable, its value (secrets masked) and what is right.
@@ -62,19 +62,27 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = Field(None, description="Its password, if it asks for one")
     redis_url: _Server = Field("", description="All of the above in one URL; wins over them")
 
-    cache_url: _CacheStore = Field("", description="Where the cache lives: memory://?policy=lru&max_items=10000, or a server")
-    cache_prefix: str = Field("cache:", min_length=1, description="Put before every key; flush() removes these and no others")
+    cache_url: _CacheStore = Field(
+        "", description="Where the cache lives: memory://?policy=lru&max_items=10000, or a server"
+    )
+    cache_prefix: str = Field(
+        "cache:", min_length=1, description="Put before every key; flush() removes these and no others"
+    )
     cache_default_ttl: float = Field(3600, gt=0, description="Seconds that an entry lives when nothing else is said")
     cache_serializer: Literal["json", "pickle"] = Field("json", description="How values become bytes")
     cache_signing_key: SecretStr | None = Field(None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle")
-    cache_timeout: float = Field(0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill")
+    cache_timeout: float = Field(
+        0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
+    )
 
     celery_broker_url: _Celery = Field("", description="Where jobs wait; any broker of Celery's")
     celery_result_backend: _Celery = Field("", description="Where results are kept; any result backend of Celery's")
     celery_publish_timeout: float = Field(1.0, gt=0, description="Seconds that enqueueing may take before PublishError")
     celery_result_expires: float = Field(86_400, gt=0, description="Seconds that a finished job's result is kept")
 
-    database_url: str = Field("sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it")
+    database_url: str = Field(
+        "sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it"
+    )
     smtp_url: str = Field("smtp://localhost:1025", pattern=r"^smtps?://", description="Where mail is handed in")
 
     def __init__(self, **values: Any) -> None:

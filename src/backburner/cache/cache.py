@@ -1,4 +1,5 @@
-"""The verbs that users call: each once for blocking code, and once with an `a` in front for asyncio. Thin: the engine does it.
+"""The verbs that users call: each once for blocking code, and once with an `a` in front for asyncio. Thin: the
+engine does it.
 
 A cache may be used from threads, tasks, several event loops and forked children. Its blocking verbs also work inside a
 running event loop, which they block for as long as the server takes.
@@ -67,7 +68,8 @@ class Stats:
 class Verbs:
     """What `Cache` and `TaggedCache` have in common.
 
-    A `ttl` is seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, zero or less removes.
+    A `ttl` is seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, zero or less
+    removes.
     Keys are text. Values come back equal and of the same type; what cannot is refused with a `CodecError`. With the
     server gone, reads find nothing and writes say ``False``, unless the cache is strict.
 
@@ -179,7 +181,8 @@ class Verbs:
         return await self._aengine().touch(check_key(key), ttl)
 
     def expire(self, key: str) -> bool:
-        """Let a key's value count as old: nobody gets it, save where a callback fails that should replace it. Whether it had one."""
+        """Let a key's value count as old: nobody gets it, save where a callback fails that should replace it.
+        Whether it had one."""
         return run(self._engine().expire(check_key(key)))
 
     async def aexpire(self, key: str) -> bool:
@@ -191,7 +194,8 @@ class Verbs:
     def remember(self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback) -> T:
         """The value of a key, or else what `callback` gives, which is stored.
 
-        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all of
+        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches
+        all of
         them as it is, and nothing is stored. A key that is removed, or a tag flushed, while it computes wins: the
         caller gets the value, and it is not stored.
 
@@ -201,14 +205,14 @@ class Verbs:
         value = self._hit(key)
         if value is MISSING:
             value = run(self._engine().remember(check_key(key), callback, ttl, self._tags))
-        return cast(T, value)
+        return cast("T", value)
 
     async def aremember(self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback) -> T:
         """As `remember`; the callback may be a coroutine function."""
         value = self._hit(key)
         if value is MISSING:
             value = await self._aengine().remember(check_key(key), callback, ttl, self._tags)
-        return cast(T, value)
+        return cast("T", value)
 
     def remember_forever(self, key: str, callback: Callback[T] = _no_callback) -> T:
         """As `remember`, without an end."""
@@ -247,9 +251,11 @@ class Verbs:
     # Counting
 
     def increment(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
-        """Add to a whole number of 64 bits, atomically, and give the sum. A key without a value begins at 0 and lives for `ttl`.
+        """Add to a whole number of 64 bits, atomically, and give the sum. A key without a value begins at 0 and
+        lives for `ttl`.
 
-        The end of a number that is there already stays. With the server gone the result is ``False``, which counts as 0.
+        The end of a number that is there already stays. With the server gone the result is ``False``, which counts
+        as 0.
 
         Raises:
             TypeError: the value is no whole number, or the amount is none.
@@ -303,7 +309,9 @@ class Cache(Verbs):
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not prefix:
-            raise ConfigError("a cache needs a prefix, or flush() would remove everything on the server; write prefix='cache:'")
+            raise ConfigError(
+                "a cache needs a prefix, or flush() would remove everything on the server; write prefix='cache:'"
+            )
         self.prefix = prefix
         self.codec = codec_for(serializer, signing_key.encode() if isinstance(signing_key, str) else signing_key)
         """Turns values into bytes. `codec.register` and `codec.register_model` teach it more types."""

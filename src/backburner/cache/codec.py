@@ -315,12 +315,10 @@ class PickleCodec(Codec):
         self._mac = hmac.new(signing_key, digestmod="sha256")
 
     def encode(self, value: object, key: str = "") -> bytes:
-        buffer = BytesIO()
         try:
-            _Pickler(buffer, protocol=5).dump(value)
+            pickled = _pickle(value)
         except Exception as error:
             raise CodecError(f"{name_of(type(value))} cannot be pickled: {error}") from error
-        pickled = buffer.getvalue()
         return _PICKLE + self._sign(key, pickled) + pickled
 
     def register(
@@ -339,15 +337,11 @@ class PickleCodec(Codec):
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:
         signature, pickled = data[1:33], data[33:]
         if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
-            raise CodecError(
-                "The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY"
-            )
+            raise CodecError("The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
         try:
             return pickle.loads(pickled)  # noqa: S301  the signature was checked
         except Exception as error:
-            raise CodecError(
-                f"The stored value cannot be unpickled: {type(error).__name__}: {error}"
-            ) from error
+            raise CodecError(f"The stored value cannot be unpickled: {type(error).__name__}: {error}") from error
 
     def _sign(self, key: str, pickled: bytes | memoryview) -> bytes:
         mac = self._mac.copy()
@@ -407,12 +401,10 @@ _IMMUTABLE: Final = frozenset(
         UUID,
     }
 )
-_TOO_DEEP: Final = (
-    f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
-)
+_TOO_DEEP: Final = f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
 
 
-class _Refused(Exception):  # noqa: N818  never leaves this module
+class _Refused(Exception):
     """A part of the value cannot be stored; collects the way to it while the walk unwinds."""
 
     def __init__(self, reason: str) -> None:
@@ -430,9 +422,17 @@ class _Pickler(pickle.Pickler):
     """Loads the expired columns of SQLAlchemy instances, which would otherwise be stored without them."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if "sqlalchemy" in sys.modules and "_sa_instance_state" in getattr(obj, "__dict__", ()):
+        if "_sa_instance_state" in getattr(obj, "__dict__", ()):
             load_columns(obj)
         return NotImplemented
+
+
+def _pickle(value: object) -> bytes:
+    if "sqlalchemy" not in sys.modules:
+        return pickle.dumps(value, protocol=5)
+    buffer = BytesIO()
+    _Pickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
 
 
 def _advice(cls: type) -> str:

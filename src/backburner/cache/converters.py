@@ -267,10 +267,7 @@ def load_columns(instance: Any) -> dict[str, object]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return {
-            column.key: getattr(instance, column.key)
-            for column in inspect_mapped(instance).mapper.column_attrs
-        }
+        return {column.key: getattr(instance, column.key) for column in inspect_mapped(instance).mapper.column_attrs}
     except SQLAlchemyError as error:
         raise CodecError(
             f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache "

@@ -1,6 +1,7 @@
 """What a cache does, written once for blocking and asyncio callers.
 
-Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means: reads
+Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means:
+reads
 degrade to a miss, writes say that they did not happen, and both are events; with `strict` they raise. What the user's
 callback raises passes through as it is.
 """
@@ -148,7 +149,9 @@ class Engine:
             return True
         # Encoding comes first: a value that can't be stored is the caller's mistake, whatever the server does.
         entries = {key: self._entry(key, value, lifetime) for key, value in values.items()}
-        return await self._or_else(False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)})
+        return await self._or_else(
+            False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)}
+        )
 
     async def _put(self, entries: dict[str, Entry], lifetime: float, tags: Sequence[str]) -> bool:
         versions = await self._pin(tags, lifetime)
@@ -193,9 +196,7 @@ class Engine:
         begin = self._entry(key, amount, lifetime)
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
-    async def _increment(
-        self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]
-    ) -> int | None:
+    async def _increment(self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]) -> int | None:
         begin.tags = await self._pin(tags, lifetime)
         now = self._runtime.now()
         tags_checked = False
@@ -275,7 +276,8 @@ class Engine:
     # Reading through
 
     async def remember(self, key: str, callback: Callable[..., Any], ttl: TTL, tags: Sequence[str]) -> object:
-        """The value of a fresh entry, or else what the callback gives, which is stored. One call at a time for a key."""
+        """The value of a fresh entry, or else what the callback gives, which is stored. One call at a time for a
+        key."""
         lifetime = self._lifetime(ttl)
         while True:
             flight, leads = self._flights.join(key, self._runtime.loop())

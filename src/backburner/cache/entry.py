@@ -1,7 +1,8 @@
 """One cache entry: what it holds, until when, and what it looks like in bytes. Pure: no clock, no I/O, no locks.
 
-An entry has two ends. Until `fresh_until` it is served; from then until `expires_at` it is stale: kept so that a failing
-callback has something to fall back on (`Cache.expire` makes an entry stale at once). The store removes it at `expires_at`.
+An entry has two ends. Until `fresh_until` it is served; from then until `expires_at` it is stale: kept so that a
+failing callback has something to fall back on (`Cache.expire` makes an entry stale at once). The store removes it at
+`expires_at`.
 
     0      1        2               4         12             20            28               32
     magic  version  payload offset  created   fresh_until    expires_at    compute seconds  tags…  payload
@@ -65,17 +66,20 @@ class Entry:
         """The entry as bytes.
 
         Raises:
-            ValueError: its tags take more than 64 KiB.
+            ValueError: it is not encoded, or its tags take more than 64 KiB.
         """
-        assert self.payload is not None, "only encoded entries leave the process"
+        payload = self.payload
+        if payload is None:
+            raise ValueError("only encoded entries leave the process")
         tags = b"".join(
-            _TAG.pack(len(name)) + name + version for name, version in ((tag.encode(), version) for tag, version in self.tags)
+            _TAG.pack(len(name)) + name + version
+            for name, version in ((tag.encode(), version) for tag, version in self.tags)
         )
         offset = HEADER.size + len(tags)
         if offset > MAX_HEADER:
             raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; 64 KiB is the limit")
         times = (self.created, self.fresh_until, self.expires_at, self.compute_seconds)
-        return b"".join((HEADER.pack(MAGIC, VERSION, offset, *times), tags, self.payload))
+        return b"".join((HEADER.pack(MAGIC, VERSION, offset, *times), tags, payload))
 
     @classmethod
     def unpack(cls, data: bytes) -> "Entry":
@@ -138,7 +142,7 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
 _TEXT: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
 
 
-def seconds(ttl: Duration) -> float:
+def seconds(ttl: object) -> float:
     """A ttl in seconds. Text is a number with a unit (ms, s, m, h, d, w) or several: ``"1h 30m"``.
 
     Raises:
@@ -148,8 +152,12 @@ def seconds(ttl: Duration) -> float:
         return ttl.total_seconds()
     if isinstance(ttl, str):
         if not _TEXT.fullmatch(ttl):
-            raise ValueError(f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'")
+            raise ValueError(
+                f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'"
+            )
         return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(ttl))
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or math.isnan(ttl):
-        raise ValueError(f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'")
+        raise ValueError(
+            f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'"
+        )
     return float(ttl)

@@ -1,7 +1,8 @@
 """One computation per key at a time in this process, for all threads, tasks and event loops.
 
 Who comes first leads: it reads the store and, on a miss, calls the callback. Who comes while it does follows: it waits
-and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them leads.
+and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them
+leads.
 A key that is written or removed meanwhile leaves its flight behind: later callers start a new one, and what the old one
 computes is not stored.
 """
@@ -103,6 +104,6 @@ def _fresh_copy(error: Exception) -> Exception:
     """A new object like `error`; the object itself where its class can't be copied."""
     try:
         twin = copy(error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a class of the user's; it may raise anything
         return error
     return twin.with_traceback(None) if type(twin) is type(error) else error

@@ -31,7 +31,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
         ValueError: there are none, or one is no text, empty, too long, or holds control characters.
     """
     if isinstance(tags, str):
-        raise ValueError(f"tags must be several texts, not the text {tags!r}")
+        raise ValueError(f"tags must be several texts, not the text {tags!r}")  # noqa: TRY004
     checked = tuple(dict.fromkeys(_check("tag", tag) for tag in tags))
     if not checked:
         raise ValueError("at least one tag is needed")
@@ -40,7 +40,8 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 def _check(kind: str, name: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"a {kind} must be text, not {type(name).__name__}: {name!r}")  # noqa: TRY004 - one kind of error for a bad key
+        # One kind of error for every kind of bad key.
+        raise ValueError(f"a {kind} must be text, not {type(name).__name__}: {name!r}")  # noqa: TRY004
     if not name:
         raise ValueError(f"a {kind} must not be empty")
     if len(name) > MAX_LENGTH:

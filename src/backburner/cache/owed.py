@@ -1,8 +1,8 @@
 """Invalidations that the server could not be told, because it was not there.
 
 Without them an entry that was forgotten, or replaced, while the server was away would be back with the server. They are
-made good before this process reads anything else from it. They live in this process: if it ends first, they end with it,
-and the ttl of the entries is the bound.
+made good before this process reads anything else from it. They live in this process: if it ends first, they end with
+it, and the ttl of the entries is the bound.
 """
 
 from threading import Lock

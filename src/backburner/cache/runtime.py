@@ -21,7 +21,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         coroutine.send(None)
     except StopIteration as stop:
-        return cast(T, stop.value)
+        return cast("T", stop.value)
     finally:
         coroutine.close()
     raise RuntimeError("a blocking verb of the cache reached something that only an event loop can wait for")

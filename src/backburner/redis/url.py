@@ -1,12 +1,13 @@
 """What a server's URL means: parsed once, then written in the dialect of redis-py, kombu or Celery.
 
-People write ``valkey://``, redis-py wants ``redis://``, kombu ``redis+socket://`` where redis-py says ``unix://``, and each
-has its own idea of Sentinel. This module knows all of them and does no I/O.
+People write ``valkey://``, redis-py wants ``redis://``, kombu ``redis+socket://`` where redis-py says ``unix://``,
+and each has its own idea of Sentinel. This module knows all of them and does no I/O.
 
     redis://[user[:password]@]host[:port][/db]        also valkey://
     rediss://…                                        TLS; also valkeys://
     unix:///path/to/socket[?db=n]                     also redis+socket://, redis+unix://, valkey+unix://
-    redis+sentinel://[…@]host[:port],host[:port]…/master[/db]      also sentinel://, valkey+sentinel://; rediss+… for TLS
+    redis+sentinel://[…@]host[:port],host[:port]…/master[/db]      also sentinel://, valkey+sentinel://; rediss+… for
+    TLS
 """
 
 from dataclasses import dataclass
@@ -76,17 +77,19 @@ class ServerURL:
             if scheme in _SENTINEL:
                 return cls._parse_sentinel(url, tls=_SENTINEL[scheme])
         except ValueError as error:
-            raise ConfigError(f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}") from None
+            raise ConfigError(
+                f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}"
+            ) from None
         raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
 
     @classmethod
     def _parse_tcp(cls, url: str, *, tls: bool) -> Self:
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
+        query: dict[str, str] = dict(parse_qsl(parts.query))
         return cls(
             host=unquote(parts.hostname or "localhost"),
             port=parts.port or REDIS_PORT,
-            database=_database(query.pop("db", None) or query.pop("virtual_host", None) or parts.path.strip("/")),
+            database=_database(query.pop("db", "") or query.pop("virtual_host", "") or parts.path.strip("/")),
             username=_text(parts.username),
             password=_text(parts.password),
             tls=tls,
@@ -96,12 +99,12 @@ class ServerURL:
     @classmethod
     def _parse_unix(cls, url: str) -> Self:
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
+        query: dict[str, str] = dict(parse_qsl(parts.query))
         path = unquote(parts.path)
         if not path or path == "/":
             raise ValueError("it names no socket file; a Unix socket has three slashes, unix:///run/valkey.sock")
         return cls(
-            database=_database(query.pop("db", None) or query.pop("virtual_host", None) or ""),
+            database=_database(query.pop("db", "") or query.pop("virtual_host", "")),
             username=_text(parts.username),
             password=_text(parts.password),
             socket_path=path,
@@ -112,15 +115,15 @@ class ServerURL:
     def _parse_sentinel(cls, url: str, *, tls: bool) -> Self:
         # Several hosts with ports are no valid authority for urlsplit().port, so the authority is read by hand.
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
+        query: dict[str, str] = dict(parse_qsl(parts.query))
         credentials, _, hosts = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
         master, _, database = parts.path.strip("/").partition("/")
-        master = query.pop("master_name", None) or query.pop("master", None) or unquote(master)
+        master = query.pop("master_name", "") or query.pop("master", "") or unquote(master)
         if not master:
             raise ValueError("it names no master; write redis+sentinel://host1,host2/mymaster/0")
         return cls(
-            database=_database(query.pop("db", None) or database),
+            database=_database(query.pop("db", "") or database),
             username=_text(username),
             password=_text(password),
             tls=tls,

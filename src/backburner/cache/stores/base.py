@@ -4,7 +4,8 @@ A store keeps entries and the versions of tags. It does not judge them: whether 
 flushed, is decided by `entry.decide` in the engine. The methods are coroutines so that one engine serves blocking and
 asyncio callers; those of a blocking store never suspend.
 
-Every method may raise `StoreUnavailable` (nobody there, or not within the budget) or another `StoreError`, and nothing else.
+Every method may raise `StoreUnavailable` (nobody there, or not within the budget) or another `StoreError`, and
+nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ class Store(Protocol):
         ...
 
     async def add(self, key: str, entry: Entry, now: float, *, instead_of: Entry | None) -> bool:
-        """Put an entry if there is none, or only `instead_of`, which the caller found dead. Atomic. Whether it was put."""
+        """Put an entry if there is none, or only `instead_of`, which the caller found dead. Atomic. Whether it was
+        put."""
         ...
 
     async def take(self, key: str) -> Entry | None:
@@ -40,7 +42,8 @@ class Store(Protocol):
         ...
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
-        """Add to a whole number atomically, keeping its times and tags; begin with `begin`, which holds `amount`, if there is none.
+        """Add to a whole number atomically, keeping its times and tags; begin with `begin`, which holds `amount`, if
+        there is none.
 
         Returns:
             The sum; ``None`` if the entry has tags that the caller must check first.

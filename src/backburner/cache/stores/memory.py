@@ -1,7 +1,7 @@
 """Entries in this process: bounded, with a policy that says who must make room. Nothing here suspends.
 
-Reads take no lock: one dict look-up, and one note for the policy. Both are single operations of a C dict with text keys,
-which other threads cannot interrupt half-way. Writes hold a lock, for dict operations only.
+Reads take no lock: one dict look-up, and one note for the policy. Both are single operations of a C dict with text
+keys, which other threads cannot interrupt half-way. Writes hold a lock, for dict operations only.
 """
 
 import heapq
@@ -18,7 +18,8 @@ from backburner.errors import ConfigError
 
 _INT64: Final = range(-(2**63), 2**63)
 _SWEEP: Final = 4
-"""Expired entries removed at most with each write: more than one, so that they die out; few, so that no write is slow."""
+"""Expired entries removed at most with each write: more than one, so that they die out; few, so that no write is
+slow."""
 _FEWEST_TAGS: Final = 1024
 """Versions of tags kept before those without entries are looked for."""
 
@@ -61,7 +62,8 @@ class _LeastRecentlyUsed:
 
 
 class _LeastFrequentlyUsed:
-    """Counts uses. A heap holds counts of once; since counts only grow, a count that is still true at the top is the least.
+    """Counts uses. A heap holds counts of once; since counts only grow, a count that is still true at the top is the
+    least.
 
     All counts are halved now and then, so that yesterday's favourites do not stay for ever.
     """
@@ -166,8 +168,8 @@ class MemoryStore:
     """A bounded dict of entries.
 
     Args:
-        policy: who makes room: ``lru`` the least recently used, ``lfu`` the least frequently used, ``ttl`` the first to expire.
-        max_items: entries kept at most.
+        policy: who makes room: ``lru`` the least recently used, ``lfu`` the least frequently used, ``ttl`` the first
+        to expire. max_items: entries kept at most.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -257,15 +259,15 @@ class MemoryStore:
             return total
 
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
-        return self._restamp(key, now, fresh_until=fresh_until, expires_at=expires_at)
+        return self._restamp(key, now, fresh_until, expires_at)
 
     async def expire(self, key: str, now: float) -> bool:
-        return self._restamp(key, now, fresh_until=now)
+        return self._restamp(key, now, now, None)
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return [self._tags.get(tag) for tag in tags]
 
-    async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
+    async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:  # noqa: ARG002
         with self._lock:
             if len(self._tags) > self._most_tags:
                 self._drop_unused_tags()
@@ -304,7 +306,8 @@ class MemoryStore:
                 self._remove(key)
 
     def _drop_unused_tags(self) -> None:
-        # A version that somebody is just computing with may go too: what they compute is then dead on arrival, never wrong.
+        # A version that somebody is just computing with may go too: what they compute is then dead on arrival, never
+        # wrong.
         used = {tag for entry in self._entries.values() for tag, _ in entry.tags}
         self._tags = {tag: version for tag, version in self._tags.items() if tag in used}
         self._most_tags = max(_FEWEST_TAGS, 2 * len(self._tags))
@@ -315,11 +318,12 @@ class MemoryStore:
             self._policy.removed(key)
         return entry
 
-    def _restamp(self, key: str, now: float, **times: float) -> bool:
+    def _restamp(self, key: str, now: float, fresh_until: float, expires_at: float | None) -> bool:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or entry.expires_at <= now:
                 return False
-            self._entries[key] = entry = replace(entry, **times)
-            self._ends.note(key, entry.expires_at, self._entries)
+            ends = entry.expires_at if expires_at is None else expires_at
+            self._entries[key] = replace(entry, fresh_until=fresh_until, expires_at=ends)
+            self._ends.note(key, ends, self._entries)
             return True

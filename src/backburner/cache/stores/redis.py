@@ -54,7 +54,11 @@ class RedisStore:
     shares_values = False
 
     def __init__(
-        self, client: "redis.Redis | redis.asyncio.Redis", keyspace: Keyspace, breaker: Breaker, events: Events
+        self,
+        client: "redis.Redis | redis.asyncio.Redis",
+        keyspace: Keyspace,
+        breaker: Breaker,
+        events: Events,
     ) -> None:
         self._client = client
         self._keyspace = keyspace
@@ -71,7 +75,8 @@ class RedisStore:
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         commands = [
-            ("SET", self._keyspace.entry(key), entry.pack(), *_expiry(entry.expires_at, now)) for key, entry in entries.items()
+            ("SET", self._keyspace.entry(key), entry.pack(), *_expiry(entry.expires_at, now))
+            for key, entry in entries.items()
         ]
         if len(commands) == 1:
             await self._command(*commands[0])
@@ -95,7 +100,13 @@ class RedisStore:
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
         data = begin.pack()
         payload = begin.payload or b""
-        arguments = [amount, now, data[: -len(payload)], _milliseconds(begin.expires_at - now), int(tags_checked)]
+        arguments = [
+            amount,
+            now,
+            data[: -len(payload)],
+            _milliseconds(begin.expires_at - now),
+            int(tags_checked),
+        ]
         status, *result = await self._script(_INCREMENT, [self._keyspace.entry(key)], arguments)
         match status:
             case b"ok":
@@ -179,7 +190,9 @@ class RedisStore:
 
     def _ask_breaker(self) -> None:
         if not self._breaker.allows():
-            raise StoreUnavailable(f"the server is left alone for a moment because it did not answer: {self._breaker.cause}")
+            raise StoreUnavailable(
+                f"the server is left alone for a moment because it did not answer: {self._breaker.cause}"
+            )
 
     def _translated(self, error: Exception) -> StoreError:
         if isinstance(error, NoScriptError):
