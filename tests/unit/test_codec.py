@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, HttpUrl, PrivateAttr, RootModel, TypeAdapter
 from pydantic_core import TzInfo
 from sqlalchemy import ForeignKey, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from backburner.cache.codec import JSONCodec, PickleCodec, codec_for, is_immutable
@@ -267,9 +267,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, enum.Enum):
         return a is b if a.name in type(a).__members__ else a == b
     if isinstance(a, datetime | time):
-        return (
-            same(a.tzinfo, b.tzinfo) and a.fold == b.fold and a.replace(tzinfo=None) == b.replace(tzinfo=None)
-        )
+        return same(a.tzinfo, b.tzinfo) and a.fold == b.fold and a.replace(tzinfo=None) == b.replace(tzinfo=None)
     if isinstance(a, BaseModel):
         return (
             same(a.__dict__, b.__dict__)
@@ -417,6 +415,11 @@ class Publisher(Node):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+class MappedDataclass(MappedAsDataclass, Node):
+    __tablename__ = "mapped_dataclass"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
 async def coroutine() -> None:
     pass
 
@@ -445,6 +448,7 @@ def locally_defined() -> object:
         (Chatty("x"), r"attributes that are not fields and would be lost: listeners.*field\(init=False\)"),
         (defaultdict(lambda: 0), "a defaultdict of <lambda> cannot be stored"),
         (Publisher(id=1), r"SQLAlchemy model: call cache\.codec\.register_model\(Publisher\)"),
+        (MappedDataclass(id=1), r"register_model\(MappedDataclass\)"),
         (locally_defined(), r"cannot be found by its name.*register\(Local, tag='…'\)"),
         ("\ud800", "not valid Unicode"),
         ({"\udfff": 1}, "not valid Unicode"),
@@ -455,9 +459,7 @@ def locally_defined() -> object:
         (Author.model_construct(born=None), "KeyError: 'name'"),
     ],
 )
-def test_what_would_not_come_back_is_refused_with_a_sentence(
-    codec: JSONCodec, value: object, message: str
-) -> None:
+def test_what_would_not_come_back_is_refused_with_a_sentence(codec: JSONCodec, value: object, message: str) -> None:
     with pytest.raises(CodecError, match=message):
         codec.encode(value)
 
@@ -608,8 +610,9 @@ def test_registering_again_takes_the_new_class(codec: JSONCodec) -> None:
         (lambda codec: codec.register(Celsius), "needs to_json and from_json"),
         (lambda codec: codec.register(Celsius, str), "both to_json and from_json, or neither"),
         (lambda codec: codec.register_model(Celsius), "needs a class mapped by SQLAlchemy"),
+        (lambda codec: codec.register(MappedDataclass), r"use register_model\(MappedDataclass\)"),
     ],
-    ids=["part of JSON", "nothing given", "one given", "not mapped"],
+    ids=["part of JSON", "nothing given", "one given", "not mapped", "mapped"],
 )
 def test_a_registration_that_cannot_work_is_refused(codec: JSONCodec, register: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -618,9 +621,7 @@ def test_a_registration_that_cannot_work_is_refused(codec: JSONCodec, register: 
 
 def test_an_exception_in_to_json_names_the_type(codec: JSONCodec) -> None:
     codec.register(Celsius, lambda c: 1 / 0, Celsius)
-    with pytest.raises(
-        CodecError, match=r"Celsius could not be stored: ZeroDivisionError.*at value\[0\]"
-    ) as info:
+    with pytest.raises(CodecError, match=r"Celsius could not be stored: ZeroDivisionError.*at value\[0\]") as info:
         codec.encode([Celsius(1)])
     assert isinstance(info.value.__cause__, CodecError | ZeroDivisionError)
 
@@ -930,11 +931,7 @@ def test_any_bytes_give_a_value_or_a_codec_error(data: bytes) -> None:
 
 
 json_like = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=10,
 )
@@ -1074,9 +1071,7 @@ def test_the_settings_choose_the_codec() -> None:
         ("yaml", KEY, "CACHE_SERIALIZER='yaml': it must be 'json' or 'pickle'"),
     ],
 )
-def test_a_serializer_that_cannot_be_had_is_a_config_error(
-    serializer: str, key: bytes | None, message: str
-) -> None:
+def test_a_serializer_that_cannot_be_had_is_a_config_error(serializer: str, key: bytes | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as info:
         codec_for(serializer, key)
     assert "fifteen" not in str(info.value)

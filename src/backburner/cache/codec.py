@@ -5,9 +5,7 @@
     J{"id":5,"title":"Emma"}                                    nothing special inside
     K{"sold":"date"}<newline>{"id":5,"sold":"2026-11-21"}       a map, then the JSON
 
-A node of the map is a type's name; `[name, node]` when there is more inside; an object for the entries of an
-object; for a list `[0, node]` when all items are alike, else `[1, [nodes], [for each item 0 or which one]]`.
-Maps repeat, so each is compiled into a decoder once. `PickleCodec` is for who must, and reads only what this
+`typemap` describes the map, `converters` the types. `PickleCodec` is for who must, and reads only what this
 application signed. A codec does not compress, and does not look at bytes of the other kind.
 """
 
@@ -36,6 +34,7 @@ from backburner.cache.converters import (
     model_converter,
     name_of,
 )
+from backburner.cache.typemap import Decoder, TypeMap, compile_decoder, map_of_list
 from backburner.errors import CodecError, ConfigError
 
 __all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
@@ -48,9 +47,6 @@ MIN_SIGNING_KEY: Final = 16
 _PLAIN, _TYPED, _PICKLE = b"J", b"K", b"P"
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1  # what orjson takes
 _MAX_DECODERS, _MAX_KEPT_MAP = 1024, 4096
-
-_TypeMap = Any
-_Decoder = Callable[[Any], Any]
 
 
 class Codec(ABC):
@@ -114,7 +110,7 @@ class JSONCodec(Codec):
     def __init__(self) -> None:
         self._by_type: dict[type, Converter] = dict(BUILTIN)
         self._by_tag: dict[str, Converter] = {converter.tag: converter for converter in BUILTIN.values()}
-        self._decoders: dict[bytes, _Decoder] = {}
+        self._decoders: dict[bytes, Decoder] = {}
 
     def register(
         self,
@@ -133,6 +129,8 @@ class JSONCodec(Codec):
             raise ConfigError(f"register({cls.__name__}, …) needs both to_json and from_json, or neither")
         elif (converter := converter_for(cls, name)) is not None:
             self._learn(cls, converter)
+        elif hasattr(cls, "__mapper__"):
+            raise ConfigError(f"{cls.__name__} is mapped by SQLAlchemy: use register_model({cls.__name__})")
         else:
             raise ConfigError(
                 f"register({cls.__name__}) needs to_json and from_json: only enums, named tuples, "
@@ -183,7 +181,7 @@ class JSONCodec(Codec):
 
     def _describe(self, cls: type) -> Converter:
         name = name_of(cls)
-        converter = None if hasattr(cls, "__mapper__") else converter_for(cls, name)
+        converter = converter_for(cls, name)
         if converter is None:
             raise _Refused(_advice(cls))
         if find_class(name) is not cls:
@@ -194,7 +192,7 @@ class JSONCodec(Codec):
         self._learn(cls, converter)
         return converter
 
-    def _walk(self, value: Any, depth: int) -> tuple[Any, _TypeMap]:
+    def _walk(self, value: Any, depth: int) -> tuple[Any, TypeMap]:
         """Give the value as JSON can hold it, and its map, or None. Copies only what has to change."""
         cls = type(value)
         if cls in _ATOMS or (cls is int and _INT64_MIN <= value <= _UINT64_MAX):
@@ -209,7 +207,7 @@ class JSONCodec(Codec):
             return self._walk_dict(value, depth + 1)
         return self._walk_special(value, depth, self._by_type.get(cls) or self._describe(cls))
 
-    def _walk_special(self, value: Any, depth: int, converter: Converter) -> tuple[Any, _TypeMap]:
+    def _walk_special(self, value: Any, depth: int, converter: Converter) -> tuple[Any, TypeMap]:
         try:
             plain = converter.to_json(value)
         except CodecError as error:
@@ -222,9 +220,9 @@ class JSONCodec(Codec):
         plain, types = self._walk(plain, depth)
         return plain, converter.tag if types is None else [converter.tag, types]
 
-    def _walk_dict(self, value: dict[str, Any], depth: int) -> tuple[Any, _TypeMap]:
+    def _walk_dict(self, value: dict[str, Any], depth: int) -> tuple[Any, TypeMap]:
         body = value
-        types: dict[str, _TypeMap] = {}
+        types: dict[str, TypeMap] = {}
         for key, item in value.items():
             if type(key) is not str:
                 return self._walk_special(value, depth, self._by_type[dict])
@@ -242,9 +240,9 @@ class JSONCodec(Codec):
                 body[key], types[key] = plain, node
         return body, types or None
 
-    def _walk_list(self, value: list[Any], depth: int) -> tuple[Any, _TypeMap]:
+    def _walk_list(self, value: list[Any], depth: int) -> tuple[Any, TypeMap]:
         body = value
-        nodes: dict[int, _TypeMap] = {}
+        nodes: dict[int, TypeMap] = {}
         for index, item in enumerate(value):
             cls = type(item)
             if cls in _ATOMS or (cls is int and _INT64_MIN <= item <= _UINT64_MAX):
@@ -258,43 +256,21 @@ class JSONCodec(Codec):
                 if not nodes:
                     body = value.copy()
                 body[index], nodes[index] = plain, node
-        return body, _list_node(nodes, len(body)) if nodes else None
+        return body, map_of_list(nodes, len(body)) if nodes else None
 
-    def _compile(self, types: bytes) -> _Decoder:
-        decoder = self._decoder(orjson.loads(types))
+    def _compile(self, types: bytes) -> Decoder:
+        decoder = compile_decoder(orjson.loads(types), self._from_json)
         if len(types) <= _MAX_KEPT_MAP:
             if len(self._decoders) >= _MAX_DECODERS:
                 self._decoders.clear()
             self._decoders[types] = decoder
         return decoder
 
-    def _from_json(self, tag: str) -> _Decoder:
+    def _from_json(self, tag: str) -> Decoder:
         converter = self._by_tag.get(tag)
         if converter is None:
             converter = self._by_tag[tag] = converter_named(tag)
         return converter.from_json
-
-    def _decoder(self, node: _TypeMap) -> _Decoder:
-        if isinstance(node, str):
-            return self._from_json(node)
-        if isinstance(node, dict):
-            return _decode_entries([(key, self._decoder(inner)) for key, inner in node.items()])
-        match node:
-            case [str(tag), inner]:
-                return _decode_inside(self._from_json(tag), self._decoder(inner))
-            case [0, inner]:
-                return self._items_decoder(inner)
-            case [1, [*inner], [*choices]]:
-                return _decode_chosen([None, *map(self._decoder, inner)], choices)
-        raise CodecError("The stored value's map of types is damaged")
-
-    def _items_decoder(self, node: _TypeMap) -> _Decoder:
-        """Decode a list whose items are alike: column by column, which is faster than item by item."""
-        if isinstance(node, dict):
-            return _decode_columns([(key, self._decoder(inner)) for key, inner in node.items()])
-        if isinstance(node, list) and node and isinstance(node[0], str):
-            return _decode_inside(_decode_each(self._from_json(node[0])), self._items_decoder(node[1]))
-        return _decode_each(self._decoder(node))
 
 
 class PickleCodec(Codec):
@@ -321,6 +297,15 @@ class PickleCodec(Codec):
             raise CodecError(f"{name_of(type(value))} cannot be pickled: {error}") from error
         return _PICKLE + self._sign(key, pickled) + pickled
 
+    def decode(self, data: bytes | memoryview, key: str = "") -> Any:
+        signature, pickled = data[1:33], data[33:]
+        if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
+            raise CodecError("The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
+        try:
+            return pickle.loads(pickled)  # noqa: S301  the signature was checked
+        except Exception as error:
+            raise CodecError(f"The stored value cannot be unpickled: {type(error).__name__}: {error}") from error
+
     def register(
         self,
         cls: type,
@@ -333,15 +318,6 @@ class PickleCodec(Codec):
 
     def register_model(self, cls: type, *, tag: str | None = None) -> None:
         """Do nothing: pickle knows every class."""
-
-    def decode(self, data: bytes | memoryview, key: str = "") -> Any:
-        signature, pickled = data[1:33], data[33:]
-        if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
-            raise CodecError("The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
-        try:
-            return pickle.loads(pickled)  # noqa: S301  the signature was checked
-        except Exception as error:
-            raise CodecError(f"The stored value cannot be unpickled: {type(error).__name__}: {error}") from error
 
     def _sign(self, key: str, pickled: bytes | memoryview) -> bytes:
         mac = self._mac.copy()
@@ -382,25 +358,9 @@ def is_immutable(value: object) -> bool:
 
 _ATOMS: Final = frozenset({str, bool, type(None)})
 _JSON_TYPES: Final = frozenset({str, bool, int, float, list, dict, type(None)})
-_IMMUTABLE: Final = frozenset(
-    {
-        str,
-        bool,
-        int,
-        float,
-        type(None),
-        bytes,
-        complex,
-        date,
-        datetime,
-        time,
-        timedelta,
-        timezone,
-        Decimal,
-        Fraction,
-        UUID,
-    }
-)
+_IMMUTABLE: Final = frozenset({str, bool, int, float, type(None), bytes, complex, Decimal, Fraction, UUID}) | {
+    *(date, datetime, time, timedelta, timezone),
+}
 _TOO_DEEP: Final = f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
 
 
@@ -454,54 +414,3 @@ def _advice(cls: type) -> str:
         f"{name} cannot be stored as JSON: cache a plain representation of it, call "
         f"cache.codec.register({cls.__name__}, to_json=…, from_json=…), or set CACHE_SERIALIZER=pickle"
     )
-
-
-def _list_node(nodes: dict[int, _TypeMap], length: int) -> _TypeMap:
-    first = next(iter(nodes.values()))
-    if len(nodes) == length and all(node == first for node in nodes.values()):
-        return [0, first]
-    number: dict[bytes, int] = {}
-    choices = [0] * length
-    distinct: list[_TypeMap] = []
-    for index, node in nodes.items():
-        known = number.setdefault(orjson.dumps(node), len(number) + 1)
-        if known > len(distinct):
-            distinct.append(node)
-        choices[index] = known
-    return [1, distinct, choices]
-
-
-def _decode_inside(outer: _Decoder, inner: _Decoder) -> _Decoder:
-    return lambda value: outer(inner(value))
-
-
-def _decode_each(decoder: _Decoder) -> _Decoder:
-    return lambda items: [decoder(item) for item in items]
-
-
-def _decode_entries(decoders: list[tuple[str, _Decoder]]) -> _Decoder:
-    def decode(entries: dict[str, Any]) -> dict[str, Any]:
-        for key, decoder in decoders:
-            entries[key] = decoder(entries[key])
-        return entries
-
-    return decode
-
-
-def _decode_columns(decoders: list[tuple[str, _Decoder]]) -> _Decoder:
-    def decode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for key, decoder in decoders:
-            for row in rows:
-                row[key] = decoder(row[key])
-        return rows
-
-    return decode
-
-
-def _decode_chosen(decoders: list[_Decoder | None], choices: list[int]) -> _Decoder:
-    chosen = [decoders[choice] for choice in choices]
-
-    def decode(items: list[Any]) -> list[Any]:
-        return [decoder(item) if decoder else item for decoder, item in zip(chosen, items, strict=True)]
-
-    return decode

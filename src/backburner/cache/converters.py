@@ -53,7 +53,7 @@ def converter_for(cls: type, name: str) -> Converter | None:
         return Converter(f"enum:{name}", _enum_to_json, functools.partial(_enum_from_json, cls))
     if issubclass(cls, tuple):
         return _named_tuple(cls, f"namedtuple:{name}") if hasattr(cls, "_fields") else None
-    if not _holds_attributes_only(cls):
+    if hasattr(cls, "__mapper__") or not _holds_attributes_only(cls):
         return None
     if issubclass(cls, BaseModel):
         return _pydantic_model(cls, f"model:{name}")

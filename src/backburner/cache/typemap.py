@@ -1,0 +1,108 @@
+"""The map of types that stands beside a JSON body, and the decoders compiled from it.
+
+Where the body has nothing special there is no map. Elsewhere a node of the map is
+
+    "date"                          the value's type
+    ["tuple", node]                 a type, and what is special inside
+    {"sold": node}                  an object in which some entries are special
+    [0, node]                       a list whose items are all alike
+    [1, [node, …], [0, 1, 0, …]]    a list: for each item the number of its node, 0 for none
+
+Maps repeat, values do not: a map is compiled once, into functions that change the parsed body in place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from backburner.errors import CodecError
+
+__all__ = ["Decoder", "TypeMap", "compile_decoder", "map_of_list"]
+
+TypeMap = Any
+Decoder = Callable[[Any], Any]
+
+
+def map_of_list(nodes: dict[int, TypeMap], length: int) -> TypeMap:
+    """Give the node of a list of that length from those of its special items, at least one."""
+    first = next(iter(nodes.values()))
+    if len(nodes) == length and all(node == first for node in nodes.values()):
+        return [0, first]
+    distinct: dict[bytes, TypeMap] = {}
+    numbers: dict[bytes, int] = {}
+    choices = [0] * length
+    for index, node in nodes.items():
+        written = orjson.dumps(node)
+        distinct.setdefault(written, node)
+        choices[index] = numbers.setdefault(written, len(distinct))
+    return [1, list(distinct.values()), choices]
+
+
+def compile_decoder(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decoder:
+    """Make the function that turns a parsed body into the value; `from_json` gives the one for a type.
+
+    Raises:
+        CodecError: this is not a map.
+    """
+    if isinstance(node, str):
+        return from_json(node)
+    if isinstance(node, dict):
+        return _entries(_named(node, from_json))
+    match node:
+        case [str(tag), inner]:
+            return _nested(from_json(tag), compile_decoder(inner, from_json))
+        case [0, inner]:
+            return _compile_items(inner, from_json)
+        case [1, [*inner], [*choices]]:
+            decoders = [None, *(compile_decoder(choice, from_json) for choice in inner)]
+            return _chosen([decoders[choice] for choice in choices])
+    raise CodecError("The stored value's map of types is damaged")
+
+
+def _compile_items(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decoder:
+    """Decode a list whose items are alike level by level, which is faster than item by item."""
+    if isinstance(node, dict):
+        return _columns(_named(node, from_json))
+    match node:
+        case [str(tag), inner]:
+            return _nested(_each(from_json(tag)), _compile_items(inner, from_json))
+    return _each(compile_decoder(node, from_json))
+
+
+def _named(nodes: dict[str, TypeMap], from_json: Callable[[str], Decoder]) -> list[tuple[str, Decoder]]:
+    return [(key, compile_decoder(node, from_json)) for key, node in nodes.items()]
+
+
+def _nested(outer: Decoder, inner: Decoder) -> Decoder:
+    return lambda body: outer(inner(body))
+
+
+def _each(decoder: Decoder) -> Decoder:
+    return lambda items: [decoder(item) for item in items]
+
+
+def _entries(decoders: list[tuple[str, Decoder]]) -> Decoder:
+    def decode(entries: dict[str, Any]) -> dict[str, Any]:
+        for key, decoder in decoders:
+            entries[key] = decoder(entries[key])
+        return entries
+
+    return decode
+
+
+def _columns(decoders: list[tuple[str, Decoder]]) -> Decoder:
+    def decode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for key, decoder in decoders:
+            for row in rows:
+                row[key] = decoder(row[key])
+        return rows
+
+    return decode
+
+
+def _chosen(decoders: list[Decoder | None]) -> Decoder:
+    def decode(items: list[Any]) -> list[Any]:
+        return [decoder(item) if decoder else item for decoder, item in zip(decoders, items, strict=True)]
+
+    return decode
