@@ -1,7 +1,7 @@
 """What is cached of the books, under which keys and tags, and what a write makes outdated.
 
-A book is tagged ``book:{id}``. A page of a list may change with any book, so all pages are tagged ``books``; nothing finer
-would be right. Whoever writes commits first and calls `books_changed` then.
+A book is tagged ``book:{id}``. A page of a list may change with any book, so all pages are tagged ``books``;
+nothing finer would be right. Whoever writes commits first and calls `books_changed` then.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from app.schemas import BookPage, BookRead
 
 BOOK_TTL = 300
 PAGE_TTL = 60
-"""Seconds. They bound for how long a read is outdated if the server was away when it should have been flushed."""
+"""Seconds. They bound how long a read is outdated if the server was away when it should have been flushed."""
 
 
 def remember_book(book_id: int, load: Callable[[], BookRead]) -> BookRead:

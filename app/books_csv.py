@@ -18,12 +18,12 @@ DELIMITERS: Final = ",;\t|"
 
 COLUMNS: Final[Mapping[str, str]] = {
     "title": "title | book title | name | book name | book | original title",
-    "author": "author | authors | author(s) | author name | author names | book author | book authors | writer",
+    "author": "author | authors | author(s) | author name | author names | book author | writer",
     "year": """year | publication year | year of publication | original publication year | year published
-        | published year | published | publication date | publish date | date published | first published | pub year""",
+        | published year | published | publication date | publish date | date published | first published""",
     "isbn": "isbn13 | isbn 13 | isbn | isbn10 | isbn 10",
 }
-"""The names under which columns are found, best first; case, spaces, hyphens and underscores do not matter."""
+"""The names under which columns are found, best first. Case, spaces, hyphens, underscores do not matter."""
 
 YEARS: Final = range(-4000, 2101)
 MAX_TITLE: Final = 500
@@ -104,7 +104,7 @@ def read_header(start: bytes, *, complete: bool) -> Header | None:
     Raises:
         NoBooksError: the file has no header that names a title and an author.
     """
-    # Names of columns are ASCII, so the encoding does not matter here, nor whether the last character is whole.
+    # The names we know are ASCII, so the encoding does not matter, nor whether the last character is whole.
     text = start.decode(errors="replace").removeprefix("\ufeff")
     lines = first_row(io.StringIO(text, newline=""))
     ended = bool(lines) and lines[-1].endswith(("\n", "\r")) and not quotation_is_open(lines)
@@ -132,9 +132,7 @@ class BooksFile:
             header = Header.parse(reader.header())
             for line, cells in reader.rows(header.delimiter):
                 if cells is None:
-                    yield BadRow(
-                        line, "a quotation mark is opened here and not closed, or a cell is far too long"
-                    )
+                    yield BadRow(line, "a quotation mark is opened here and not closed, or a cell is far too long")
                 elif any(cell.strip() for cell in cells):
                     yield _book(line, cells, header)
 

@@ -1,4 +1,4 @@
-"""CSV as it comes: rows of cells from files that may be damaged, in any encoding in use. What they mean is not known here.
+"""CSV as it comes: rows of cells, from files that may be damaged. What the cells mean is not known here.
 
 A file is read line by line and never held whole, and no damage reaches further than the line where it begins.
 """
@@ -27,7 +27,7 @@ def survey(path: Path) -> tuple[str, int]:
 
 
 def split(lines: Iterable[str], delimiter: str) -> list[str] | None:
-    """The cells of the first row, or None if the lines end within a quotation or a cell is beyond csv's limit."""
+    """The cells of the first row; None if the lines end within a quotation or a cell is beyond csv's limit."""
     unfinished = False
 
     def feed() -> Iterator[str]:
@@ -61,8 +61,8 @@ def quotation_is_open(lines: Sequence[str]) -> bool:
 class RowReader:
     """The rows of an open file (``newline=""``), with the numbers of their lines.
 
-    A quotation mark that is never closed would swallow the rest of the file. So a row that takes too many lines is given
-    up: its first line is bad, and reading goes on with the second.
+    A quotation mark that is never closed would swallow the rest of the file. So a row that takes too many lines
+    is given up: its first line is bad, and reading goes on with the second.
     """
 
     def __init__(self, file: TextIO) -> None:

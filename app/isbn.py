@@ -14,9 +14,7 @@ def isbn13(text: str) -> str:
     digits = _SEPARATORS.sub("", text).upper().removeprefix("ISBN").removeprefix(":")
     if re.fullmatch(r"[0-9]{9}[0-9X]", digits):
         if _check_digit_10(digits[:9]) != digits[9]:
-            raise ValueError(
-                f"{text!r} is not an ISBN: its check digit should be {_check_digit_10(digits[:9])}"
-            )
+            raise ValueError(f"{text!r} is not an ISBN: its check digit should be {_check_digit_10(digits[:9])}")
         digits = "978" + digits[:9]
         return digits + _check_digit_13(digits)
     if not re.fullmatch(r"97[89][0-9]{10}", digits):

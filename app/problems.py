@@ -1,4 +1,4 @@
-"""One shape for everything that goes wrong: ``application/problem+json`` (RFC 9457), answered and documented."""
+"""One shape for everything that goes wrong: ``application/problem+json`` (RFC 9457)."""
 
 import logging
 from http import HTTPStatus

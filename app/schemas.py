@@ -45,9 +45,7 @@ ISBN = Annotated[
     str,
     StringConstraints(max_length=40),
     AfterValidator(isbn13),
-    Field(
-        description="ISBN-13 or ISBN-10, hyphens allowed; kept as 13 digits", examples=["978-0-441-47812-5"]
-    ),
+    Field(description="ISBN-13 or ISBN-10, hyphens allowed; kept as 13 digits", examples=["978-0-441-47812-5"]),
 ]
 Name = Annotated[
     str,
@@ -217,6 +215,4 @@ class Problem(BaseModel):
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no book 42."])
-    errors: list[dict[str, Any]] | None = Field(
-        None, description="For 422: what is wrong where in the request"
-    )
+    errors: list[dict[str, Any]] | None = Field(None, description="For 422: what is wrong where in the request")

@@ -25,7 +25,5 @@ def same(text: str) -> str:
 
 def searchable(text: str) -> str:
     """What people find a text by: letters and digits, without case and accents."""
-    bare = (
-        letter for letter in unicodedata.normalize("NFKD", same(text)) if not unicodedata.combining(letter)
-    )
+    bare = (letter for letter in unicodedata.normalize("NFKD", same(text)) if not unicodedata.combining(letter))
     return " ".join("".join(letter if letter.isalnum() else " " for letter in bare).split())

@@ -17,9 +17,7 @@ def path_of(import_id: str) -> Path:
 
 def clear() -> int:
     """Remove what is older than `RETENTION`; gives the number of files."""
-    outdated = [
-        path for path in settings.upload_dir.glob("*.csv") if path.stat().st_mtime < time.time() - RETENTION
-    ]
+    outdated = [path for path in settings.upload_dir.glob("*.csv") if path.stat().st_mtime < time.time() - RETENTION]
     for path in outdated:
         path.unlink(missing_ok=True)
     return len(outdated)

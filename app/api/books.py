@@ -20,9 +20,7 @@ from app.workers.tasks import import_books
 router = APIRouter(prefix="/books", tags=["books"])
 
 Sort = Literal["title", "-title", "author", "-author", "year", "-year", "id", "-id"]
-Search = Annotated[
-    str, Query(max_length=200, description="Words of title, author or ISBN", examples=["le guin"])
-]
+Search = Annotated[str, Query(max_length=200, description="Words of title, author or ISBN", examples=["le guin"])]
 
 
 @router.get("", summary="List and search", responses=problems(422, 503))
@@ -83,9 +81,7 @@ def update_book(book_id: Id, changes: BookUpdate, db: DB, _user: CurrentUser) ->
     return BookRead.model_validate(book)
 
 
-@router.delete(
-    "/{book_id}", status_code=204, summary="Remove one", responses=problems(401, 403, 404, 422, 503)
-)
+@router.delete("/{book_id}", status_code=204, summary="Remove one", responses=problems(401, 403, 404, 422, 503))
 def delete_book(book_id: Id, db: DB, _user: CurrentUser) -> None:
     """Remove a book."""
     if not Book.delete(db, id=book_id):
@@ -109,10 +105,11 @@ def import_file(
     """Hand in a CSV file of books. A job imports it; ask at the job's URL how far it is.
 
     Columns are found by their names: **title**, **author** (or authors), **year**, **isbn**, and many common
-    variations; others are ignored. Delimiters: comma, semicolon, tab, `|`. Encodings: UTF-8, Latin-1. At most 50 MB.
+    variations; others are ignored. Delimiters: comma, semicolon, tab, `|`. Encodings: UTF-8, Latin-1.
+    At most 50 MB.
 
-    A row with an ISBN is the book with that ISBN; a row without, the book with that title and author. Books that are
-    there are brought up to date, so importing the same file again changes nothing.
+    A row with an ISBN is the book with that ISBN; a row without, the book with that title and author. Books
+    that are there are brought up to date, so importing the same file again changes nothing.
     """
     job_id = str(import_id)
     try:

@@ -20,11 +20,9 @@ PATIENCE = 1.5
 """Seconds that each part has for its answer."""
 
 
-@router.get(
-    "/health", summary="How the parts are", responses={503: {"model": Health, "description": "No database"}}
-)
+@router.get("/health", summary="How the parts are", responses={503: {"model": Health, "description": "No database"}})
 async def read_health(response: Response) -> Health:
-    """Database, cache and queue. The status is 503 without the database; reading goes on without the others."""
+    """How they are. Without the database the status is 503; books can be read without the others."""
     database, cached, queue = await asyncio.gather(
         _ask("database", _database), _ask("cache", _cache), _ask("queue", _queue)
     )

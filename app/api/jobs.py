@@ -22,8 +22,8 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 def read_job(job_id: uuid.UUID, db: DB, visitor: Visitor) -> JobRead:
     """The state of a job, its progress while it runs, and what came of it.
 
-    An import's result counts its rows: `created`, `updated`, `unchanged` and `skipped`, and lists the first hundred
-    skipped ones as `problems` with `line` and `reason`.
+    An import's result counts its rows: `created`, `updated`, `unchanged` and `skipped`, and lists the first
+    hundred skipped ones as `problems` with `line` and `reason`.
     """
     book_import = db.get(BookImport, str(job_id))
     if book_import and (visitor is None or visitor.id != book_import.user_id):

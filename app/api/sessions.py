@@ -22,9 +22,7 @@ def log_in(credentials: Credentials, db: DB, request: Request, response: Respons
         raise HTTPException(401, "E-mail and password do not fit.", {"WWW-Authenticate": "Bearer"})
     token = login.open_session(user.id)
     # The cookie itself has no end: the session's end moves with each request, in the server.
-    response.set_cookie(
-        COOKIE, token, httponly=True, samesite="lax", secure=request.url.hostname not in _LOCAL
-    )
+    response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=request.url.hostname not in _LOCAL)
     return SessionOpened(token=token, expires_in=settings.session_ttl, user=Account.model_validate(user))
 
 

@@ -46,9 +46,7 @@ async def receive_books_file(request: Request, db: DB, _user: CurrentUser) -> uu
     except BaseException as error:
         uploads.discard(str(import_id))
         if isinstance(error, FormParserError | ClientDisconnect):
-            raise HTTPException(
-                400, "The request ended early, or is no proper multipart/form-data."
-            ) from error
+            raise HTTPException(400, "The request ended early, or is no proper multipart/form-data.") from error
         if isinstance(error, NoBooksError):
             raise HTTPException(422, f"{error}.") from error
         raise

@@ -43,11 +43,7 @@ def close_caches() -> None:
 
 def _user_to_json(user: User) -> dict[str, Any]:
     columns = inspect(User).column_attrs
-    return {
-        column.key: getattr(user, column.key)
-        for column in columns
-        if not column.columns[0].info.get("secret")
-    }
+    return {column.key: getattr(user, column.key) for column in columns if not column.columns[0].info.get("secret")}
 
 
 def _user_from_json(columns: dict[str, Any]) -> User:

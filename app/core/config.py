@@ -10,14 +10,10 @@ from backburner import Settings
 class AppSettings(Settings):
     """Every field is an environment variable of the same name in capitals, or a line in ``.env``."""
 
-    session_ttl: float = Field(
-        7 * 86_400, gt=0, description="Seconds without a request after which a session ends"
-    )
+    session_ttl: float = Field(7 * 86_400, gt=0, description="Seconds without a request after which a session ends")
     mail_from: str = Field("The Bookstore <books@localhost>", description="The sender of our e-mails")
     mail_timeout: float = Field(10, gt=0, description="Seconds that the mail server may take for each answer")
-    upload_dir: Path = Field(
-        Path(".backburner/uploads"), description="Where uploaded files wait for their import"
-    )
+    upload_dir: Path = Field(Path(".backburner/uploads"), description="Where uploaded files wait for their import")
     upload_limit: int = Field(50 * 1024 * 1024, gt=0, description="Bytes that an uploaded file may have")
 
 

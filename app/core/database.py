@@ -28,9 +28,7 @@ def engine() -> Engine:
     url = database_url()
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
-    return create_engine(
-        url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT, connect_args={"connect_timeout": 5}
-    )
+    return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT, connect_args={"connect_timeout": 5})
 
 
 def get_db() -> Iterator[Session]:

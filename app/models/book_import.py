@@ -12,7 +12,7 @@ from app.models.base import Base, UTCDateTime, now
 class BookImport(Base):
     """One uploaded file.
 
-    Its counts are committed together with the rows they count, so a repeated job goes on where the last one ended.
+    Its counts are committed with the rows they count, so a repeated job goes on where the last one ended.
     """
 
     __tablename__ = "book_imports"

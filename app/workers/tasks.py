@@ -31,9 +31,7 @@ class RetryTask(Task):  # type: ignore[type-arg]
     retry_kwargs = {"max_retries": 3, "countdown": 60}  # noqa: RUF012 - Celery's way of writing it
 
 
-@celery_app.task(
-    name="send_email", autoretry_for=(OSError,), retry_backoff=True, retry_backoff_max=600, max_retries=8
-)
+@celery_app.task(name="send_email", autoretry_for=(OSError,), retry_backoff=True, retry_backoff_max=600, max_retries=8)
 def send_email_task(email: str, subject: str, body: str) -> dict[str, str]:
     """Send an e-mail. Tried again while the mail server is away."""
     mail.send(mail.compose(to=email, subject=subject, body=body))
@@ -58,9 +56,7 @@ def send_welcome_email(user_id: int) -> dict[str, str]:
         # Should it be sent twice after all, the same id lets mail programs show it once.
         message_id = f"<welcome-{user.id}-{user.created_at.timestamp():.0f}@bookstore.localhost>"
         body = WELCOME.format(name=user.name)
-        mail.send(
-            mail.compose(to=user.email, subject="Welcome to the bookstore", body=body, message_id=message_id)
-        )
+        mail.send(mail.compose(to=user.email, subject="Welcome to the bookstore", body=body, message_id=message_id))
         user.welcomed_at = now()
         db.commit()
     return {"status": "sent"}

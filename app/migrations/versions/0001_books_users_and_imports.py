@@ -47,9 +47,7 @@ def upgrade() -> None:
         sa.Column("report", sa.JSON),
         sa.Column("version", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_book_imports"),
-        sa.ForeignKeyConstraint(
-            ["user_id"], ["users.id"], name="fk_book_imports_user_id", ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_book_imports_user_id", ondelete="CASCADE"),
     )
     op.create_index("ix_book_imports_user_id", "book_imports", ["user_id"])
 

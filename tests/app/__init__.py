@@ -1,0 +1,1 @@
+"""The bookstore, run as its users run it."""
