@@ -8,9 +8,10 @@ asyncio pool's business.
 import asyncio
 import contextvars
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import cache, wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -19,6 +20,7 @@ import celery
 _local = threading.local()
 
 
+@cache  # Celery registers a function more than once, and tells by its identity that it is the same one
 def runnable(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, or for a coroutine function one that a worker can call.
 
@@ -59,4 +61,5 @@ def _runner() -> asyncio.Runner:
     runner: asyncio.Runner | None = getattr(_local, "runner", None)
     if runner is None:
         runner = _local.runner = asyncio.Runner()
+        weakref.finalize(threading.current_thread(), runner.close)
     return runner

@@ -82,11 +82,13 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
     except PublishError:
         raise
     except (OutOfTime, OperationalError, redis.RedisError, OSError) as error:
+        broker = mask_password(str(app.conf.broker_write_url))
+        seconds = time.monotonic() - started
         raise NotEnqueued(
-            f"the job {task!r} was not enqueued: {mask_password(str(app.conf.broker_write_url))} did not confirm "
-            f"it within {time.monotonic() - started:.2f} s ({str(error) or 'no answer'}). Check that the broker runs "
-            "and can be reached (CELERY_BROKER_URL or REDIS_URL); CELERY_PUBLISH_TIMEOUT says how long to try. "
-            "A broker that is only slow may take the job later"
+            f"the job {task!r} was not enqueued: {broker} did not confirm it within {seconds:.2f} s "
+            f"({str(error) or 'no answer'}). Check that the broker runs and can be reached (CELERY_BROKER_URL "
+            "or REDIS_URL); CELERY_PUBLISH_TIMEOUT says how long to try. A broker that is only slow may take "
+            "the job later"
         ) from error
 
 

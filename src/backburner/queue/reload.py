@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.bin.base import CeleryOption
 
-from backburner.errors import ConfigError
 from backburner.queue import supervised
 
 if TYPE_CHECKING:

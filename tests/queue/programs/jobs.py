@@ -1,0 +1,53 @@
+"""The tasks of these tests: a worker imports the module, a test calls `define` on an app of its own."""
+
+import asyncio
+import os
+import threading
+import time
+from functools import partial
+
+from celery import Task
+
+from backburner.queue import Celery, progress
+
+
+class RetryTask(Task):
+    autoretry_for = (ZeroDivisionError,)
+    retry_kwargs = {"max_retries": 1, "countdown": 1}
+
+
+def define(app: Celery) -> Celery:
+    task = partial(app.task, shared=False)  # several apps live in the test's process
+
+    @task(name="add")
+    def add(a, b):
+        return a + b
+
+    @task(name="whoami")
+    def whoami():
+        return os.getpid()
+
+    @task(name="divide", base=RetryTask)
+    def divide(a, b):
+        return a / b
+
+    @task(name="wait_for")
+    def wait_for(path, steps=0):
+        """Run until the file `path` is there, counting how often this was started in ``path.runs``."""
+        with open(f"{path}.runs", "a") as runs:
+            runs.write("x")
+        for step in range(steps):
+            progress(step, steps, f"step {step}")
+        while not os.path.exists(path):
+            time.sleep(0.02)
+        return "released"
+
+    @task(name="nap")
+    async def nap(seconds):
+        await asyncio.sleep(seconds)
+        return threading.get_ident(), id(asyncio.get_running_loop())
+
+    return app
+
+
+app = define(Celery("jobs"))

@@ -1,0 +1,237 @@
+"""Enqueueing: bounded, once, and independent of everything but the broker."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import celery
+import pytest
+import redis
+from kombu.exceptions import EncodeError, OperationalError
+
+from backburner.errors import PublishError
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from backburner.testing import FaultProxy
+from tests.processes import Program
+from tests.queue.conftest import MakeApp
+
+SLACK = 0.3
+"""Seconds that a call may take beyond its budget on a machine that does other things too."""
+
+
+@contextmanager
+def taking_at_most(seconds: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+@pytest.fixture
+def url(url: str) -> str:
+    """A database that no worker listens to."""
+    return url.removesuffix("0") + "1"
+
+
+@pytest.fixture
+def proxied(proxy: FaultProxy) -> str:
+    return proxy.url.removesuffix("0") + "1"
+
+
+@pytest.fixture
+def proxy(server: EmbeddedServer, url: str) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        yield proxy
+
+
+def queued(url: str) -> list[dict[str, Any]]:
+    with redis.Redis.from_url(url) as client:
+        return [json.loads(message) for message in client.lrange("celery", 0, -1)]
+
+
+@pytest.mark.parametrize("fault", [FaultProxy.refuse, FaultProxy.stall], ids=["refused", "silent"])
+@pytest.mark.parametrize("warm", [False, True], ids=["first call", "pooled connection"])
+def test_a_sick_broker_is_an_error_within_the_budget(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str, fault: Callable[[FaultProxy], None], warm: bool
+) -> None:
+    add = make_app(proxied, timeout=0.5).tasks["add"]
+    if warm:
+        add.delay(1, 2)
+    fault(proxy)
+    for _ in range(2):
+        with taking_at_most(0.5 + SLACK), pytest.raises(PublishError, match=r"'add' was not enqueued.*127\.0\.0\.1"):
+            add.delay(1, 2)
+    proxy.pass_through()
+    assert add.delay(1, 2).state == "PENDING"
+
+
+def test_the_error_is_one_that_celery_programs_know_and_holds_no_password(make_app: MakeApp) -> None:
+    app = make_app("redis://user:secret@127.0.0.1:1/0")
+    with pytest.raises(OperationalError) as caught:
+        app.send_task("add", (1, 2))
+    assert "secret" not in str(caught.value)
+    assert "CELERY_BROKER_URL" in str(caught.value)
+
+
+def test_groups_are_bounded_too(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:
+    add = make_app(proxied, timeout=0.5).tasks["add"]
+    proxy.stall()
+    with taking_at_most(0.5 + SLACK), pytest.raises(PublishError):
+        celery.group(add.s(1, 1), add.s(2, 2)).delay()
+
+
+def test_threads_that_wait_for_a_connection_are_bounded_too(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:
+    add = make_app(proxied, timeout=0.5).tasks["add"]
+    proxy.stall()
+    with taking_at_most(0.5 + 2 * SLACK), ThreadPoolExecutor(30) as threads:
+        calls = [threads.submit(add.delay, 1, 2) for _ in range(30)]
+        assert all(isinstance(call.exception(), PublishError) for call in calls)
+
+
+def test_a_restarted_broker_causes_no_error(make_app: MakeApp, tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "restarted")
+    server.start()
+    port = server.port
+    add = make_app(server.url).tasks["add"]
+    try:
+        add.delay(1, 2)
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+        with pytest.raises(PublishError):
+            add.delay(1, 2)
+        server = EmbeddedServer(tmp_path / "restarted", port=port)
+        server.start()
+        assert add.delay(1, 2).state == "PENDING"
+        server.stop()
+        server.start()
+        assert add.delay(1, 2).state == "PENDING", "nothing was tried while it was down"
+    finally:
+        server.stop()
+
+
+def test_a_lost_reply_does_not_enqueue_the_job_twice(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str, url: str
+) -> None:
+    add = make_app(proxied).tasks["add"]
+    add.delay(0, 0)
+    proxy.cut(after=0)
+    # The server does the work, the reply is lost, and the second attempt finds the job there.
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(add.delay, 1, 2)
+        while proxy.open_connections:
+            time.sleep(0.001)
+        proxy.pass_through()
+        call.result()
+    assert len(queued(url)) == 2
+
+
+def test_a_dead_result_backend_does_not_keep_jobs_from_being_enqueued(
+    make_app: MakeApp, proxy: FaultProxy, server: EmbeddedServer, worker: Program
+) -> None:
+    add = make_app(server.url, proxy.url).tasks["add"]
+    for fail in (proxy.refuse, proxy.stall):
+        fail()
+        with taking_at_most(SLACK):
+            job = add.delay(1, 2)
+        proxy.pass_through()
+        assert job.get(timeout=5) == 3
+
+
+def test_enqueueing_asks_the_result_backend_nothing(make_app: MakeApp, proxy: FaultProxy, url: str) -> None:
+    make_app(url, proxy.url).tasks["add"].delay(1, 2)
+    assert proxy.connections == 0
+
+
+def test_awaiting_a_sick_broker_blocks_no_coroutine(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:
+    add = make_app(proxied, timeout=0.5).tasks["add"]
+    proxy.stall()
+
+    async def main() -> float:
+        longest, last = 0.0, time.monotonic()
+        calls = asyncio.gather(*(add.adelay(1, 2) for _ in range(50)), return_exceptions=True)
+        while not calls.done():
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        assert all(isinstance(outcome, PublishError) for outcome in calls.result())
+        return longest
+
+    with taking_at_most(0.5 + 2 * SLACK):
+        assert asyncio.run(main()) < 0.2
+
+
+def test_awaited_jobs_get_their_options(app: Celery, url: str) -> None:
+    due = datetime.now(UTC) + timedelta(hours=1)
+    job = asyncio.run(app.tasks["add"].aapply_async((1,), {"b": 2}, eta=due, queue="later"))
+    with redis.Redis.from_url(url) as client:
+        [message] = client.lrange("later", 0, -1)
+    headers = json.loads(message)["headers"]
+    assert headers["id"] == job.id
+    assert headers["eta"] == due.isoformat()
+
+
+def test_a_job_enqueued_by_a_coroutine_inside_a_task_has_a_parent(make_app: MakeApp, url: str) -> None:
+    app = make_app(url)
+    task = app.tasks["add"]
+    task.push_request(id="the-parent", root_id="the-root", called_directly=False)
+    celery._state._task_stack.push(task)
+    try:
+        asyncio.run(task.adelay(1, 2))
+    finally:
+        celery._state._task_stack.pop()
+        task.pop_request()
+    headers = queued(url)[0]["headers"]
+    assert (headers["parent_id"], headers["root_id"]) == ("the-parent", "the-root")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_naive_eta_is_utc_wherever_the_machine_is(
+    app: Celery, url: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        due = datetime.utcfromtimestamp(2_000_000_000)
+        app.tasks["add"].apply_async((1, 2), eta=due, expires=due)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    headers = queued(url)[0]["headers"]
+    assert datetime.fromisoformat(headers["eta"]).timestamp() == 2_000_000_000
+    assert datetime.fromisoformat(headers["expires"]).timestamp() == 2_000_000_000
+
+
+def test_the_record_of_a_job_outlives_its_eta(app: Celery, url: str) -> None:
+    job = app.tasks["add"].apply_async((1, 2), countdown=7 * 86_400)
+    with redis.Redis.from_url(url) as client:
+        assert client.ttl(f"backburner:job:{job.id}") > 7 * 86_400
+        assert all(client.ttl(key) > 0 for key in client.keys("backburner:*"))
+
+
+def test_a_key_prefix_holds_for_the_record_too(make_app: MakeApp, url: str) -> None:
+    app = make_app(url, broker_transport_options={"global_keyprefix": "shop:"})
+    job = app.tasks["add"].delay(1, 2)
+    with redis.Redis.from_url(url) as client:
+        assert client.llen("shop:celery") == 1
+        assert client.exists(f"shop:backburner:job:{job.id}")
+    assert job.state == "PENDING"
+
+
+def test_priorities_go_to_the_lists_that_stock_workers_read(app: Celery, url: str) -> None:
+    app.tasks["add"].apply_async((1, 2), priority=6)
+    with redis.Redis.from_url(url) as client:
+        assert client.llen("celery\x06\x166") == 1
+
+
+def test_what_is_no_json_is_refused_before_anything_is_sent(app: Celery, url: str) -> None:
+    with pytest.raises(EncodeError, match="not JSON serializable"):
+        app.tasks["add"].delay(object(), 1)
+    assert queued(url) == []
