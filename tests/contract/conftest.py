@@ -1,0 +1,85 @@
+"""Every store and both APIs under one body of tests.
+
+A test takes `cache` and calls the blocking names; the adapter turns them into the awaited ones where the parameter says
+so. Time is a clock that tests advance.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from backburner import Cache
+
+STORES = [
+    "memory://?policy=lru&max_items=1000",
+    "memory://?policy=lfu&max_items=1000",
+    "memory://?policy=ttl&max_items=1000",
+    "valkey",
+    pytest.param("redis7", marks=pytest.mark.slow),
+]
+
+
+class Clock:
+    """Unix time that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class Asynchronous:
+    """A cache whose verbs are the asyncio ones, run to their end on one event loop."""
+
+    def __init__(self, cache: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._cache = cache
+        self._loop = loop
+
+    def tags(self, *tags: str) -> "Asynchronous":
+        return Asynchronous(self._cache.tags(*tags), self._loop)
+
+    def __getattr__(self, verb: str) -> Any:
+        twin = getattr(self._cache, f"a{verb}", None)
+        if twin is None:
+            return getattr(self._cache, verb)
+        # The call itself happens on the loop too, as in a user's coroutine.
+        return lambda *args, **kwargs: self._loop.run_until_complete(_awaited(twin, args, kwargs))
+
+
+async def _awaited(verb: Any, args: Any, kwargs: Any) -> Any:
+    return await verb(*args, **kwargs)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=STORES, ids=lambda store: store.partition("&")[0])
+def url(request: pytest.FixtureRequest) -> str:
+    match request.param:
+        case "valkey":
+            return request.getfixturevalue("redis_url")
+        case "redis7":
+            return request.getfixturevalue("redis7_url")
+        case url:
+            return url
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def cache(request: pytest.FixtureRequest, url: str, clock: Clock) -> Iterator[Any]:
+    cache = Cache(url, prefix="contract:", default_ttl=3600, strict=True, clock=clock)
+    cache.flush()
+    if request.param == "blocking":
+        yield cache
+        cache.close()
+        return
+    with asyncio.Runner() as runner:
+        yield Asynchronous(cache, runner.get_loop())
+        runner.run(cache.aclose())
