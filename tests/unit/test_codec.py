@@ -610,9 +610,11 @@ def test_registering_again_takes_the_new_class(codec: JSONCodec) -> None:
         (lambda codec: codec.register(Celsius), "needs to_json and from_json"),
         (lambda codec: codec.register(Celsius, str), "both to_json and from_json, or neither"),
         (lambda codec: codec.register_model(Celsius), "needs a class mapped by SQLAlchemy"),
+        (lambda codec: codec.register_model(User, exclude=["posts", "id"]), r"no columns \['id', 'posts'\]"),
+        (lambda codec: PickleCodec(KEY).register_model(User, exclude=["name"]), "use json to exclude"),
         (lambda codec: codec.register(MappedDataclass), r"use register_model\(MappedDataclass\)"),
     ],
-    ids=["part of JSON", "nothing given", "one given", "not mapped", "mapped"],
+    ids=["part of JSON", "nothing given", "one given", "not mapped", "no such columns", "pickle", "mapped"],
 )
 def test_a_registration_that_cannot_work_is_refused(codec: JSONCodec, register: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -779,6 +781,21 @@ def test_a_restored_model_can_be_merged_without_a_query_and_saved(models: JSONCo
         db.commit()
     with Session(engine) as db:
         assert db.get(User, 1).name == "Austen"
+
+
+def test_excluded_columns_never_reach_the_cache_and_are_loaded_by_a_session(codec: JSONCodec, engine: Any) -> None:
+    codec.register_model(User, exclude={"biography"}, tag="user")
+    with Session(engine) as db:
+        db.add(new_user())
+        db.commit()
+        data = codec.encode(db.get(User, 1))
+    assert b"long" not in data
+    back = codec.decode(data)
+    assert back.name == "Jane"
+    with pytest.raises(DetachedInstanceError):
+        _ = back.biography
+    with Session(engine) as db:
+        assert db.merge(back, load=False).biography == "long"
 
 
 def test_a_detached_model_with_expired_columns_is_refused(models: JSONCodec, engine: Any) -> None:

@@ -13,7 +13,7 @@ import hmac
 import pickle
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -27,6 +27,7 @@ import orjson
 from backburner.cache.converters import (
     BUILTIN,
     Converter,
+    columns_of,
     converter_for,
     converter_named,
     find_class,
@@ -91,14 +92,15 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def register_model(self, cls: type, *, tag: str | None = None) -> None:
+    def register_model(self, cls: type, *, exclude: Collection[str] = (), tag: str | None = None) -> None:
         """Make a class mapped by SQLAlchemy known: its columns are stored, its relationships are not.
 
         Storing reads every column, so expired ones are loaded while the session is open. What comes back is
         detached: columns can be read without a session, ``session.merge(obj, load=False)`` puts it into one.
+        Columns that you `exclude`, such as a password's hash, never reach the cache; a session loads them.
 
         Raises:
-            ConfigError: the class is not mapped.
+            ConfigError: the class is not mapped, or has no such columns to exclude.
         """
 
 
@@ -137,8 +139,8 @@ class JSONCodec(Codec):
                 "dataclasses and pydantic models describe themselves"
             )
 
-    def register_model(self, cls: type, *, tag: str | None = None) -> None:
-        self._learn(cls, model_converter(cls, tag or name_of(cls)))
+    def register_model(self, cls: type, *, exclude: Collection[str] = (), tag: str | None = None) -> None:
+        self._learn(cls, model_converter(cls, tag or name_of(cls), frozenset(exclude)))
 
     def encode(self, value: object, key: str = "") -> bytes:  # noqa: ARG002
         try:
@@ -316,8 +318,16 @@ class PickleCodec(Codec):
     ) -> None:
         """Do nothing: pickle knows every class."""
 
-    def register_model(self, cls: type, *, tag: str | None = None) -> None:
-        """Do nothing: pickle knows every class."""
+    def register_model(self, cls: type, *, exclude: Collection[str] = (), tag: str | None = None) -> None:  # noqa: ARG002
+        """Do nothing: pickle knows every class.
+
+        Raises:
+            ConfigError: columns are to be excluded, which pickle cannot do.
+        """
+        if exclude:
+            raise ConfigError(
+                f"CACHE_SERIALIZER=pickle stores every column of {cls.__name__}: use json to exclude {sorted(exclude)}"
+            )
 
     def _sign(self, key: str, pickled: bytes | memoryview) -> bytes:
         mac = self._mac.copy()
@@ -383,7 +393,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if "_sa_instance_state" in getattr(obj, "__dict__", ()):
-            load_columns(obj)
+            load_columns(obj, columns_of(type(obj)))
         return NotImplemented
 
 

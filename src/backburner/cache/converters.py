@@ -31,7 +31,17 @@ from pydantic_core import PydanticUndefined, TzInfo
 
 from backburner.errors import CodecError, ConfigError
 
-__all__ = ["BUILTIN", "Converter", "converter_for", "converter_named", "model_converter", "name_of"]
+__all__ = [
+    "BUILTIN",
+    "Converter",
+    "columns_of",
+    "converter_for",
+    "converter_named",
+    "find_class",
+    "load_columns",
+    "model_converter",
+    "name_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +195,7 @@ def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
     def to_json(model: BaseModel) -> object:
         fields = model.__dict__
         if fields.keys() != names:  # cached properties live there too, and are computed again
-            fields = {name: fields[name] for name in names}
+            fields = {name: fields[name] for name in cls.model_fields}
         fields_set = model.__pydantic_fields_set__
         extra, private = model.__pydantic_extra__, model.__pydantic_private__
         if fields_set == names and not extra and private is None:
@@ -222,11 +232,11 @@ def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
     return Converter(tag, to_json, from_json)
 
 
-def model_converter(cls: type[Any], name: str) -> Converter:
-    """Give the converter of a class mapped by SQLAlchemy: its columns, not its relationships.
+def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozenset()) -> Converter:
+    """Give the converter of a class mapped by SQLAlchemy: its columns but those excluded, not its relationships.
 
     Raises:
-        ConfigError: SQLAlchemy is not installed, or the class is not mapped.
+        ConfigError: SQLAlchemy is not installed, the class is not mapped, or it cannot do without these columns.
     """
     try:
         from sqlalchemy import inspect as inspect_mapped
@@ -238,12 +248,17 @@ def model_converter(cls: type[Any], name: str) -> Converter:
     if not hasattr(mapper, "column_attrs"):
         raise ConfigError(f"register_model() needs a class mapped by SQLAlchemy, not {cls!r}")
     tag = f"sqlalchemy:{name}"
-    expected = frozenset(attribute.key for attribute in mapper.column_attrs)
+    columns = columns_of(cls)
+    primary = {mapper.get_property_by_column(column).key for column in mapper.primary_key}
+    if wrong := exclude - set(columns) | exclude & primary:
+        raise ConfigError(f"{cls.__name__} has no columns {sorted(wrong)} that could be excluded")
+    stored = tuple(column for column in columns if column not in exclude)
+    expected = frozenset(stored)
 
     def to_json(instance: object) -> object:
         if inspect_mapped(instance).key is None:
             raise CodecError(f"This {cls.__name__} is not in the database yet: flush or commit it first")
-        return load_columns(instance)
+        return load_columns(instance, stored)
 
     def from_json(state: dict[str, object]) -> object:
         if state.keys() != expected:
@@ -257,17 +272,23 @@ def model_converter(cls: type[Any], name: str) -> Converter:
     return Converter(tag, to_json, from_json)
 
 
-def load_columns(instance: Any) -> dict[str, object]:
-    """Read every column of a SQLAlchemy instance, which loads those that have expired.
+def columns_of(cls: type) -> tuple[str, ...]:
+    """Give the names of the attributes that SQLAlchemy maps to columns."""
+    from sqlalchemy import inspect as inspect_mapped
+
+    return tuple(attribute.key for attribute in inspect_mapped(cls).column_attrs)
+
+
+def load_columns(instance: object, columns: Iterable[str]) -> dict[str, object]:
+    """Read columns of a SQLAlchemy instance, which loads those that have expired.
 
     Raises:
         CodecError: some are not loaded, and the session that could load them is gone.
     """
-    from sqlalchemy import inspect as inspect_mapped
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return {column.key: getattr(instance, column.key) for column in inspect_mapped(instance).mapper.column_attrs}
+        return {column: getattr(instance, column) for column in columns}
     except SQLAlchemyError as error:
         raise CodecError(
             f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache "
