@@ -461,7 +461,7 @@ def test_a_key_that_makes_no_sense_is_refused(cache: Any, key: Any) -> None:
         lambda: cache.many([key]),
         lambda: cache.increment(key),
     ):
-        with pytest.raises(ValueError, match="a key must|a key has"):
+        with pytest.raises(ValueError, match=r"a key (must|has)"):
             call()
 
 

@@ -175,16 +175,15 @@ class Engine:
     async def _add(self, key: str, entry: Entry, lifetime: float, tags: Sequence[str]) -> bool:
         entry.tags = await self._pin(tags, lifetime)
         now = self._runtime.now()
-        added = await self.store.add(key, entry, now, instead_of=None)
-        if not added:
-            found, decision = (await self._judged((key,)))[key]
-            if decision is Decision.HIT:
+        found = await self.store.add(key, entry, now)
+        if found is not None:
+            if decide(found, now, await self._current(found)) is Decision.HIT:
                 return False
-            added = await self.store.add(key, entry, now, instead_of=found)
-        if added:
-            self._flights.supersede((key,))
-            self._stored(key, None)
-        return added
+            if not await self.store.replace(key, found, entry, now):
+                return False
+        self._flights.supersede((key,))
+        self._stored(key, None)
+        return True
 
     async def increment(self, key: str, amount: int, ttl: TTL, tags: Sequence[str]) -> int | None:
         """Add to a whole number. The sum; ``None`` if the store was not there."""

@@ -7,7 +7,6 @@ or ends it if it hangs. There is no exit hook: who calls `start` calls `stop`.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,16 +21,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
+from backburner.ports import LOOPBACK, free_ports
 from backburner.process import Identity, end
 
 __all__ = ["EmbeddedServer"]
 
-_HOST = "127.0.0.1"
 _START_TIMEOUT = 10.0  # seconds; a start takes 0.1, loading much data longer
 _STOP_TIMEOUT = 3.0
 _HUNG_AFTER = 1.0  # seconds without an answer
 _POLL = 0.01
-_PORTS_TO_TRY = 50
 _ELSEWHERE = "Set REDIS_URL to a server of your own, for example one in Docker: docker run -p 6379:6379 valkey/valkey"
 
 
@@ -61,7 +59,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        return f"redis://{_HOST}:{self.port}/0"
+        return f"redis://{LOOPBACK}:{self.port}/0"
 
     def start(self) -> Self:
         """Start the server, or adopt the one that runs in the directory already. Returns when it answers.
@@ -137,7 +135,7 @@ class EmbeddedServer:
                 return False
 
     def _launch(self, binary: Path) -> "_Record":
-        for port in self._ports():
+        for port in free_ports(self._wanted_port):
             self._child = self._spawn(binary, port)
             record = _Record(Identity.of(self._child.pid), port, owner=Identity.of(os.getpid()))
             # Written before the server is ready, so that a parent killed meanwhile leaves no unknown server.
@@ -153,16 +151,9 @@ class EmbeddedServer:
                 )
         raise ConfigError(f"no free port for the embedded Valkey server near {self._wanted_port}. {_ELSEWHERE}")
 
-    def _ports(self) -> Iterator[int]:
-        if self._wanted_port is None:
-            yield from (_any_free_port() for _ in range(_PORTS_TO_TRY))
-        else:
-            wanted = range(self._wanted_port, min(self._wanted_port + _PORTS_TO_TRY, 65536))
-            yield from (port for port in wanted if _is_free(port))
-
     def _spawn(self, binary: Path, port: int) -> subprocess.Popen[bytes]:
         options = {
-            "bind": _HOST,
+            "bind": LOOPBACK,
             "port": str(port),
             "dir": str(self._directory),
             "appendonly": "yes",
@@ -244,27 +235,10 @@ def _find_binary() -> Path:
 
 def _client(port: int) -> redis.Redis:
     return redis.Redis(
-        host=_HOST,
+        host=LOOPBACK,
         port=port,
         socket_connect_timeout=_HUNG_AFTER,
         socket_timeout=_HUNG_AFTER,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def _any_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

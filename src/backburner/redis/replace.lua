@@ -1,4 +1,4 @@
--- Write an entry only if the one there is still the one the caller found dead.
+-- Write an entry only if the one there is still the one the caller found dead or unreadable.
 -- KEYS[1]  the entry
 -- ARGV[1]  the bytes found
 -- ARGV[2]  the new bytes

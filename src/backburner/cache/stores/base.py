@@ -28,9 +28,12 @@ class Store(Protocol):
         """Put entries, replacing what was there."""
         ...
 
-    async def add(self, key: str, entry: Entry, now: float, *, instead_of: Entry | None) -> bool:
-        """Put an entry if there is none, or only `instead_of`, which the caller found dead. Atomic. Whether it was
-        put."""
+    async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
+        """Put an entry if there is none, or none that can be read. ``None`` if it was put, else the one that is there."""
+        ...
+
+    async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
+        """Put an entry if `found` is still the one that is there, or there is none. Whether it was put. Atomic."""
         ...
 
     async def take(self, key: str) -> Entry | None:

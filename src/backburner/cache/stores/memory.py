@@ -225,10 +225,17 @@ class MemoryStore:
             for key, entry in entries.items():
                 self._put(key, entry, now)
 
-    async def add(self, key: str, entry: Entry, now: float, *, instead_of: Entry | None) -> bool:
+    async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         with self._lock:
             found = self._entries.get(key)
-            if found is not None and found is not instead_of and found.expires_at > now:
+            if found is not None and found.expires_at > now:
+                return found
+            self._put(key, entry, now)
+            return None
+
+    async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
+        with self._lock:
+            if self._entries.get(key, found) is not found:
                 return False
             self._put(key, entry, now)
             return True

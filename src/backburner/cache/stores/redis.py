@@ -83,13 +83,24 @@ class RedisStore:
         else:
             await self._pipeline(commands)
 
-    async def add(self, key: str, entry: Entry, now: float, *, instead_of: Entry | None) -> bool:
+    async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         name, data = self._keyspace.entry(key), entry.pack()
-        if instead_of is None:
-            # redis-py's SET … NX: true or None
-            return bool(await self._command("SET", name, data, "NX", *_expiry(entry.expires_at, now)))
-        ttl = _milliseconds(entry.expires_at - now)
-        return bool(await self._script(_REPLACE, [name], [instead_of.pack(), data, ttl]))
+        while not await self._command("SET", name, data, "NX", *_expiry(entry.expires_at, now)):
+            there = await self._command("GET", name)
+            if there is None:
+                continue  # it ended in between
+            found = self._unpack(key, there)
+            if found is not None:
+                return found
+            if await self._replace(name, there, data, entry.expires_at - now):
+                return None
+        return None
+
+    async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
+        return await self._replace(self._keyspace.entry(key), found.pack(), entry.pack(), entry.expires_at - now)
+
+    async def _replace(self, name: str, there: bytes, data: bytes, lifetime: float) -> bool:
+        return bool(await self._script(_REPLACE, [name], [there, data, _milliseconds(lifetime)]))
 
     async def take(self, key: str) -> Entry | None:
         return self._unpack(key, await self._command("GETDEL", self._keyspace.entry(key)))

@@ -1,0 +1,177 @@
+"""What lies on the server: under which names, for how long, and what others may have put there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backburner import Cache
+from backburner.cache.entry import Entry
+from backburner.events import Event, Undecodable
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def cache(redis_url: str) -> Iterator[Cache]:
+    cache = Cache(redis_url, prefix="app*[1]:", strict=True)
+    yield cache
+    cache.close()
+
+
+def test_everything_is_under_the_prefix(cache: Cache, server: Any) -> None:
+    cache.tags("books").put("book:1", "Emma")
+    cache.increment("visits")
+    assert server.keys() != []
+    assert all(key.startswith(b"app*[1]:") for key in server.keys())
+
+
+def test_flush_removes_what_the_prefix_owns_and_nothing_else(cache: Cache, server: Any) -> None:
+    others = {"appXX1:key": "1", "app*1:key": "2", "app*[1]": "3", "celery": "4", "cache:key": "5"}
+    server.mset(others)
+    for number in range(2500):
+        cache.put(f"key:{number}", number)
+    cache.tags("books").put("tagged", 1)
+    cache.flush()
+    assert sorted(server.keys()) == sorted(key.encode() for key in others)
+
+
+def test_every_key_has_an_end_except_what_was_put_for_ever(cache: Cache, server: Any) -> None:
+    tagged = cache.tags("books")
+    tagged.put("put", 1, ttl=10)
+    tagged.add("add", 1)
+    tagged.put_many({"many": 1, "more": 2}, ttl=10)
+    tagged.increment("increment")
+    cache.decrement("decrement")
+    tagged.remember("remember", 5, lambda: 1)
+    cache.touch("put", 20)
+    cache.expire("add")
+    cache.forever("forever", 1)
+    without_end = {key for key in server.keys() if server.pttl(key) == -1}
+    assert without_end == {b"app*[1]:forever"}
+
+
+def test_the_versions_of_tags_outlive_the_entries_that_carry_them(cache: Cache, server: Any) -> None:
+    tag = b"app*[1]:\x01tag:books"
+    cache.tags("books").put("short", 1, ttl=10)
+    assert server.ttl(tag) > 10
+    cache.tags("books").put("long", 1, ttl=1000)
+    assert server.ttl(tag) > 1000
+    cache.tags("books").put("short", 1, ttl=10)
+    assert server.ttl(tag) > 1000
+    cache.tags("books").forever("forever", 1)
+    assert server.ttl(tag) == -1
+
+
+def test_touch_moves_the_servers_end_too(cache: Cache, server: Any) -> None:
+    cache.put("key", 1, ttl=10)
+    cache.touch("key", 1000)
+    assert server.ttl("app*[1]:key") > 900
+
+
+def test_an_entry_that_lost_its_tags_version_is_a_miss(cache: Cache, server: Any) -> None:
+    cache.tags("books").put("book:1", "Emma")
+    server.delete(b"app*[1]:\x01tag:books")
+    assert cache.missing("book:1")
+
+
+def test_flushing_a_tag_costs_one_command_however_many_entries_carry_it(cache: Cache, server: Any) -> None:
+    tagged = cache.tags("books")
+    tagged.put_many({f"book:{number}": number for number in range(5000)})
+    before = server.info("stats")["total_commands_processed"]
+    tagged.flush()
+    after = server.info("stats")["total_commands_processed"]
+    assert after - before == 2  # the flush, and the first INFO
+    assert cache.missing("book:42")
+
+
+def test_scripts_survive_a_script_flush(cache: Cache, server: Any) -> None:
+    cache.increment("visits")
+    server.script_flush()
+    assert cache.increment("visits") == 2
+
+
+def test_another_process_sees_what_was_written(cache: Cache, redis_url: str) -> None:
+    cache.tags("users").put("user:1", {"name": "Ada"})
+    other = Cache(redis_url, prefix="app*[1]:", strict=True)
+    assert other.get("user:1") == {"name": "Ada"}
+    other.tags("users").flush()
+    assert cache.missing("user:1")
+    other.close()
+
+
+def _seen(cache: Cache) -> list[Event]:
+    seen: list[Event] = []
+    cache.events.subscribe(seen.append)
+    return seen
+
+
+@pytest.mark.parametrize("verb", ["get", "has", "pull", "many", "remember", "increment", "add", "touch"])
+def test_bytes_of_somebody_else_count_as_nothing(cache: Cache, server: Any, verb: str) -> None:
+    seen = _seen(cache)
+    server.set("app*[1]:key", b"not ours")
+    match verb:
+        case "many":
+            assert cache.many(["key"]) == {}
+        case "remember":
+            assert cache.remember("key", 60, lambda: 5) == 5
+            assert cache.get("key") == 5
+        case "increment":
+            assert cache.increment("key") == 1
+        case "add":
+            assert cache.add("key", 5) is True
+            assert cache.get("key") == 5
+        case _:
+            assert not getattr(cache, verb)("key")
+    assert verb == "increment" or any(isinstance(event, Undecodable) and event.key == "key" for event in seen)
+
+
+def test_a_key_of_another_kind_degrades_and_breaks_nothing(redis_url: str, server: Any) -> None:
+    cache = Cache(redis_url, prefix="app:")
+    server.rpush("app:key", "a list")
+    assert cache.get("key", "default") == "default"
+    assert cache.remember("key", 60, lambda: 5) == 5
+    assert cache.increment("key") == 0
+    assert cache.stats().available
+    assert cache.put("key", 6) is True
+    assert cache.get("key") == 6
+    cache.close()
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_bytes_are_a_miss_and_never_an_error(cache: Cache, server: Any, data: st.DataObject) -> None:
+    cache.tags("books").put("key", {"title": "Emma", "price": 5})
+    good = bytearray(server.get("app*[1]:key"))
+    match data.draw(st.sampled_from(["random", "truncated", "flipped"])):
+        case "random":
+            bad = data.draw(st.binary(max_size=80))
+        case "truncated":
+            bad = bytes(good[: data.draw(st.integers(0, len(good) - 1))])
+        case _:
+            position = data.draw(st.integers(0, len(good) - 1))
+            good[position] ^= 1 << data.draw(st.integers(0, 7))
+            bad = bytes(good)
+    server.set("app*[1]:key", bad)
+    cache.get("key")
+    cache.many(["key", "other"])
+    cache.pull("key")
+
+
+@given(
+    payload=st.binary(max_size=50),
+    times=st.tuples(*[st.floats(0, 1e11)] * 3),
+    tags=st.lists(st.tuples(st.text(min_size=1, max_size=20), st.binary(min_size=8, max_size=8)), max_size=4),
+)
+def test_an_entry_is_packed_and_unpacked(
+    payload: bytes, times: tuple[float, float, float], tags: list[tuple[str, bytes]]
+) -> None:
+    entry = Entry(payload, *times, tuple(tags), 0.5)
+    assert Entry.unpack(entry.pack()) == entry
