@@ -8,6 +8,7 @@ callback raises passes through as it is.
 
 import inspect
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 FOREVER: Final = math.inf
 _INT64: Final = range(-(2**63), 2**63)
+_COUNTER: Final = re.compile(rb"J-?\d{1,19}")
 _TAGS_OUTLIVE: Final = 60.0
 """Seconds that the version of a tag outlives the entry: computing and writing take their time."""
 
@@ -369,8 +371,8 @@ class Engine:
             return entry.value
         payload = entry.payload or b""
         try:
-            if payload[:1] == b"J" and payload[1:].lstrip(b"-").isdigit():
-                return int(payload[1:])  # a counter: plain with every codec, since the server adds to it
+            if _COUNTER.fullmatch(payload):
+                return int(payload[1:])  # plain with every codec, since the server adds to it
             return self._codec.decode(payload, key)
         except CodecError as error:
             self._counters.undecodable += 1

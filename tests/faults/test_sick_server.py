@@ -1,0 +1,232 @@
+"""A server that refuses, stalls, delays, cuts, dies and returns: what callers get, and how long it takes.
+
+Time limits are the budget plus what a busy machine may add; they tell a quarter of a second from the seconds that waiting
+would take, and microseconds from a quarter of a second. How fast it really is, is measured in benchmarks.
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from backburner import Cache
+from backburner.errors import StoreUnavailable
+from backburner.events import BreakerClosed, BreakerOpened, Degraded, Event
+from backburner.redis.embedded import EmbeddedServer
+from backburner.testing import FaultProxy
+from tests.conftest import Eventually
+from tests.contract.conftest import Asynchronous
+
+BUDGET = 0.25
+SLACK = 0.5
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[FaultProxy]:
+    parts = urlsplit(redis_url)
+    assert parts.hostname
+    assert parts.port
+    with FaultProxy(parts.hostname, parts.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def cache(request: pytest.FixtureRequest, proxy: FaultProxy) -> Iterator[Any]:
+    yield from _faces(request.param, Cache(proxy.url, timeout=BUDGET))
+
+
+def _faces(api: str, cache: Cache) -> Iterator[Any]:
+    if api == "blocking":
+        yield cache
+        cache.close()
+        return
+    with asyncio.Runner() as runner:
+        yield Asynchronous(cache, runner.get_loop())
+        runner.run(cache.aclose())
+
+
+def _seen(cache: Any) -> list[Event]:
+    seen: list[Event] = []
+    cache.events.subscribe(seen.append)
+    return seen
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return call(), time.perf_counter() - began
+
+
+FAULTS = {
+    "refuses": FaultProxy.refuse,
+    "stalls": FaultProxy.stall,
+    "is too slow": lambda proxy: proxy.delay(2.0),
+    "cuts replies": lambda proxy: proxy.cut(3),
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest) -> Any:
+    return FAULTS[request.param]
+
+
+def test_reads_find_nothing_writes_say_so_and_callbacks_are_called(cache: Any, proxy: FaultProxy, fault: Any) -> None:
+    cache.put("key", "value")
+    fault(proxy)
+    assert cache.get("key", "default") == "default"
+    assert cache.many(["key"]) == {}
+    assert cache.missing("key")
+    assert cache.pull("key", 7) == 7
+    assert cache.remember("key", 60, lambda: "computed") == "computed"
+    assert cache.tags("books").remember("other", 60, lambda: "computed") == "computed"
+    assert cache.put("key", "new") is False
+    assert cache.add("key", "new") is False
+    assert cache.put_many({"a": 1, "b": 2}) is False
+    assert cache.forget("key") is False
+    assert cache.touch("key") is False
+    assert cache.expire("key") is False
+    assert cache.increment("visits") == 0
+    assert cache.increment("visits") is False
+    assert cache.flush() is False
+    assert cache.tags("books").flush() is False
+    stats = cache.stats()
+    assert stats.degraded >= 16
+    assert not stats.available
+
+
+def test_the_first_call_costs_its_budget_and_the_next_ones_next_to_nothing(
+    cache: Any, proxy: FaultProxy, fault: Any
+) -> None:
+    cache.put("key", "value")
+    fault(proxy)
+    _, first = _timed(lambda: cache.remember("key", 60, lambda: "computed"))
+    assert first < BUDGET + SLACK
+    assert not cache.stats().available
+    costs = [_timed(lambda: cache.get("key"))[1] for _ in range(300)]
+    assert statistics.median(costs) < 0.002
+
+
+def test_a_slow_callback_does_not_pay_a_second_budget(cache: Any, proxy: FaultProxy) -> None:
+    cache.put("key", "value")
+    proxy.stall()
+    _, took = _timed(lambda: cache.remember("other", 60, lambda: time.sleep(0.3)))
+    assert took < BUDGET + 0.3 + SLACK / 2
+
+
+def test_each_failure_is_an_event_and_the_breaker_speaks_once(cache: Any, proxy: FaultProxy) -> None:
+    seen = _seen(cache)
+    proxy.refuse()
+    for _ in range(5):
+        cache.get("key")
+    degraded = [event for event in seen if isinstance(event, Degraded)]
+    assert [(event.operation, event.keys) for event in degraded] == [("get", ("key",))] * 5
+    assert all(isinstance(event.error, StoreUnavailable) for event in degraded)
+    assert sum(isinstance(event, BreakerOpened) for event in seen) == 1
+
+
+def test_when_the_server_is_back_so_is_the_cache_within_two_seconds(
+    cache: Any, proxy: FaultProxy, fault: Any, eventually: Eventually
+) -> None:
+    cache.put("key", "value")
+    seen = _seen(cache)
+    fault(proxy)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        assert cache.get("key") is None  # long enough for the pauses to reach their longest
+    proxy.pass_through()
+    assert eventually(lambda: cache.get("key"), timeout=2) == "value"
+    assert any(isinstance(event, BreakerClosed) for event in seen)
+
+
+@pytest.mark.parametrize("write", ["forget", "put", "flush tag", "flush", "expire"])
+def test_what_was_invalidated_while_the_server_was_away_is_not_served_when_it_is_back(
+    cache: Any, proxy: FaultProxy, eventually: Eventually, write: str
+) -> None:
+    cache.tags("books").put("key", "old")
+    proxy.stall()
+    match write:
+        case "forget":
+            cache.forget("key")
+        case "put":
+            cache.put("key", "new")
+        case "flush tag":
+            cache.tags("books").flush()
+        case "flush":
+            cache.flush()
+        case _:
+            cache.expire("key")
+    proxy.pass_through()
+    assert eventually(lambda: cache.put("probe", 1), timeout=2)
+    assert cache.get("key") is None
+    assert cache.many(["key"]) == {}
+    assert cache.remember("key", 60, lambda: "computed") == "computed"
+
+
+def test_a_strict_cache_raises(proxy: FaultProxy) -> None:
+    cache = Cache(proxy.url, timeout=BUDGET, strict=True)
+    proxy.refuse()
+    for call in (
+        lambda: cache.get("key"),
+        lambda: cache.put("key", 1),
+        lambda: cache.remember("key", 60, lambda: 1),
+        lambda: cache.increment("key"),
+        lambda: cache.flush(),
+    ):
+        with pytest.raises(StoreUnavailable):
+            call()
+    cache.close()
+
+
+def test_a_cancelled_call_leaves_the_connection_in_step(proxy: FaultProxy) -> None:
+    async def main() -> None:
+        cache = Cache(proxy.url, timeout=2.0, strict=True)
+        await cache.aput_many({f"key:{n}": n for n in range(50)})
+        proxy.delay(0.02)
+        for number in range(50):
+            task = asyncio.create_task(cache.aget(f"key:{number}"))
+            await asyncio.sleep(0)
+            if number % 2:
+                task.cancel()
+            result = (await asyncio.gather(task, return_exceptions=True))[0]
+            assert isinstance(result, asyncio.CancelledError) or result == number
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("api", ["blocking", "asyncio"])
+def test_a_server_that_is_killed_and_started_again_is_used_again_with_what_it_kept(
+    api: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    server = EmbeddedServer(tmp_path / "valkey")
+    server.start()
+    try:
+        for cache in _faces(api, Cache(server.url, timeout=BUDGET)):
+            cache.put("key", "value")
+            cache.tags("books").put("tagged", "value")
+            _on_disk(server.url)
+            os.kill(server.pid, signal.SIGKILL)
+            port = server.port
+            server.stop()  # of a dead process: reaps it
+            assert cache.remember("key", 60, lambda: "computed") == "computed"
+            cache.tags("books").flush()
+            server = EmbeddedServer(tmp_path / "valkey", port=port)
+            server.start()
+            assert eventually(lambda: cache.get("key"), timeout=2) == "value"
+            assert cache.get("tagged") is None
+    finally:
+        server.stop()
+
+
+def _on_disk(url: str) -> None:
+    """Wait until the server has written to disk what it was told."""
+    with redis.Redis.from_url(url) as client:
+        local, _ = client.execute_command("WAITAOF", 1, 0, 2000)
+    assert local == 1
