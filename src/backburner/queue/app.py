@@ -19,6 +19,7 @@ from backburner.queue.producer import publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
 from backburner.queue.task import PING, Task, ping
+from backburner.queue.transport.redis import by_ours
 from backburner.settings import Settings
 
 _RETRY_PATIENCE = 10
@@ -63,13 +64,19 @@ class Celery(celery.Celery):
 
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
         """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""
-        return self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options)
+        return self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options, ours=True)
 
     def connection_for_write(self, url: Any = None, **options: Any) -> Any:
-        """A connection that publishes. `url` may be anything that Celery or `ServerURL` understands."""
-        return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options)
+        """A connection for remote control and the like. `url` as above."""
+        return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options, ours=False)
 
-    def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any]) -> Any:
+    def connection_for_publishing(self) -> Any:
+        """A connection that tasks are published on."""
+        expires = self.conf.result_expires or 86_400
+        seconds = getattr(expires, "total_seconds", lambda: expires)()
+        return self._connect(self.conf.broker_write_url, WRITE_OPTIONS | {"job_record_expires": seconds}, {}, ours=True)
+
+    def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, ours: bool) -> Any:
         url, implied = celery_url(url)
         options["transport_options"] = {
             **(defaults if is_redis(url) else {}),
@@ -77,6 +84,9 @@ class Celery(celery.Celery):
             **implied,
             **(options.get("transport_options") or {}),
         }
+        if ours and not self.conf.broker_transport:
+            url, arguments = by_ours(url)
+            options = arguments | options
         return super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
 
     def _get_backend(self) -> Any:

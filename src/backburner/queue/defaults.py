@@ -80,9 +80,7 @@ def servers(settings: Settings) -> dict[str, Any]:
     main = ServerURL.parse(settings.redis_url)
     # A Sentinel URL of Celery's cannot carry the name of the master.
     options = {
-        "broker_transport_options": main.celery_options
-        if settings.celery_broker_url == main.celery_url
-        else {},
+        "broker_transport_options": main.celery_options if settings.celery_broker_url == main.celery_url else {},
         "result_backend_transport_options": (
             main.celery_options if settings.celery_result_backend == main.celery_url else {}
         ),

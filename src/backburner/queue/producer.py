@@ -5,12 +5,10 @@ enqueue twice when a reply is lost. Here the whole call has one deadline, and a 
 delivery to the server's script. How long a name lookup takes is the one thing that nobody can bound.
 """
 
-import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, cast
 
 import celery
 import celery.app.amqp
@@ -20,14 +18,14 @@ from kombu.exceptions import OperationalError
 
 from backburner.errors import PublishError
 from backburner.queue.deadline import OutOfTime, deadline
-from backburner.queue.servers import celery_url
-from backburner.queue.transport import publishing as transports
+from backburner.queue.transport.redis import delivery
 from backburner.redis.url import mask_password
 
-_TRANSPORTS = {"redis": transports.PLAIN, "rediss": transports.PLAIN, "sentinel": transports.SENTINEL}
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
 
 
-class NotEnqueued(PublishError, OperationalError):  # noqa: N818  # in the family of its parent
+class NotEnqueued(PublishError, OperationalError):  # in the family of its parent
     """A `PublishError` that code written for Celery knows as well: Celery promises an OperationalError."""
 
 
@@ -38,34 +36,12 @@ class AMQP(celery.app.amqp.AMQP):
     def producer_pool(self) -> Any:
         """The pool of producers that tasks are published with."""
         if self._producer_pool is None:  # type: ignore[has-type]  # the stubs leave it out
-            pool = pools.producers[_publishing_connection(self.app)]
+            pool = pools.producers[cast("Celery", self.app).connection_for_publishing()]
             pool.limit = self.app.pool.limit
             self._producer_pool = pool
         return self._producer_pool
 
     publisher_pool = producer_pool
-
-
-def _publishing_connection(app: celery.Celery) -> Any:
-    stock = app.connection_for_write()
-    transport = _TRANSPORTS.get(stock.transport_cls)
-    if transport is None:
-        return stock
-    expires = app.conf.result_expires or 86_400
-    options: dict[str, Any] = {"job_record_expires": getattr(expires, "total_seconds", lambda: expires)()}
-    url, _ = celery_url(app.conf.broker_write_url)
-    if isinstance(url, str) and url.startswith("redis+"):
-        return app.connection_for_write(url.replace("redis+", f"{transport}+", 1), transport_options=options)
-    # After an error kombu moves on to the next Sentinel's URL and takes the transport from it. All the
-    # Sentinels are asked each time anyway, so it may stay where it is.
-    stay: dict[str, Any] = (
-        {"failover_strategy": _first_host_again} if transport == transports.SENTINEL else {}
-    )
-    return app.connection_for_write(transport=transport, transport_options=options, **stay)
-
-
-def _first_host_again(urls: list[str]) -> Iterator[str]:
-    return itertools.repeat(urlsplit(urls[0]).hostname or "")
 
 
 @contextmanager
@@ -77,7 +53,7 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
     """
     started = time.monotonic()
     try:
-        with deadline(budget), transports.delivery():
+        with deadline(budget), delivery():
             yield
     except PublishError:
         raise

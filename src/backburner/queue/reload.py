@@ -89,9 +89,7 @@ class _Supervisor:
         try:
             from watchfiles import PythonFilter, watch
         except ImportError:
-            raise ConfigError(
-                "--reload needs the package watchfiles: pip install 'backburner[dev]'"
-            ) from None
+            raise SystemExit("--reload needs the package watchfiles: pip install 'backburner[dev]'") from None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         log.info("reload: watching %s", ", ".join(str(Path(each).resolve()) for each in self._directories))
@@ -107,9 +105,7 @@ class _Supervisor:
             raise_interrupt=False,
         ):
             if changes:
-                log.info(
-                    "reload: %s changed", ", ".join(sorted(os.path.relpath(path) for _, path in changes))
-                )
+                log.info("reload: %s changed", ", ".join(sorted(os.path.relpath(path) for _, path in changes)))
             if changes or not started:
                 # The first worker starts when changes are already noticed, so that none is missed.
                 self._start()
@@ -138,9 +134,7 @@ class _Supervisor:
             self._current, self._next = self._next, None
             self._spare = supervised.Worker(self._directories)
         if self._next is not None and not self._next.alive:
-            goes_on = (
-                "the worker goes on with the code of before" if self._current else "no worker is running"
-            )
+            goes_on = "the worker goes on with the code of before" if self._current else "no worker is running"
             log.error("reload: the code does not start, see above; %s. Save a change to try again", goes_on)
             self._next.close()
             self._next, self._spare = None, self._spare or supervised.Worker(self._directories)

@@ -81,9 +81,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             record = self._record()
             meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
         if meta["status"] == states.PENDING and record == {}:
-            raise UnknownJob(
-                f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
-            )
+            raise UnknownJob(f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
         return _snapshot(self.id, meta, record or {})
 
     async def asnapshot(self) -> JobSnapshot:
@@ -117,9 +115,7 @@ class Job(_Snapshots):
         except celery.exceptions.TimeoutError as error:
             if timeout is None or self._cache is not None:  # type: ignore[attr-defined]  # as above
                 raise  # the job's own failure
-            raise JobTimeout(
-                f"the job {self.id} did not finish within {timeout:g} s; it may still do so"
-            ) from error
+            raise JobTimeout(f"the job {self.id} did not finish within {timeout:g} s; it may still do so") from error
 
     async def aget(self, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109  # the twin of `get`
         """`get` without blocking the event loop."""
@@ -158,9 +154,7 @@ def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobS
         result=value if state == states.SUCCESS else None,
         error=f"{type(value).__name__}: {value}" if state in states.EXCEPTION_STATES else None,
         traceback=str(meta["traceback"]) if meta.get("traceback") else None,
-        enqueued_at=datetime.fromtimestamp(int(record["enqueued"]) / 1000, UTC)
-        if "enqueued" in record
-        else None,
+        enqueued_at=datetime.fromtimestamp(int(record["enqueued"]) / 1000, UTC) if "enqueued" in record else None,
         finished_at=datetime.fromisoformat(finished) if isinstance(finished, str) else finished,
     )
 

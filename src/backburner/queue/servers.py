@@ -32,9 +32,7 @@ def celery_url(url: Any) -> tuple[Any, dict[str, object]]:
 
 def is_redis(url: Any) -> bool:
     """Whether a translated URL means a Redis or Valkey server."""
-    return isinstance(url, str) and url.startswith(
-        ("redis://", "rediss://", "redis+socket://", "sentinel://")
-    )
+    return isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://"))
 
 
 def _one(url: str) -> tuple[str, dict[str, object]]:

@@ -1,10 +1,10 @@
-"""kombu's Redis transport as the producer uses it: within a deadline, and leaving a record of each job.
+"""kombu's Redis transport: bounded when it publishes, leaving a record of each job, and able to lose its server.
 
-Messages, queues and everything a consumer sees are stock kombu's. Consuming stays with the stock transport.
-Recovery of jobs whose worker was killed is therefore still kombu's visibility timeout (an hour unless
-configured).
+Messages, queues and the way a consumer gets them are stock kombu's. So is the recovery of jobs whose worker
+was killed: the visibility timeout, an hour unless configured.
 """
 
+import itertools
 import math
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
+import kombu
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
@@ -37,7 +39,7 @@ def delivery() -> Iterator[None]:
         _delivery.reset(token)
 
 
-class _Publishing(stock.Channel):
+class _Channel(stock.Channel):
     """What both channels below have in common."""
 
     from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
@@ -58,13 +60,10 @@ class _Publishing(stock.Channel):
         if "task" not in headers or "id" not in headers:
             super()._put(queue, message, **options)
             return
-        lists = (
-            [self._q_for_pri(queue, step) for step in self.priority_steps] if queue in self._expires else []
-        )
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps] if queue in self._expires else []
         self._enqueue(
             keys=[
-                self.global_keyprefix
-                + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
+                self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
                 self._record_key(headers["id"]),
                 *(self.global_keyprefix + key for key in lists),
             ],
@@ -91,39 +90,67 @@ class _Publishing(stock.Channel):
     def _enqueue(self) -> Any:
         return self._plain_client.register_script(ENQUEUE)
 
+    def close(self) -> None:
+        """Close, as kombu does, unless the connection was lost."""
+        if getattr(self.connection, "client", None) is None:
+            # kombu would return unacknowledged messages over the lost connection and fail with an error
+            # that ends the worker. They stay on the server, where the visibility timeout finds them.
+            self.do_restore = False
+        super().close()
+
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
         return pool
 
 
-class PublishingChannel(_Publishing):
-    """Publishes to a Redis or Valkey server."""
+class Channel(_Channel):
+    """Talks to a Redis or Valkey server."""
 
 
-class PublishingTransport(stock.Transport):
-    """For connections that only publish."""
+class Transport(stock.Transport):
+    """For a Redis or Valkey server."""
 
-    Channel = PublishingChannel
+    Channel = Channel
 
 
-class SentinelPublishingChannel(_Publishing, stock.SentinelChannel):
-    """Publishes to the master that Sentinels name."""
+class SentinelChannel(_Channel, stock.SentinelChannel):
+    """Talks to the master that Sentinels name."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, "job_record_expires")
 
 
-class SentinelPublishingTransport(stock.SentinelTransport):
-    """For connections that only publish, by way of Sentinels."""
+class SentinelTransport(stock.SentinelTransport):
+    """For a server found by way of Sentinels."""
 
-    Channel = SentinelPublishingChannel
+    Channel = SentinelChannel
 
 
-PLAIN = "backburner"
-SENTINEL = "backburner-sentinel"
+_PLAIN, _SENTINEL = "backburner", "backburner-sentinel"
 # kombu takes a transport for a Unix socket from the URL's scheme only, and a scheme must be an alias.
-TRANSPORT_ALIASES[PLAIN] = f"{__name__}:{PublishingTransport.__name__}"
-TRANSPORT_ALIASES[SENTINEL] = f"{__name__}:{SentinelPublishingTransport.__name__}"
+TRANSPORT_ALIASES[_PLAIN] = f"{__name__}:{Transport.__name__}"
+TRANSPORT_ALIASES[_SENTINEL] = f"{__name__}:{SentinelTransport.__name__}"
+# What logs and monitors see.
+kombu.Connection.resolve_aliases |= {_PLAIN: "redis", _SENTINEL: "sentinel"}
+
+
+def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
+    """The URL and the arguments that make a kombu connection use a transport from here; other brokers as they are."""
+    if not isinstance(url, str):
+        return url, {}
+    if url.startswith("redis+socket://"):
+        return url.replace("redis", _PLAIN, 1), {}
+    if url.startswith(("redis://", "rediss://")):
+        return url, {"transport": _PLAIN}
+    if url.startswith("sentinel://"):
+        # After an error kombu moves on to the next Sentinel's URL and takes the transport from it. All
+        # Sentinels are asked each time anyway, so it may stay where it is.
+        return url, {"transport": _SENTINEL, "failover_strategy": _first_host_again}
+    return url, {}
+
+
+def _first_host_again(urls: list[str]) -> Iterator[str]:
+    return itertools.repeat(urlsplit(urls[0]).hostname or "")
 
 
 def _seconds_until(eta: str | None) -> float:

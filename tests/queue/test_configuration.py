@@ -1,0 +1,152 @@
+"""How settings, arguments and Celery's own configuration become servers and defaults. No server is needed."""
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import celery
+import pytest
+
+import backburner
+from backburner.errors import ConfigError
+from backburner.queue import Celery
+from backburner.settings import Settings
+
+
+def build(**arguments: Any) -> Celery:
+    return Celery("tests", set_as_current=False, **arguments)
+
+
+def broker(app: Celery) -> str:
+    connection = app.connection_for_write()
+    return f"{connection.transport_cls}://{connection.hostname}:{connection.port}/{connection.virtual_host or 0}"
+
+
+def test_the_app_is_a_celery_app_with_our_name_at_the_top() -> None:
+    assert issubclass(backburner.Celery, celery.Celery)
+    assert backburner.Celery is Celery
+
+
+def test_the_servers_follow_from_the_settings() -> None:
+    app = build(settings=Settings(redis_host="db.example", redis_port=7000, redis_db=3))
+    assert broker(app) == "redis://db.example:7000/3"
+    assert app.backend.as_uri() == "redis://db.example:7000/3"
+
+
+def test_without_arguments_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "valkey://db.example/2")
+    monkeypatch.setenv("CELERY_RESULT_EXPIRES", "60")
+    app = build()
+    assert broker(app) == "redis://db.example:6379/2"
+    assert app.conf.result_expires == 60
+
+
+def test_explicit_servers_are_taken_as_celery_takes_them() -> None:
+    app = build(broker="redis://one", backend="redis://two/4")
+    assert broker(app) == "redis://one:6379/0"
+    assert app.backend.as_uri() == "redis://two:6379/4"
+    assert type(build(broker="redis://one").backend).__name__ == "DisabledBackend"
+
+
+def test_the_users_configuration_wins_over_our_defaults() -> None:
+    app = build(settings=Settings(), task_acks_late=False)
+    app.config_from_object(SimpleNamespace(worker_prefetch_multiplier=8, broker_url="redis://configured"))
+    app.conf.update(timezone="Europe/Amsterdam")
+    assert not app.conf.task_acks_late
+    assert app.conf.worker_prefetch_multiplier == 8
+    assert str(app.timezone) == "Europe/Amsterdam"
+    assert broker(app) == "redis://configured:6379/0"
+    assert app.conf.task_track_started, "the rest stays ours"
+
+
+def test_a_namespace_as_django_projects_use_it_wins_too() -> None:
+    app = build()
+    app.config_from_object(
+        SimpleNamespace(CELERY_BROKER_URL="redis://django", CELERY_TASK_ACKS_LATE=False), namespace="CELERY"
+    )
+    assert broker(app) == "redis://django:6379/0"
+    assert not app.conf.task_acks_late
+    assert app.conf.task_track_started
+
+
+def test_only_json_is_accepted() -> None:
+    assert build().conf.accept_content == ["json"]
+
+
+@pytest.mark.parametrize(
+    ("url", "uri"),
+    [
+        ("valkey://:pw@host:7000/2", "redis://:pw@host:7000/2"),
+        ("unix:///run/valkey.sock?db=2", "redis+socket:///run/valkey.sock?virtual_host=2"),
+        ("rediss://host", "rediss://host:6379/0"),
+        ("redis+sentinel://one,two:7/shop/2", "sentinel://one:26379/2"),
+    ],
+)
+def test_every_dialect_of_a_servers_url_is_understood(url: str, uri: str) -> None:
+    app = build(broker=url, backend=url)
+    assert app.connection_for_write().as_uri(include_password=True) == uri
+    for connection in (app.connection_for_read(), app.connection_for_publishing()):
+        assert connection.transport.__class__.__module__ == "backburner.queue.transport.redis"
+    assert type(app.backend).__module__ == "backburner.queue.backend"
+
+
+def test_sentinels_are_asked_for_their_master() -> None:
+    app = build(settings=Settings(redis_url="redis+sentinel://:pw@one,two/shop/2"))
+    for connection in (app.connection_for_read(), app.connection_for_publishing()):
+        assert connection.transport_options["master_name"] == "shop"
+        assert len(connection.alt) == 2
+    pool = app.backend.client.connection_pool
+    assert pool.service_name == "shop"
+
+
+def test_tls_is_verified_unless_told_otherwise() -> None:
+    app = build(broker="rediss://host", backend="rediss://host")
+    assert app.connection_for_read().ssl["ssl_cert_reqs"].name == "CERT_REQUIRED"
+    assert app.backend.connparams["ssl_cert_reqs"].name == "CERT_REQUIRED"
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:guest@host//", "memory://"])
+def test_other_brokers_are_left_alone(url: str) -> None:
+    app = build(broker=url, backend="cache+memory://")
+    connection = app.connection_for_write()
+    assert connection.transport_cls == url.partition(":")[0]
+    assert "socket_timeout" not in connection.transport_options
+
+
+def test_a_broker_that_keeps_no_records_leaves_states_to_celery() -> None:
+    app = build(broker="memory://", backend="cache+memory://")
+    assert app.AsyncResult("nobody-knows").state == "PENDING"
+    assert app.AsyncResult("nobody-knows").snapshot().state == "PENDING"
+
+
+def test_a_wrong_url_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match="sentinel"):
+        build(broker="redis+sentinel://host").connection_for_write()
+
+
+def test_an_app_survives_pickling_as_spawned_workers_need() -> None:
+    app = pickle.loads(pickle.dumps(build(settings=Settings(redis_url="redis://elsewhere:1/1"))))
+    assert isinstance(app, Celery)
+    assert broker(app) == "redis://elsewhere:1/1"
+
+
+def test_a_base_class_of_celerys_own_gets_our_verbs() -> None:
+    class Audited(celery.Task):
+        max_retries = 7
+
+    app = build()
+
+    @app.task(base=Audited, shared=False)
+    def audited() -> None: ...
+
+    assert audited.max_retries == 7
+    assert audited.adelay
+    assert isinstance(audited._get_current_object(), Audited)
+
+
+def test_shared_tasks_get_our_verbs() -> None:
+    @celery.shared_task(name="tests.shared")
+    async def shared(number: int) -> int:
+        return number
+
+    assert build().tasks["tests.shared"].adelay

@@ -1,0 +1,132 @@
+"""Workers as users start them: what survives a crash, what stock Celery makes of us, and the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import celery
+import psutil
+import pytest
+import redis
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from tests.processes import Program, search_path
+from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close, runs
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path / "own server") as server:
+        yield server
+
+
+def celery_command(arguments: str, url: str, cwd: Path = PROGRAMS) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", *arguments.split()],
+        cwd=cwd,
+        env={**os.environ, "PATH": search_path(), "REDIS_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_job_whose_worker_is_killed_is_done_by_another(
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, released: Path, eventually: Eventually
+) -> None:
+    app = make_app(own_server.url)
+    with start_worker(own_server.url, "--pool=solo") as first:
+        job = app.tasks["wait_for"].delay(str(released))
+        eventually(lambda: runs(released) == 1)
+        first.process.kill()
+    released.touch()
+    with start_worker(own_server.url, "--pool=solo", app="impatient"):
+        assert job.get(timeout=20) == "released"
+    assert runs(released) == 2
+
+
+def test_producer_and_worker_live_through_a_restart_of_the_broker(
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    add = make_app(own_server.url).tasks["add"]
+    with start_worker(own_server.url):
+        assert add.delay(1, 2).get(timeout=5) == 3
+        port = own_server.port
+        os.kill(own_server.pid, signal.SIGKILL)
+        own_server.stop()
+        again = EmbeddedServer(tmp_path / "own server", port=port)
+        again.start()
+        try:
+            assert add.delay(3, 4).get(timeout=20) == 7
+        finally:
+            again.stop()
+
+
+def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = make_app(own_server.url).tasks["add"]
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        with start_worker(own_server.url, "--pool=solo"):
+            hours = add.apply_async((0, 0), eta=datetime.utcnow() + timedelta(hours=3))
+            started = time.monotonic()
+            soon = add.apply_async((1, 2), eta=datetime.utcnow() + timedelta(seconds=0.7))
+            sooner = add.apply_async((3, 4), countdown=0.7)
+            assert (soon.get(timeout=5), sooner.get(timeout=5)) == (3, 7)
+            assert 0.6 < time.monotonic() - started < 2
+            assert hours.state == "PENDING"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_stock_producers_and_ours_share_a_queue_with_both_kinds_of_workers(
+    app: Celery, worker: Program, url: str, start_worker: StartWorker
+) -> None:
+    with celery.Celery("stock", broker=url, backend=url, set_as_current=False) as stock:
+        job = stock.send_task("add", (1, 2))
+        assert job.get(timeout=5) == 3
+        assert app.AsyncResult(job.id).snapshot().result == 3, "known once it has run"
+        stock.backend.result_consumer.stop()
+        stock.backend.client.close()
+    stock_only = url.removesuffix("0") + "3"
+    ours = Celery("ours", broker=stock_only, backend=stock_only, set_as_current=False)
+    with start_worker(stock_only, app="stock", STOCK_URL=stock_only):
+        job = ours.send_task("stock.double", (21,))
+        assert job.get(timeout=5) == 42
+        assert job.snapshot().name == "stock.double"
+    close(ours)
+
+
+def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
+    assert "pong" in celery_command("-A jobs inspect ping", url)
+    assert "pong" in celery_command("-A jobs.app inspect ping", url)
+    assert "backburner.ping" in celery_command("-A jobs inspect registered", url)
+    usage = celery_command("-A jobs worker --help", url)
+    assert "--reload" in usage
+    assert "--reload-dir" in usage
+
+
+def test_a_worker_told_to_stop_leaves_no_process(
+    own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually
+) -> None:
+    with start_worker(own_server.url, "--pool=prefork -c 2") as worker:
+        children = psutil.Process(worker.process.pid).children(recursive=True)
+        assert len(children) >= 2
+        assert worker.stop() == 0
+    assert not [child for child in children if child.is_running()]
+    with redis.Redis.from_url(own_server.url) as client:
+        assert client.llen("celery") == 0
