@@ -1,10 +1,11 @@
 """A server that refuses, stalls, delays, cuts, dies and returns: what callers get, and how long it takes.
 
-Time limits are the budget plus what a busy machine may add; they tell a quarter of a second from the seconds that waiting
-would take, and microseconds from a quarter of a second. How fast it really is, is measured in benchmarks.
+Time limits are the budget plus what a busy machine may add; they tell a quarter of a second from the seconds that
+waiting would take, and microseconds from a quarter of a second. How fast it really is, is measured in benchmarks.
 """
 
 import asyncio
+import functools
 import os
 import signal
 import statistics
@@ -177,7 +178,7 @@ def test_a_strict_cache_raises(proxy: FaultProxy) -> None:
         lambda: cache.put("key", 1),
         lambda: cache.remember("key", 60, lambda: 1),
         lambda: cache.increment("key"),
-        lambda: cache.flush(),
+        cache.flush,
     ):
         with pytest.raises(StoreUnavailable):
             call()
@@ -219,7 +220,7 @@ def test_a_server_that_is_killed_and_started_again_is_used_again_with_what_it_ke
             cache.tags("books").flush()
             server = EmbeddedServer(tmp_path / "valkey", port=port)
             server.start()
-            assert eventually(lambda: cache.get("key"), timeout=2) == "value"
+            assert eventually(functools.partial(cache.get, "key"), timeout=2) == "value"
             assert cache.get("tagged") is None
     finally:
         server.stop()

@@ -10,6 +10,7 @@ and each has its own idea of Sentinel. This module knows all of them and does no
     TLS
 """
 
+import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -31,11 +32,16 @@ _SENTINEL = {
 SERVER_SCHEMES = frozenset({*_TCP, *_UNIX, *_SENTINEL})
 """All schemes that mean a Redis or Valkey server."""
 
+_SEPARATOR = re.compile(r";(?=[a-z+]+://)")  # a password may hold a semicolon too
 _EXAMPLES = "redis://localhost:6379/0, rediss://…, valkey://…, unix:///run/valkey.sock?db=0 or redis+sentinel://host1,host2/mymaster/0"
 
 
 def mask_password(url: str) -> str:
-    """The URL with its password replaced by ``***``: fit for logs and messages."""
+    """The URL, or Celery's list of them, with passwords replaced by ``***``: fit for logs and messages."""
+    return ";".join(_mask(one) for one in _SEPARATOR.split(url))
+
+
+def _mask(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     if not separator or not at or ":" not in credentials:

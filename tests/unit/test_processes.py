@@ -1,0 +1,64 @@
+"""A cache over a fork: the child gets connections and locks of its own."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from backburner import Cache
+
+
+def _in_child(work: Callable[[], bool]) -> bool:
+    """Whether `work` is true in a forked child."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_parent_and_child_do_not_share_a_connection(redis_url: str) -> None:
+    cache = Cache(redis_url, strict=True)
+    tagged = cache.tags("books")
+    tagged.put("key", "parent")
+
+    def child() -> bool:
+        same = all(cache.get("key") == "parent" for _ in range(200))
+        return same and tagged.put("of the child", 1)
+
+    assert _in_child(child)
+    assert all(cache.get("key") == "parent" for _ in range(200))
+    assert cache.get("of the child") == 1
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None:
+    cache = Cache("memory://")
+    cache.put("key", 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cache._memory._lock:
+            held.set()
+            assert done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        assert _in_child(lambda: cache.put("key", 2) and cache.get("key") == 2)
+    finally:
+        done.set()
+        thread.join()
+    assert cache.get("key") == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_computation_of_the_parent_is_not_waited_for_in_the_child() -> None:
+    cache = Cache("memory://")
+    assert cache.remember("key", 60, lambda: _in_child(lambda: cache.remember("other", 60, lambda: 5) == 5))

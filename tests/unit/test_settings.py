@@ -1,0 +1,143 @@
+"""One .env configures cache and queue; a wrong value is explained and no secret is shown."""
+
+from pathlib import Path
+
+import pytest
+
+from backburner import Cache, Settings
+from backburner.errors import ConfigError
+
+GUIDE = """\
+# Redis Configuration
+REDIS_HOST=localhost
+REDIS_PORT=6379
+REDIS_DB=0
+REDIS_PASSWORD=  # Optional, leave empty if no password
+
+# Cache Configuration
+CACHE_PREFIX=cache:
+CACHE_DEFAULT_TTL=3600  # Default TTL in seconds (1 hour)
+CACHE_SERIALIZER=json   # Options: json, pickle
+
+# Celery will use Redis settings automatically
+# Or you can override:
+CELERY_BROKER_URL=redis://localhost:6379/0
+CELERY_RESULT_BACKEND=redis://localhost:6379/0
+"""
+
+
+def test_the_guides_env_file_loads_as_printed() -> None:
+    Path(".env").write_text(GUIDE)
+    settings = Settings()
+    assert (settings.redis_host, settings.redis_port, settings.redis_db) == ("localhost", 6379, 0)
+    assert settings.redis_password is None
+    assert (settings.cache_prefix, settings.cache_default_ttl, settings.cache_serializer) == ("cache:", 3600, "json")
+    assert settings.redis_url == settings.cache_url == "redis://localhost:6379/0"
+    assert settings.celery_broker_url == settings.celery_result_backend == "redis://localhost:6379/0"
+
+
+def test_without_any_setting_the_defaults_of_the_guide_count() -> None:
+    settings = Settings()
+    assert settings.redis_url == "redis://localhost:6379/0"
+    assert settings.celery_broker_url == settings.celery_result_backend == "redis://localhost:6379/0"
+    assert (settings.cache_prefix, settings.cache_default_ttl, settings.cache_serializer) == ("cache:", 3600, "json")
+    assert not settings.names_a_server
+
+
+def test_cache_and_celery_follow_the_parts_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOST": "cache.internal", "PORT": "6380", "DB": "2", "PASSWORD": "p@ss/w:rd"}.items():
+        monkeypatch.setenv(f"REDIS_{name}", value)
+    settings = Settings()
+    url = "redis://:p%40ss%2Fw%3Ard@cache.internal:6380/2"
+    assert settings.redis_url == settings.cache_url == settings.celery_broker_url == url
+    assert settings.celery_result_backend == url
+    assert settings.names_a_server
+
+
+def test_a_url_wins_over_the_parts_and_celery_gets_its_own_dialect() -> None:
+    settings = Settings(redis_url="unix:///run/valkey.sock?db=3", redis_host="ignored")
+    assert settings.cache_url == "unix:///run/valkey.sock?db=3"
+    assert settings.celery_broker_url == "redis+socket:///run/valkey.sock?virtual_host=3"
+
+
+def test_what_is_said_of_celery_wins_over_what_follows() -> None:
+    settings = Settings(redis_url="valkey://one", celery_broker_url="amqp://guest@rabbit//")
+    assert settings.celery_broker_url == "amqp://guest@rabbit//"
+    assert settings.celery_result_backend == "redis://one:6379/0"
+
+
+def test_the_environment_wins_over_the_file_and_arguments_win_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("REDIS_PORT=1\nCACHE_PREFIX=file:\nCACHE_TIMEOUT=3\n")
+    monkeypatch.setenv("REDIS_PORT", "2")
+    monkeypatch.setenv("CACHE_PREFIX", "environment:")
+    settings = Settings(redis_port=4)
+    assert (settings.redis_port, settings.cache_prefix, settings.cache_timeout) == (4, "environment:", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("REDIS_PORT", "banana", "valid integer"),
+        ("REDIS_PORT", "70000", "less than or equal to 65535"),
+        ("REDIS_DB", "-1", "greater than or equal to 0"),
+        ("REDIS_URL", "http://localhost", "redis://localhost:6379/0"),
+        ("REDIS_URL", "redis://localhost/books", "must be a number"),
+        ("CACHE_URL", "file:///tmp", "redis://localhost:6379/0"),
+        ("CACHE_DEFAULT_TTL", "0", "greater than 0"),
+        ("CACHE_SERIALIZER", "xml", "'json' or 'pickle'"),
+        ("CELERY_BROKER_URL", "localhost:6379", "must be a URL"),
+        ("CELERY_PUBLISH_TIMEOUT", "soon", "valid number"),
+        ("SMTP_URL", "localhost", "smtps?://"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_the_value_and_what_is_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        Settings()
+    assert f"{name}={value!r}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(redis_port="x", cache_serializer="y")
+    assert "REDIS_PORT" in str(caught.value)
+    assert "CACHE_SERIALIZER" in str(caught.value)
+
+
+def test_no_secret_is_shown_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        redis_password="hunter2",
+        redis_url="redis://user:hunter2@host",
+        cache_signing_key="hunter2hunter2hunter2",
+        celery_broker_url="amqp://user:hunter2@rabbit",
+        database_url="postgresql://user:hunter2@db/books",
+        smtp_url="smtp://user:hunter2@mail",
+    )
+    assert "hunter2" not in repr(settings) + str(settings)
+    assert "hunter2" not in repr(Cache.from_settings(settings))
+    for name, value in {"REDIS_URL": "redis://user:hunter2@host/x", "CACHE_URL": "nothing://a:hunter2@b"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        Settings(redis_password=["hunter2"])
+    assert "hunter2" not in str(caught.value)
+    assert "***" in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_pickle_needs_a_signing_key() -> None:
+    with pytest.raises(ConfigError, match="CACHE_SIGNING_KEY"):
+        Cache.from_settings(Settings(cache_url="memory://", cache_serializer="pickle"))
+    cache = Cache.from_settings(
+        Settings(cache_url="memory://", cache_serializer="pickle", cache_signing_key="0123456789abcdef")
+    )
+    cache.put("key", {1, 2})
+    assert cache.get("key") == {1, 2}
+
+
+def test_a_cache_without_a_prefix_is_refused() -> None:
+    with pytest.raises(ConfigError, match="prefix"):
+        Cache("memory://", prefix="")

@@ -1,0 +1,79 @@
+"""A server's URL in each dialect that people write, and in each that libraries want."""
+
+import pytest
+
+from backburner.errors import ConfigError
+from backburner.redis.url import ServerURL, mask_password
+
+
+@pytest.mark.parametrize(
+    ("written", "redis_py", "celery"),
+    [
+        ("redis://localhost", "redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("valkey://host:1/2", "redis://host:1/2", "redis://host:1/2"),
+        ("redis://:secret@host", "redis://:secret@host:6379/0", "redis://:secret@host:6379/0"),
+        ("redis://u%40x:p%2F@host", "redis://u%40x:p%2F@host:6379/0", "redis://u%40x:p%2F@host:6379/0"),
+        ("redis://[::1]:7/3", "redis://[::1]:7/3", "redis://[::1]:7/3"),
+        ("redis://host?db=4", "redis://host:6379/4", "redis://host:6379/4"),
+        ("redis://host?protocol=3", "redis://host:6379/0?protocol=3", "redis://host:6379/0?protocol=3"),
+        ("rediss://host", "rediss://host:6379/0", "rediss://host:6379/0?ssl_cert_reqs=required"),
+        ("valkeys://host", "rediss://host:6379/0", "rediss://host:6379/0?ssl_cert_reqs=required"),
+        ("unix:///run/v.sock", "unix:///run/v.sock?db=0", "redis+socket:///run/v.sock?virtual_host=0"),
+        ("valkey+unix:///run/v.sock", "unix:///run/v.sock?db=0", "redis+socket:///run/v.sock?virtual_host=0"),
+        (
+            "redis+socket://:pw@/run/v.sock?virtual_host=2",
+            "unix://:pw@/run/v.sock?db=2",
+            "redis+socket://:pw@/run/v.sock?virtual_host=2",
+        ),
+    ],
+)
+def test_each_dialect_is_read_and_written(written: str, redis_py: str, celery: str) -> None:
+    server = ServerURL.parse(written)
+    assert server.redis_url == redis_py
+    assert server.celery_url == celery
+    assert ServerURL.parse(server.celery_url) == server or server.tls
+    assert ServerURL.parse(server.redis_url) == server
+
+
+def test_sentinels_are_read_and_written() -> None:
+    server = ServerURL.parse("redis+sentinel://:pw@one,two:5/mymaster/3")
+    assert server.sentinels == (("one", 26379), ("two", 5))
+    assert (server.master, server.database, server.password) == ("mymaster", 3, "pw")
+    assert server.celery_url == "sentinel://:pw@one:26379/3;sentinel://:pw@two:5/3"
+    assert server.celery_options == {"master_name": "mymaster"}
+    assert server.masked == "redis+sentinel://one:26379,two:5/mymaster/3"
+    assert ServerURL.parse("rediss+sentinel://one/mymaster").tls
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://:secret@localhost",
+        "redis://:secret@localhost/books",
+        "redis://:secret@localhost:port",
+        "redis://:secret@localhost:99999",
+        "unix://",
+        "redis+sentinel://:secret@one,two",
+        "redis+sentinel://:secret@one:port/mymaster",
+    ],
+)
+def test_nonsense_is_refused_with_examples_and_without_the_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis://localhost:6379/0") as caught:
+        ServerURL.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://user:pw@host/0", "redis://user:***@host/0"),
+        ("redis://:p@w:x@host/0", "redis://:***@host/0"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("not a url", "not a url"),
+        ("sentinel://:a@one;sentinel://:b@two", "sentinel://:***@one;sentinel://:***@two"),
+    ],
+)
+def test_passwords_are_masked(url: str, masked: str) -> None:
+    assert mask_password(url) == masked
