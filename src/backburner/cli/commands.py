@@ -1,0 +1,52 @@
+"""What can be typed after ``backburner``. Each command imports what it needs only when it runs."""
+
+from typing import Annotated
+
+import typer
+
+# Without rich, whose import would triple the time of --help.
+app = typer.Typer(
+    help="Caching and background jobs for FastAPI: keep it warm, cook it later.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def dev(
+    check: Annotated[
+        bool, typer.Option("--check", help="Start everything beside, send one job and one request through, stop.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the API; if it is busy, the next free one.")
+    ] = 8000,
+    host: Annotated[str, typer.Option(help="Address the API listens on.")] = "127.0.0.1",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin with nothing: forget all that is kept under .backburner/.")
+    ] = False,
+) -> None:
+    """Run the project in this directory: server, migrations, API, worker, beat, Flower and a mail catcher.
+
+    Nothing needs to be installed as a service. Ctrl-C stops everything; a second Ctrl-C at once.
+    """
+    from importlib.util import find_spec
+
+    wanted = ("uvicorn", "celery", "flower", "aiosmtpd", "watchfiles", "psutil", "rich", "starlette")
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        typer.echo(f'`backburner dev` needs {", ".join(missing)}: pip install "backburner[dev]"', err=True)
+        raise typer.Exit(1)
+    from backburner.cli import check as checking
+    from backburner.cli import dev as running
+
+    raise typer.Exit(checking.check() if check else running.dev(host, port, fresh=fresh))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    typer.echo(f"backburner {version_of('backburner')}")

@@ -1,0 +1,28 @@
+"""``python -m backburner.cli.guard MARK``: outlives a killed `backburner dev`, to end what that left behind.
+
+The parent holds the other end of standard input, which closes when it dies, however it dies. What then still runs
+has no parent any more and is ended. The embedded server stays, for the next start to take over.
+"""
+
+import subprocess
+import sys
+
+from backburner.cli.family import Family
+
+_PATIENCE = 3.0  # seconds for a worker to finish or give back its jobs
+
+
+def post(family: Family) -> "subprocess.Popen[bytes]":
+    """Start a guard. It leaves when its standard input is closed."""
+    return subprocess.Popen(  # noqa: S603 (this very interpreter)
+        [sys.executable, "-P", "-m", "backburner.cli.guard", family.mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    Family(sys.argv[1]).end(_PATIENCE)

@@ -1,0 +1,67 @@
+"""The mail catcher: SMTP on one port, the page on another, both in this process and its event loop."""
+
+import asyncio
+import socket
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import uvicorn
+
+from backburner.cli.mailbox import Mailbox
+from backburner.cli.mailpage import mail_page
+from backburner.errors import ConfigError
+from backburner.ports import LOOPBACK, free_ports
+
+
+class MailServer:
+    """Both ports are taken at once when it is made, so that programs can be told them; `start` serves them."""
+
+    def __init__(self, directory: Path, smtp_port: int | None, page_port: int | None) -> None:
+        self._mailbox = Mailbox(directory)
+        self._smtp_socket = _listen(smtp_port)
+        self._page_socket = _listen(page_port)
+        self._smtp: asyncio.Server | None = None
+        self._page: _PageServer | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def smtp_port(self) -> int:
+        return int(self._smtp_socket.getsockname()[1])
+
+    @property
+    def page_port(self) -> int:
+        return int(self._page_socket.getsockname()[1])
+
+    async def start(self) -> None:
+        """Begin to serve. Who connected before is served now."""
+        loop = asyncio.get_running_loop()
+        self._smtp = await loop.create_server(self._mailbox.protocol, sock=self._smtp_socket)
+        config = uvicorn.Config(
+            mail_page(self._mailbox), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._page = _PageServer(config)
+        self._serving = asyncio.create_task(self._page.serve(sockets=[self._page_socket]))
+
+    async def stop(self) -> None:
+        """Serve no more."""
+        if self._smtp is not None:
+            self._smtp.close()
+        if self._page is not None and self._serving is not None:
+            self._page.should_exit = True
+            await self._serving
+        self._smtp_socket.close()
+        self._page_socket.close()
+
+
+class _PageServer(uvicorn.Server):
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()  # signals are for whoever runs us
+
+
+def _listen(wanted: int | None) -> socket.socket:
+    for port in free_ports(wanted):
+        try:
+            return socket.create_server((LOOPBACK, port))
+        except OSError:
+            continue  # somebody was faster
+    raise ConfigError(f"no free port near {wanted} for the mail catcher")

@@ -1,0 +1,112 @@
+"""Which programs a project needs while one works on it, and how each is started. Pure: nothing is started here."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backburner.cli.project import Found
+from backburner.cli.service import Program
+
+PROBE_PATH = "/.well-known/backburner-dev"
+"""Asked of the API until it answers, with whatever status; lines that name it are not shown."""
+
+_GRACE = 2  # seconds that uvicorn gives open connections
+_ROOT_WARNING = "You're running the worker with superuser privileges"
+
+
+def api(app: Found, host: str, port: int) -> Program:
+    """The web application, reloaded on changes."""
+    return Program(
+        "api",
+        python(
+            *("uvicorn", app.name, "--reload", "--host", host, "--port", str(port)),
+            *("--timeout-graceful-shutdown", str(_GRACE)),
+        ),
+        ready_url=local_url(host, port) + PROBE_PATH,
+    )
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a server that listens on `host` is found from this machine."""
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 (compared, not bound)
+    return f"http://{'127.0.0.1' if everywhere else host}:{port}"
+
+
+def worker(celery: Found, options: Sequence[str] = ()) -> Program:
+    """A Celery worker, reloaded on changes if its application can do that."""
+    reload = ("--reload",) if celery.reloads else ()
+    # Asking the neighbours takes a second, and here there are none.
+    alone = ("--without-mingle", "--without-gossip")
+    return Program(
+        "worker",
+        python("celery", "-q", "-A", celery.name, "worker", "--loglevel=info", *alone, *reload, *options),
+        ready_line=re.compile(r"\S+@\S+ ready\."),
+        hurry=signal.SIGTERM if celery.reloads else signal.SIGQUIT,
+    )
+
+
+def beat(celery: Found, schedule: Path) -> Program:
+    """Celery's clock for periodic jobs."""
+    return Program(
+        "beat",
+        python("celery", "-q", "-A", celery.name, "beat", "--loglevel=info", f"--schedule={schedule}"),
+        ready_line=re.compile(r"beat: Starting"),
+    )
+
+
+def flower(celery: Found, port: int) -> Program:
+    """Flower, which shows workers and jobs."""
+    return Program(
+        "flower",
+        # Its warnings are about workers that it does not find while they restart.
+        python(
+            *("celery", "-q", "-A", celery.name, "flower"),
+            *("--address=127.0.0.1", f"--port={port}", "--logging=error"),
+        ),
+        ready_url=f"http://127.0.0.1:{port}/healthcheck",
+    )
+
+
+def migrations() -> Program:
+    """Bring the database to the newest version."""
+    return Program("alembic", python("alembic", "upgrade", "head"))
+
+
+def ping(celery: Found, queue: str | None) -> Program:
+    """Have the worker do one job."""
+    return Program("job", python("backburner.cli.ping", celery.name, *([queue] if queue else [])))
+
+
+def python(*arguments: str) -> list[str]:
+    """The command line that runs a module with this interpreter."""
+    return [sys.executable, "-m", *arguments]
+
+
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    """The environment of the programs: ours and `variables`."""
+    ours = dict(os.environ)
+    if os.geteuid() == 0:  # as in a container, where Celery's advice not to does not help
+        warnings = ours.get("PYTHONWARNINGS")
+        ours["PYTHONWARNINGS"] = f"{warnings},ignore:{_ROOT_WARNING}" if warnings else f"ignore:{_ROOT_WARNING}"
+    return {**ours, "PYTHONUNBUFFERED": "1", **variables}
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports to prefer; None means any free one."""
+
+    host: str = "127.0.0.1"
+    server: bool = True
+    """Whether the embedded server is to have the port of the settings."""
+    api: int | None = 8000
+    flower: int | None = 5555
+    smtp: int | None = 1025
+    mail: int | None = 8025
+
+    @classmethod
+    def any_free(cls) -> "Ports":
+        return cls(server=False, api=None, flower=None, smtp=None, mail=None)

@@ -1,0 +1,215 @@
+"""One run of a project: server, migrations, programs and mail catcher, started and stopped in order."""
+
+import asyncio
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from redis.exceptions import RedisError
+
+from backburner.cli import guard, plan
+from backburner.cli.home import Home
+from backburner.cli.mailserver import MailServer
+from backburner.cli.project import Found, Project
+from backburner.cli.screen import Row
+from backburner.cli.service import Log, Program, Service, run_to_the_end
+from backburner.errors import ConfigError, StoreUnavailable
+from backburner.ports import free_ports
+from backburner.redis.client import connect
+from backburner.redis.embedded import EmbeddedServer
+from backburner.redis.url import ServerURL, mask_password
+from backburner.settings import Settings
+
+_SERVER_PATIENCE = 1.0  # seconds for a server that the settings name
+
+# Seconds from the signal to stop. With what the mail catcher and the server take, all is over within 5.
+_FRONT_UNTIL = 1.0
+_WORKER_UNTIL = 3.0
+_KILL_AT = 4.4
+
+
+class Run:
+    """What `backburner dev` and its check have in common. Whatever becomes of starting it, call `stop`."""
+
+    def __init__(self, project: Project, home: Home, settings: Settings, ports: plan.Ports, log: Log) -> None:
+        self.project = project
+        self.settings = settings
+        self.services: list[Service] = []
+        self._rows: list[Row] = []
+        self.notes: list[str] = []
+        self.api_url: str | None = None
+        self.environment: dict[str, str] = {}
+        self._home = home
+        self._family = home.family.of_run()
+        self._ports = ports
+        self._log = log
+        self._server: EmbeddedServer | None = None
+        self._mail: MailServer | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    async def reach_server(self) -> None:
+        """Start the embedded server, or see that the one named in the settings answers.
+
+        Raises:
+            StoreUnavailable: it does not.
+            ConfigError: there is no embedded server for this machine.
+        """
+        if self.settings.names_a_server:
+            await self._ask_server()
+            self._row("server", self.server, "yours, named in the settings")
+            return
+        wanted = self.settings.redis_port if self._ports.server else None
+        self._server = self._home.server(wanted).start()
+        self.settings = Settings(redis_url=self._server.url)
+        self._note_if_moved("Valkey", wanted, self._server.port)
+        kept = self._home.directory.relative_to(self.project.directory) / "valkey"
+        self._row("valkey", self._server.url, f"{'taken over' if self._server.adopted else 'embedded'}, data in {kept}")
+
+    async def prepare(self, extra: Mapping[str, str]) -> bool:
+        """Catch mail and bring the database up to date. Gives whether the migrations went well.
+
+        `extra` are further variables for the programs' environment.
+        """
+        self._guard = guard.post(self._family)
+        self.environment = plan.environment(
+            {"REDIS_URL": self.settings.redis_url, "SMTP_URL": await self._catch_mail(), **extra}
+        )
+        if self.project.celery is not None:
+            # Slow to start and in need of nothing, so it goes first.
+            self._start_flower(self.project.celery)
+        if not self.project.has_migrations:
+            return True
+        return await self.once(plan.migrations()) == 0
+
+    async def start_programs(self, worker_options: Sequence[str] = ()) -> None:
+        """Start everything that is kept running."""
+        if self.project.app is not None:
+            port = self._port("the API", self._ports.api, self._ports.host)
+            self.api_url = plan.local_url(self._ports.host, port)
+            self._start(plan.api(self.project.app, self._ports.host, port))
+            self._row("api", self.api_url, f"{self.project.app.name}, reloads; documentation at /docs")
+        if self.project.celery is not None:
+            reloads = "reloads" if self.project.celery.reloads else "does not reload: that needs backburner.Celery"
+            self._start(plan.worker(self.project.celery, worker_options))
+            self._row("worker", self.project.celery.name, f"does the jobs, {reloads}")
+            self._start(plan.beat(self.project.celery, self._home.directory / "beat-schedule"))
+            self._row("beat", self.project.celery.name, "enqueues periodic jobs")
+        self._say_what_was_found()
+
+    @property
+    def server(self) -> str:
+        """The server's URL, fit to be shown."""
+        return ServerURL.parse(self.settings.redis_url).masked
+
+    async def once(self, program: Program) -> int:
+        """Run a program that ends by itself. Gives its exit code."""
+        return await run_to_the_end(program, self.project.directory, self.environment, self._family, self._show)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What runs where, what one opens most first."""
+        order = ("api", "flower", "mail", "worker", "beat", "valkey", "server")
+        return sorted(self._rows, key=lambda row: order.index(row.name))
+
+    async def stop(self) -> None:
+        """Stop everything in order: who enqueues, who works, who stores. May be called again."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        workers = [service for service in self.services if service.name == "worker"]
+        front = [service for service in self.services if service.name != "worker"]
+        for service in sorted(front, key=lambda service: service.name):
+            service.stop()
+        await _ended(front, began + _FRONT_UNTIL - clock())
+        for worker in workers:
+            worker.stop()
+        if not await _ended(workers, began + _WORKER_UNTIL - clock()):
+            for worker in workers:
+                worker.hurry()
+        if not await _ended(self.services, began + _KILL_AT - clock()):
+            self.kill()
+            await _ended(self.services, 1)
+        self._family.end(patience=0)  # what has left its parent
+        mail, self._mail = self._mail, None
+        if mail is not None:
+            await mail.stop()
+        sentry, self._guard = self._guard, None
+        if sentry is not None:
+            sentry.communicate()
+        if self._server is not None:
+            self._server.stop()
+
+    def kill(self) -> None:
+        """End all programs at once. The server is left to `stop`: it holds data."""
+        for service in self.services:
+            service.kill()
+        self._family.kill()
+
+    async def _ask_server(self) -> None:
+        client = connect(self.settings.redis_url, timeout=_SERVER_PATIENCE)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(client.ping), 2 * _SERVER_PATIENCE)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(
+                f"{self.server} does not answer ({mask_password(str(error))}): start that server, or remove REDIS_URL and "
+                "REDIS_HOST from the environment and from .env to use the embedded one"
+            ) from error
+        finally:
+            client.close()
+
+    async def _catch_mail(self) -> str:
+        if "smtp_url" in self.settings.model_fields_set:
+            self._row(
+                "mail", mask_password(self.settings.smtp_url), "yours, named in the settings: mail is really sent"
+            )
+            return self.settings.smtp_url
+        self._mail = mail = MailServer(self._home.directory / "mail", self._ports.smtp, self._ports.mail)
+        await mail.start()
+        self._note_if_moved("the mail catcher's SMTP", self._ports.smtp, mail.smtp_port)
+        self._note_if_moved("the mail page", self._ports.mail, mail.page_port)
+        url = f"smtp://127.0.0.1:{mail.smtp_port}"
+        self._row("mail", f"http://127.0.0.1:{mail.page_port}", f"shows what is sent to {url}")
+        return url
+
+    def _start_flower(self, celery: Found) -> None:
+        port = self._port("Flower", self._ports.flower)
+        self._start(plan.flower(celery, port))
+        self._row("flower", f"http://127.0.0.1:{port}", "workers and jobs")
+
+    def _start(self, program: Program) -> None:
+        directory = self.project.directory
+        self.services.append(Service(program, directory, self.environment, self._family, self._show))
+
+    def _port(self, whose: str, wanted: int | None, host: str = "127.0.0.1") -> int:
+        port = next(free_ports(wanted, host), None)
+        if port is None:
+            raise ConfigError(f"no free port for {whose} near {wanted}")
+        self._note_if_moved(whose, wanted, port)
+        return port
+
+    def _note_if_moved(self, whose: str, wanted: int | None, port: int) -> None:
+        if wanted is not None and port != wanted:
+            self.notes.append(f"Port {wanted} is busy: {whose} is at {port}.")
+
+    def _say_what_was_found(self) -> None:
+        project = self.project
+        if project.app is None:
+            self.notes.append('No web application found. Yours: [tool.backburner] app = "package.module:app"')
+        if project.celery is None:
+            self.notes.append(
+                "No Celery application found, so there is no worker. Yours: [tool.backburner] "
+                'celery = "package.module:app"'
+            )
+        guessed = {"app": project.app, "celery": project.celery}
+        pins = [f'{key} = "{found.name}"' for key, found in guessed.items() if found and not found.pinned]
+        if pins:
+            self.notes.append(f"Found by looking. To pin it, in pyproject.toml: [tool.backburner] {'  '.join(pins)}")
+
+    def _row(self, name: str, where: str, what: str) -> None:
+        self._rows.append(Row(name, where, what))
+
+    def _show(self, name: str, line: str) -> None:
+        if plan.PROBE_PATH not in line:
+            self._log(name, line)
+
+
+async def _ended(services: list[Service], patience: float) -> bool:
+    return all(await asyncio.gather(*(service.ended(patience) for service in services)))

@@ -1,0 +1,104 @@
+"""What `backburner dev` shows: one screen of what runs where, then one log with a prefix for each program.
+
+rich decides about colour: none without a terminal or with NO_COLOR. Nothing here knows about processes.
+"""
+
+import re
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = {"api": "cyan", "worker": "green", "beat": "magenta", "flower": "yellow", "mail": "blue"}
+_LEVELS = {"W": "yellow", "E": "red", "C": "bold red", "D": "dim", "T": "dim"}
+_OWN_PREFIX = (
+    re.compile(r"\[\d{4}-\d\d-\d\d [\d:,.]+: (?P<level>[A-Z])[A-Z]+/[^\]]+\] ?"),  # Celery
+    re.compile(r"(?P<level>[A-Z])(?:NFO|ARNING|RROR|RITICAL|EBUG|RACE): +"),  # uvicorn, and logging.basicConfig
+    re.compile(r"\[(?P<level>[IWECD]) \d{6} [\d:]+ [\w.]+:\d+\] "),  # Flower
+    re.compile(r"(?P<level>[A-Z])[A-Z]+ +\[(?=[\w.]+\])"),  # Alembic
+)
+_WIDTH = max(map(len, _COLOURS))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the screen."""
+
+    name: str
+    where: str
+    what: str
+
+
+class Screen:
+    """Writes to standard output. A terminal that has gone away is no error."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
+        self._styles: dict[str, str] = {}
+
+    def show(self, title: str, rows: Iterable[Row], notes: Iterable[str]) -> None:
+        """The screen of what runs where."""
+        table = Table.grid(padding=(0, 3, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        for row in rows:
+            table.add_row(Text(f"  {row.name}", _COLOURS.get(row.name, "bold")), Text(row.where), Text(row.what, "dim"))
+        self._print(Text(f"\n  {title}\n", "bold"))
+        self._print(table)
+        for note in notes:
+            self._print(Text(f"\n  {note}", "yellow"))
+        self._print(Text("\n  Ctrl-C stops everything.\n", "dim"))
+
+    def log(self, name: str, written: str) -> None:
+        """A line, or several, that a program wrote."""
+        for line in filter(None, written.splitlines()):
+            level, text = _tidy(line)
+            # A traceback has the colour of the line it follows.
+            style = self._styles.get(name, "") if level is None else _LEVELS.get(level, "")
+            if level is not None or not line.startswith((" ", "Traceback")):
+                self._styles[name] = style
+            self._line(name, Text.from_ansi(text), style)
+
+    def say(self, text: str, style: str = "bold") -> None:
+        """A line of our own in the log."""
+        self._styles.pop("dev", None)
+        self._line("dev", Text(text), style)
+
+    def fail(self, text: str) -> None:
+        """An error that ends the command, to standard error."""
+        self._print(Text(text, "bold red" if "\n" not in text else ""), self._errors)
+
+    def step(self, name: str, text: str, seconds: float, *, good: bool) -> None:
+        """One line of a check."""
+        line = Text.assemble(
+            ("ok    " if good else "FAIL  ", "green" if good else "bold red"),
+            (f"{name:<11}", _COLOURS.get(name, "bold")),
+            f"{seconds:5.2f} s  ",
+            text,
+        )
+        self._print(line)
+
+    def _line(self, name: str, text: Text, style: str) -> None:
+        text.style = style
+        prefix = Text.assemble(
+            (time.strftime("%H:%M:%S "), "dim"), (f"{name:<{_WIDTH}}", _COLOURS.get(name, "bold")), (" | ", "dim")
+        )
+        self._print(prefix + text)
+
+    def _print(self, what: Text | Table, console: Console | None = None) -> None:
+        with suppress(OSError):  # the terminal was closed; what runs must still be stopped in order
+            (console or self._console).print(what)
+
+
+def _tidy(line: str) -> tuple[str | None, str]:
+    """The level of a line, as its first letter, and the line without its own time and level."""
+    for pattern in _OWN_PREFIX:
+        if match := pattern.match(line):
+            return match["level"], line[match.end() :]
+    return None, line

@@ -1,0 +1,34 @@
+"""Which TCP ports of this machine are free. An answer is true for a moment only: take the port at once."""
+
+import socket
+from collections.abc import Iterator
+
+LOOPBACK = "127.0.0.1"
+
+_HOW_MANY = 50
+
+
+def free_ports(wanted: int | None, host: str = LOOPBACK) -> Iterator[int]:
+    """Ports that are free right now: `wanted` and its successors, or with None whatever the system offers."""
+    if wanted is None:
+        yield from (_any_free_port(host) for _ in range(_HOW_MANY))
+    else:
+        candidates = range(wanted, min(wanted + _HOW_MANY, 65536))
+        yield from (port for port in candidates if _is_free(port, host))
+
+
+def _is_free(port: int, host: str) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _any_free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
