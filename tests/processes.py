@@ -59,13 +59,12 @@ class Program:
 @contextmanager
 def running(command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Iterator[Program]:
     """Run a command of the environment that runs the tests, with `env` added to its variables."""
-    variables = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1", **(env or {})}
     # The output goes to a file, for a pipe that nobody reads would stop the program when it is full.
     with TemporaryFile() as log:
         process = subprocess.Popen(
             shlex.split(command),
             cwd=cwd,
-            env=variables,
+            env=environment(env or {}),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -82,8 +81,10 @@ def running(command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
                 program.stop()
 
 
-def search_path() -> str:
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Ours and `variables`, with the commands of the environment that runs the tests found first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
 
 
 def free_port() -> int:

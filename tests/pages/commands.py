@@ -1,0 +1,135 @@
+"""Whether what a page tells people to type can be typed: programs, targets, options, modules and files that exist.
+
+Nothing is run: most of these commands would start servers. An unknown program is refused, so that nobody
+forgets to teach it here.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterator
+from itertools import dropwhile, groupby
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from celery.bin.celery import celery as celery_command
+from starlette.routing import Match
+from typer.main import get_command
+
+from app.main import app
+from backburner.cli.commands import app as backburner_app
+from tests.processes import ROOT
+
+SERVICES = {8000, 5555, 8025}
+"""Ports of what `make run` starts and people open in a browser."""
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """The commands of a shell block, as words; prompts, comments, variables and outputs are left out."""
+    lines = code.replace("\\\n", " ").splitlines()
+    if any(line.startswith("$ ") for line in lines):
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    for line in lines:
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&;")
+        words.whitespace_split = True
+        for operator, command in groupby(words, lambda word: not word.strip("|&;")):
+            named = list(dropwhile(re.compile(r"[A-Z_]+=").match, command))
+            if named and not operator:
+                yield named
+
+
+def check(words: list[str], folder: Path) -> None:
+    """Fail unless the command could be typed in `folder`."""
+    program, *arguments = words
+    assert program in _CHECKS, f"the tests do not know {program}; teach them, or mark the block as not run"
+    _CHECKS[program](arguments, folder)
+
+
+def _make(arguments: list[str], _folder: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for argument in arguments:
+        assert argument in targets or "=" in argument
+
+
+def _celery(arguments: list[str], folder: Path) -> None:
+    assert arguments[0] == "-A"
+    _module(arguments[1], folder)
+    command = celery_command.commands[arguments[2]]
+    known = {name for parameter in command.params for name in parameter.opts}
+    for word in arguments[3:]:
+        assert arguments[2] == "flower" or not word.startswith("-") or word.partition("=")[0] in known, word
+
+
+def _uvicorn(arguments: list[str], folder: Path) -> None:
+    module, _, name = arguments[0].partition(":")
+    assert re.search(rf"^{name}\b.*=|^def {name}\b", _module(module, folder).read_text(), re.MULTILINE)
+
+
+def _module(dotted: str, folder: Path) -> Path:
+    """The file of a module, or of the module that has this attribute."""
+    path = folder.joinpath(*dotted.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py", path.parent.with_suffix(".py")):
+        if candidate.exists():
+            return candidate
+    raise AssertionError(f"there is no module {dotted} in {folder}")
+
+
+def _python(arguments: list[str], folder: Path) -> None:
+    if "-c" in arguments:
+        compile(arguments[arguments.index("-c") + 1], "<command>", "exec")
+    elif "-m" not in arguments:
+        (script,) = [argument for argument in arguments if argument.endswith(".py")]
+        assert (folder / script).exists()
+
+
+def _backburner(arguments: list[str], _folder: Path) -> None:
+    group = get_command(backburner_app)
+    command = group.commands[arguments[0]]  # type: ignore[attr-defined]  # several commands make a group
+    known = {name for parameter in command.params for name in parameter.opts}
+    assert {word.partition("=")[0] for word in arguments[1:] if word.startswith("-")} <= known
+
+
+def _pip(arguments: list[str], _folder: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for argument in arguments[1:]:
+        if extras := re.fullmatch(r"backburner\[(.+)\]", argument):
+            assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
+
+
+def _curl(arguments: list[str], folder: Path) -> None:
+    (url,) = [urlsplit(word) for word in arguments if word.startswith("http")]
+    assert url.hostname in {"localhost", "127.0.0.1"}
+    assert url.port in SERVICES
+    if folder == ROOT and url.port == 8000:
+        scope = {"type": "http", "path": url.path, "root_path": "", "headers": []}
+        matches = [route.matches({**scope, "method": "GET"})[0] for route in app.routes]
+        assert set(matches) != {Match.NONE}, f"the bookstore has no {url.path}"
+
+
+def _cp(arguments: list[str], folder: Path) -> None:
+    assert (folder / arguments[0]).exists()
+
+
+def _docker(arguments: list[str], _folder: Path) -> None:
+    assert arguments[0] in {"compose", "build", "run"}
+    assert (ROOT / ("compose.yaml" if arguments[0] == "compose" else "Dockerfile")).exists()
+
+
+def _anything(_arguments: list[str], _folder: Path) -> None:
+    pass
+
+
+_CHECKS: dict[str, Callable[[list[str], Path], None]] = {
+    "alembic": _anything,
+    "backburner": _backburner,
+    "cd": _anything,
+    "celery": _celery,
+    "cp": _cp,
+    "curl": _curl,
+    "docker": _docker,
+    "git": _anything,
+    "make": _make,
+    "pip": _pip,
+    "python": _python,
+    "uvicorn": _uvicorn,
+}

@@ -1,0 +1,116 @@
+"""What the README and the other pages show is true: Python runs, commands exist, links lead somewhere.
+
+Python runs on a real server, in the root of the repository, block after block as a reader would type it; pages
+with tasks have a worker. ``<!-- not run: reason -->`` before a block leaves it out.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.config import AppSettings
+from tests.conftest import Eventually
+from tests.pages.commands import check, commands
+from tests.pages.page import Block, anchors, blocks, links
+from tests.processes import ROOT, environment, running
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+PYTHON = {"python", "py", "pycon"}
+SHELL = {"bash", "sh", "shell", "console"}
+
+
+def label(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def having(languages: set[str]) -> list[Path]:
+    return [page for page in PAGES if any(run(page, languages))]
+
+
+def run(page: Path, languages: set[str]) -> Iterator[Block]:
+    return (block for block in blocks(page) if block.language in languages and not block.skipped)
+
+
+@pytest.mark.parametrize("page", having(PYTHON), ids=label)
+def test_the_python_of_a_page_runs(page: Path, redis_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    env = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db", "PYTHONPATH": str(ROOT)}
+    shown = list(run(page, PYTHON))
+    if any(re.search(r"app\.(workers|core\.celery_app)", block.code) for block in shown):
+        with running("celery -A app.core.celery_app worker --pool=threads", env=env) as worker:
+            eventually(lambda: worker.says("ready."), timeout=20)
+            run_python(page, shown, env)
+    else:
+        run_python(page, shown, env)
+
+
+def run_python(page: Path, shown: list[Block], env: dict[str, str]) -> None:
+    given = {"name": label(page), "text": page.read_text(), "blocks": [vars(block) for block in shown]}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.pages.run_python"],
+        input=json.dumps(given),
+        cwd=ROOT,
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("page", having(SHELL), ids=label)
+def test_the_commands_of_a_page_can_be_typed(page: Path) -> None:
+    folder = page.parent if page.is_relative_to(ROOT / "examples") else ROOT
+    for block in run(page, SHELL):
+        for words in commands(block.code):
+            check(words, folder)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_the_data_of_a_page_is_well_formed(page: Path) -> None:
+    settings = {name.upper() for name in AppSettings.model_fields}
+    for block in run(page, {"json", "toml", "env", "dotenv"}):
+        if block.language == "json":
+            json.loads(block.code)
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+        else:
+            assert set(re.findall(r"^#? *([A-Z_]+)=", block.code, re.MULTILINE)) <= settings
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue  # other people's sites
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_there_are_pages_and_blocks_to_check() -> None:
+    assert ROOT / "README.md" in PAGES
+    assert having(PYTHON)
+    assert having(SHELL)
+
+
+def test_a_block_can_be_left_out_with_a_reason(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: it never ends -->\n```python\nloop()\n```\n\nText\n\n```python\nx = 1\n```\n")
+    first, second = blocks(page)
+    assert first.skipped
+    assert (second.skipped, second.line, second.code) == (False, 9, "x = 1\n")
+
+
+def test_a_failing_block_is_reported_with_its_page_and_line(tmp_path: Path) -> None:
+    page = ROOT / "README.md"
+    bad = Block("python", 7, "ok = 1\nawait missing()\n", skipped=False)
+    with pytest.raises(AssertionError, match=r'(?s)File "README.md", line 8.*NameError'):
+        run_python(page, [bad], {})
