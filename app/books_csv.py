@@ -34,7 +34,7 @@ _NOTHING = frozenset({"", "-", "?", "n/a", "na", "nan", "null", "none", "unknown
 _YEAR = re.compile(
     r"""(?:c\.?|ca\.?|circa|about|©)?\s*             # an estimate is good enough
         (?P<year>-?[0-9]{1,4})(?:\.0+)?\??           # spreadsheets write 2003.0
-        (?:[-/.]\d{1,2}(?:[-/.]\d{1,2}(?:[T\s].*)?)?)?   # a date that begins with the year
+        (?:[-/]\d{1,2}|[-/.]\d{1,2}[-/.]\d{1,2}(?:[T\s].*)?)?   # a date that begins with the year
         \s*(?P<before>bce?|b\.c\.(?:e\.)?)?""",
     re.VERBOSE | re.IGNORECASE,
 )

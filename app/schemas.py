@@ -171,6 +171,8 @@ class SessionOpened(BaseModel):
 class Progress(BaseModel):
     """How far a job is."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     done: float = Field(examples=[4500])
     total: float | None = Field(examples=[10000])
     message: str | None = Field(examples=["4,500 lines read"])
@@ -187,6 +189,8 @@ class JobAccepted(BaseModel):
 
 class JobRead(BaseModel):
     """A job, as it is now."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: str = Field(examples=["7d1c9f1e-5a0b-4c55-9e0c-3d5a1f0e8a11"])
     name: str | None = Field(description="The task's name", examples=["import_books"])

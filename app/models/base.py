@@ -26,6 +26,9 @@ class Base(DeclarativeBase):
 class Record:
     """The verbs of a table whose rows have a number. Those that write also commit."""
 
+    # SQLite would give the number of a removed row to the next one, and with it its links and bookmarks.
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's way of writing it
+
     id: Mapped[int] = mapped_column(primary_key=True)
 
     @classmethod

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("search_text", sa.String, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_books"),
         sa.UniqueConstraint("identity", name="uq_books_identity"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_books_year", "books", ["year"])
     op.create_table(
@@ -34,6 +35,7 @@ def upgrade() -> None:
         sa.Column("welcomed_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("email", name="uq_users_email"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "book_imports",

@@ -1,1 +1,0 @@
-"""The bookstore, run as its users run it."""

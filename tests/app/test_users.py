@@ -1,0 +1,149 @@
+"""Registering, logging in and out, and what a session lets one do."""
+
+import re
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.app.bookstore import PASSWORD, Bookstore
+
+
+def log_in(client: httpx2.Client, email: str, password: str = PASSWORD) -> httpx2.Response:
+    return client.post("/sessions", json={"email": email, "password": password})
+
+
+def test_a_new_user_is_told_everything_but_the_password(store: Bookstore, client: httpx2.Client) -> None:
+    user = store.register(client)
+    assert user.keys() == {"id", "email", "name", "created_at", "welcome_email"}
+    assert user["welcome_email"] == "queued"
+    assert user["created_at"].endswith("Z")
+
+
+def test_others_see_name_and_date_only(store: Bookstore, client: httpx2.Client) -> None:
+    user = store.register(client)
+    seen = client.get(f"/users/{user['id']}").json()
+    assert seen == {"id": user["id"], "name": user["name"], "created_at": user["created_at"]}
+    assert client.get("/users/2000000000").status_code == 404
+
+
+def test_an_email_belongs_to_one_user_whatever_its_case(store: Bookstore, client: httpx2.Client) -> None:
+    email = store.register(client)["email"]
+    again = client.post("/users", json={"email": email.upper(), "name": "Other", "password": PASSWORD})
+    assert again.status_code == 409
+    assert log_in(client, email.upper()).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"email": "nobody"}, {"email": "a@b.c\r\nBcc: all@example.org"}, {"name": ""}, {"name": "a\nb\x00"},
+        {"password": "short"}, {"password": "x" * 201}, {"admin": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_registrations_are_refused_without_repeating_the_password(
+    client: httpx2.Client, wrong: dict[str, Any]
+) -> None:
+    new = {"email": "new@example.org", "name": "New", "password": PASSWORD, **wrong}
+    answer = client.post("/users", json=new)
+    assert answer.status_code == 422
+    assert new["password"] not in answer.text
+
+
+def test_wrong_email_and_wrong_password_get_the_same_answer(store: Bookstore, client: httpx2.Client) -> None:
+    email = store.register(client)["email"]
+    wrong_password = log_in(client, email, "wrong password")
+    wrong_email = log_in(client, "nobody@example.org")
+    assert wrong_password.status_code == wrong_email.status_code == 401
+    assert wrong_password.json() == wrong_email.json()
+    assert "set-cookie" not in wrong_password.headers
+
+
+def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(store: Bookstore, client: httpx2.Client) -> None:
+    email = store.register(client)["email"]
+    cookie = log_in(client, email).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Secure" not in cookie
+    elsewhere = client.post(
+        "/sessions", json={"email": email, "password": PASSWORD}, headers={"host": "books.example.org"}
+    )
+    assert "Secure" in elsewhere.headers["set-cookie"]
+
+
+def test_the_token_works_as_a_bearer_too(store: Bookstore, client: httpx2.Client) -> None:
+    user = store.register(client)
+    token = log_in(client, user["email"]).json()["token"]
+    with store.client(headers={"authorization": f"Bearer {token}"}) as program:
+        assert program.get("/users/me").json()["email"] == user["email"]
+
+
+@pytest.mark.parametrize("token", ["x", "session:1", "0" * 5000])
+def test_a_made_up_token_is_nobody(store: Bookstore, token: str) -> None:
+    with store.client(headers={"authorization": f"Bearer {token}"}) as program:
+        assert program.get("/users/me").status_code == 401
+
+
+def test_logging_out_ends_the_session_in_the_server(store: Bookstore, client: httpx2.Client) -> None:
+    user = store.register(client)
+    token = log_in(client, user["email"]).json()["token"]
+    assert client.get("/users/me").status_code == 200
+    assert client.delete("/sessions/current").status_code == 204
+    assert client.cookies.get("session") is None
+    again = client.get("/users/me", headers={"authorization": f"Bearer {token}"})
+    assert again.status_code == 401
+    assert client.delete("/sessions/current").status_code == 204
+
+
+def test_users_change_themselves_only(store: Bookstore, reader: httpx2.Client, client: httpx2.Client) -> None:
+    me = reader.get("/users/me").json()
+    other = store.register(client)
+    assert reader.patch(f"/users/{me['id']}", json={"name": "New Name"}).json() == {**me, "name": "New Name"}
+    assert reader.patch(f"/users/{other['id']}", json={"name": "Mine"}).status_code == 403
+    assert reader.patch("/users/2000000000", json={"name": "Mine"}).status_code == 403
+    assert client.patch(f"/users/{me['id']}", json={"name": "Mine"}).status_code == 401
+    assert reader.patch(f"/users/{me['id']}", json={"email": other["email"]}).status_code == 409
+    assert reader.get("/users/me").json()["email"] == me["email"]
+
+
+def test_a_new_password_ends_all_other_sessions(store: Bookstore, reader: httpx2.Client) -> None:
+    me = reader.get("/users/me").json()
+    with store.client() as phone:
+        log_in(phone, me["email"])
+        assert phone.get("/users/me").status_code == 200
+        changed = reader.patch(f"/users/{me['id']}", json={"password": "another good password"})
+        assert changed.status_code == 200
+        assert phone.get("/users/me").status_code == 401
+        assert reader.get("/users/me").status_code == 200
+        assert log_in(phone, me["email"]).status_code == 401
+        assert log_in(phone, me["email"], "another good password").status_code == 201
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
+    ids=str,
+)
+def test_what_another_site_sends_is_refused(reader: httpx2.Client, headers: dict[str, str]) -> None:
+    assert reader.post("/books", json={"title": "t", "author": "a"}, headers=headers).status_code == 403
+    assert reader.delete("/sessions/current", headers=headers).status_code == 403
+    assert reader.get("/users/me", headers=headers).status_code == 200
+
+
+def test_what_our_own_pages_send_is_taken(store: Bookstore, reader: httpx2.Client) -> None:
+    me = reader.get("/users/me").json()
+    for headers in ({"sec-fetch-site": "same-origin"}, {"origin": store.url}):
+        answer = reader.patch(f"/users/{me['id']}", json={"name": "Me"}, headers=headers)
+        assert answer.status_code == 200
+
+
+def test_no_route_ever_shows_a_hash(store: Bookstore, reader: httpx2.Client) -> None:
+    me = reader.get("/users/me")
+    public = reader.get(f"/users/{me.json()['id']}")
+    assert not re.search(r"argon2|hash|password", me.text + public.text)
