@@ -53,6 +53,19 @@ def install(app: FastAPI) -> None:
     app.exception_handler(OperationalError)(_database_away)
     app.exception_handler(PoolTimeout)(_database_away)
     app.exception_handler(Exception)(_bug)
+    _document(app)
+
+
+def _document(app: FastAPI) -> None:
+    # FastAPI would document a response's model as application/json, so the schema is put there by hand.
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def not_found(what: str) -> HTTPException:

@@ -1,6 +1,7 @@
 """The welcome e-mail: through the queue and a real worker, over real SMTP."""
 
 import smtplib
+from typing import Self
 
 import httpx2
 import pytest
@@ -59,7 +60,7 @@ def test_a_subject_with_a_line_break_is_refused() -> None:
 
     with pytest.raises(ValueError, match="linefeed"):
         compose(to="a@example.org", subject="Hi\nBcc: victim@example.org", body="")
-    with pytest.raises(ValueError, match="linefeed|address"):
+    with pytest.raises(ValueError, match="linefeed"):
         compose(to="a@example.org\nBcc: victim@example.org", subject="Hi", body="")
 
 
@@ -73,13 +74,13 @@ def test_a_subject_with_a_line_break_is_refused() -> None:
         (smtplib.SMTPServerDisconnected("gone"), "SMTPServerDisconnected"),
         (TimeoutError("timed out"), "TimeoutError"),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_only_what_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch, refused: Exception, raised: str) -> None:
     from app import mail
 
     class Server:
-        def __enter__(self) -> "Server":
+        def __enter__(self) -> Self:
             return self
 
         def __exit__(self, *_: object) -> None: ...
@@ -88,7 +89,7 @@ def test_only_what_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch, refu
             raise refused
 
     monkeypatch.setattr(mail, "_connect", Server)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is what is tested
+    with pytest.raises(Exception) as caught:
         mail.send(mail.compose(to="a@example.org", subject="Hi", body=""))
     assert type(caught.value).__name__ == raised
     assert isinstance(caught.value, OSError) == (raised != "MailRefusedError")
