@@ -13,27 +13,31 @@ from tests.app.test_import import counts, imported
 from tests.processes import ROOT
 
 
-def alembic(store: Bookstore, *command: str) -> None:
-    with store.run(f"alembic -c {ROOT}/alembic.ini {' '.join(command)}") as program:
+def alembic(store: Bookstore, *commands: str) -> None:
+    """Run several commands in one process, which saves most of the time."""
+    calls = "; ".join(f"main(['-c', '{ROOT}/alembic.ini', *'{command}'.split()])" for command in commands)
+    python(store, f"from alembic.config import main; {calls}")
+
+
+def python(store: Bookstore, code: str) -> None:
+    with store.run(f'python -W error -c "{code}"') as program:
         assert program.process.wait(30) == 0, program.output
 
 
 def test_migrations_make_the_file_its_directory_and_what_the_models_say(own_store: Bookstore) -> None:
     assert (own_store.directory / "data" / "app.db").exists()
-    alembic(own_store, "check")
-    alembic(own_store, "downgrade", "base")
-    alembic(own_store, "upgrade", "head")
-    alembic(own_store, "check")
+    alembic(own_store, "check", "downgrade base", "upgrade head", "check")
 
 
 def test_processes_that_start_at_once_migrate_once_and_fill_the_store_once(own_store: Bookstore) -> None:
-    alembic(own_store, "downgrade", "base")
-    fill = "python -c 'from app.seed import fill_empty_store as fill; fill()'"
+    alembic(own_store, "downgrade base")
 
     def start(_: int) -> None:
-        alembic(own_store, "upgrade", "head")
-        with own_store.run(fill) as program:
-            assert program.process.wait(30) == 0, program.output
+        python(
+            own_store,
+            f"from alembic.config import main; main(['-c', '{ROOT}/alembic.ini', 'upgrade', 'head']);"
+            "from app.seed import fill_empty_store; fill_empty_store()",
+        )
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(start, range(3)))
@@ -42,7 +46,7 @@ def test_processes_that_start_at_once_migrate_once_and_fill_the_store_once(own_s
 
 
 def test_without_tables_the_start_says_what_to_do(own_store: Bookstore) -> None:
-    alembic(own_store, "downgrade", "base")
+    alembic(own_store, "downgrade base")
     with own_store.run("uvicorn app.main:app --port 0") as program:
         assert program.process.wait(30) != 0
         assert "run `alembic upgrade head`" in program.output
