@@ -83,8 +83,12 @@ def running(command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Ours and `variables`, with the commands of the environment that runs the tests found first."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
+    return {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1", **variables}
+
+
+def search_path() -> str:
+    """PATH, with the commands of the environment that runs the tests found first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def free_port() -> int:
