@@ -18,6 +18,7 @@ __all__ = [
     "Hit",
     "Invalidated",
     "Miss",
+    "RefreshFailed",
     "StaleServed",
     "Stored",
     "Undecodable",
@@ -49,6 +50,14 @@ class Miss(Event):
 @dataclass(frozen=True, slots=True)
 class StaleServed(Event):
     """The callback failed, and the caller got the entry of before."""
+
+    key: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFailed(Event):
+    """The callback failed to renew an entry that may still be given; the next caller tries again."""
 
     key: str
     error: Exception
@@ -155,6 +164,8 @@ def log_trouble(event: Event) -> None:
             log.warning("cache server %s answers again, after %.1f s", server, seconds)
         case Undecodable(key, reason):
             log.warning("cache entry %r cannot be read and counts as a miss: %s", key, reason)
+        case RefreshFailed(key, error) | StaleServed(key, error):
+            log.warning("cache entry %r could not be renewed, the one of before is given: %r", key, error)
         case Degraded(operation, keys, error):
             log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
         case _:

@@ -171,11 +171,11 @@ def test_damaged_bytes_are_a_miss_and_never_an_error(cache: Cache, server: Any, 
 
 @given(
     payload=st.binary(max_size=50),
-    times=st.tuples(*[st.floats(0, 1e11)] * 3),
+    times=st.tuples(*[st.floats(0, 1e11)] * 4),
     tags=st.lists(st.tuples(st.text(min_size=1, max_size=20), st.binary(min_size=8, max_size=8)), max_size=4),
 )
 def test_an_entry_is_packed_and_unpacked(
-    payload: bytes, times: tuple[float, float, float], tags: list[tuple[str, bytes]]
+    payload: bytes, times: tuple[float, float, float, float], tags: list[tuple[str, bytes]]
 ) -> None:
     entry = Entry(payload, *times, tuple(tags), 0.5)
     assert Entry.unpack(entry.pack()) == entry

@@ -10,6 +10,7 @@ from backburner.cache.codec import JSONCodec
 from backburner.cache.engine import Counters, Engine
 from backburner.cache.flight import Flights
 from backburner.cache.owed import Owed
+from backburner.cache.remember import Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore
 from backburner.errors import StoreUnavailable
@@ -52,7 +53,8 @@ async def _story(engine: Engine, callback: Callable[[], Any]) -> list[object]:
         await engine.add("a", 3, None, ()),
         await engine.increment("n", 2, None, ("books",)),
         await engine.touch("b", 30),
-        await engine.remember("r", callback, 60, ("books", "users")),
+        await ReadThrough(engine).remember("r", Plan(callback, 60, ("books", "users"))),
+        await ReadThrough(engine).remember_many(["r", "m"], Plan(lambda keys: dict.fromkeys(keys, 1), 60, ("books",))),
         await engine.expire("r"),
         await engine.flush_tags(("books",)),
         await engine.many(("a", "b", "n", "r")),
@@ -67,11 +69,11 @@ async def _story(engine: Engine, callback: Callable[[], Any]) -> list[object]:
 def _finish(drive: Callable[[Coroutine[Any, Any, Any]], Any], runtime: Any, fail_at: int) -> tuple[Any, list[str]]:
     engine, store = _engine(runtime, fail_at)
     outcome = drive(_story(engine, lambda: "computed"))
-    assert not engine._flights._under_way
+    assert not engine.flights._under_way
     return outcome, store.log
 
 
-@pytest.mark.parametrize("fail_at", range(32))
+@pytest.mark.parametrize("fail_at", range(40))
 def test_both_worlds_make_the_same_calls_whichever_of_them_fails(fail_at: int) -> None:
     blocking = _finish(run, BlockingRuntime(), fail_at)
     asynchronous = _finish(asyncio.run, AsyncioRuntime(), fail_at)
@@ -81,7 +83,7 @@ def test_both_worlds_make_the_same_calls_whichever_of_them_fails(fail_at: int) -
 
 def test_the_story_is_long_enough_for_every_failure_to_happen() -> None:
     _, log = _finish(run, BlockingRuntime(), 0)
-    assert 20 < len(log) < 32
+    assert 20 < len(log) < 40
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
@@ -92,9 +94,9 @@ def test_whatever_ends_the_leader_its_flight_ends_too(interruption: type[BaseExc
         raise interruption
 
     with pytest.raises(interruption):
-        run(engine.remember("key", load, 60, ()))
-    assert not engine._flights._under_way
-    assert run(engine.remember("key", lambda: 5, 60, ())) == 5
+        run(ReadThrough(engine).remember("key", Plan(load, 60)))
+    assert not engine.flights._under_way
+    assert run(ReadThrough(engine).remember("key", Plan(lambda: 5, 60))) == 5
 
 
 def test_a_blocking_call_that_would_suspend_raises_at_once() -> None:

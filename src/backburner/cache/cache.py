@@ -15,11 +15,12 @@ from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
 from backburner.cache.codec import codec_for
-from backburner.cache.engine import FOREVER, MISSING, Context, Counters, Engine
-from backburner.cache.entry import ENCODED, TTL, seconds
+from backburner.cache.engine import FOREVER, MISSING, Counters, Engine
+from backburner.cache.entry import ENCODED, TTL, Duration, seconds
 from backburner.cache.flight import Flights
 from backburner.cache.keys import Keyspace, check_key, check_tags
 from backburner.cache.owed import Owed
+from backburner.cache.remember import Context, Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore, RedisStore, Store
 from backburner.errors import ConfigError
@@ -35,9 +36,12 @@ D = TypeVar("D")
 Callback = Callable[[], T] | Callable[[Context], T]
 """Computes a value; may take a `Context` to decide about its entry."""
 AsyncCallback = Callback[T] | Callback[Awaitable[T]]
+ManyCallback = Callable[[list[str]], Mapping[str, T]]
+"""Computes the values of several keys."""
+AsyncManyCallback = ManyCallback[T] | Callable[[list[str]], Awaitable[Mapping[str, T]]]
 
 
-def _no_callback() -> NoReturn:
+def _no_callback(*_: object) -> NoReturn:
     raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
 
 
@@ -191,27 +195,33 @@ class Verbs:
 
     # Reading through
 
-    def remember(self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback) -> T:
+    def remember(self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback, *, grace: Duration = 0) -> T:
         """The value of a key, or else what `callback` gives, which is stored.
 
-        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches
-        all of
-        them as it is, and nothing is stored. A key that is removed, or a tag flushed, while it computes wins: the
-        caller gets the value, and it is not stored.
+        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all
+        of them as it is, and nothing is stored. A key that is removed, or a tag flushed, while it computes wins: the
+        caller gets the value, and it is not stored. Shortly before the value ends, one caller computes it anew while
+        the others still get it: the earlier, the longer that takes.
+
+        Args:
+            grace: how long the value is kept beyond its ttl, to be given when the callback fails then.
 
         Raises:
             RuntimeError: the callback asks for the key that it computes.
         """
         value = self._hit(key)
         if value is MISSING:
-            value = run(self._engine().remember(check_key(key), callback, ttl, self._tags))
+            value = run(ReadThrough(self._engine()).remember(check_key(key), self._plan(callback, ttl, grace)))
         return cast("T", value)
 
-    async def aremember(self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback) -> T:
+    async def aremember(
+        self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback, *, grace: Duration = 0
+    ) -> T:
         """As `remember`; the callback may be a coroutine function."""
         value = self._hit(key)
         if value is MISSING:
-            value = await self._aengine().remember(check_key(key), callback, ttl, self._tags)
+            plan = self._plan(callback, ttl, grace)
+            value = await ReadThrough(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
     def remember_forever(self, key: str, callback: Callback[T] = _no_callback) -> T:
@@ -221,6 +231,38 @@ class Verbs:
     async def aremember_forever(self, key: str, callback: AsyncCallback[T] = _no_callback) -> T:
         """As `remember_forever`."""
         return await self.aremember(key, FOREVER, callback)
+
+    def flexible(self, key: str, ttl: tuple[Duration, Duration], callback: Callback[T] = _no_callback) -> T:
+        """As `remember`, but who comes late need not wait: with ``ttl=(fresh, stale)`` a value older than `fresh` is
+        given at once and computed anew in the background, and only one older than `stale` is waited for.
+
+        The callback may run when the caller has long gone on, in another thread: it must not use what belongs to the
+        caller's request, such as its database session.
+
+        Raises:
+            ValueError: `stale` is shorter than `fresh`.
+        """
+        value = self._hit(key)
+        if value is MISSING:
+            value = run(ReadThrough(self._engine()).remember(check_key(key), self._flexible(callback, ttl)))
+        return cast("T", value)
+
+    async def aflexible(self, key: str, ttl: tuple[Duration, Duration], callback: AsyncCallback[T] = _no_callback) -> T:
+        """As `flexible`; in the background means in a task of this event loop."""
+        value = self._hit(key)
+        if value is MISSING:
+            plan = self._flexible(callback, ttl)
+            value = await ReadThrough(self._aengine()).remember(check_key(key), plan)
+        return cast("T", value)
+
+    def _plan(self, callback: Callable[..., Any], ttl: TTL, grace: Duration = 0) -> Plan:
+        return Plan(callback, self._engine().lifetime(ttl), self._tags, seconds(grace))
+
+    def _flexible(self, callback: Callable[..., Any], ttl: tuple[Duration, Duration]) -> Plan:
+        fresh, stale = map(seconds, ttl)
+        if stale < fresh:
+            raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
+        return Plan(callback, fresh, self._tags, stale - fresh, in_background=True)
 
     # Several values
 
@@ -247,6 +289,24 @@ class Verbs:
     async def aforget_many(self, keys: Iterable[str]) -> int:
         """As `forget_many`."""
         return await self._aengine().forget([check_key(key) for key in keys])
+
+    def remember_many(
+        self, keys: Iterable[str], ttl: TTL = None, callback: ManyCallback[T] = _no_callback
+    ) -> dict[str, T]:
+        """The values of keys; those missing are computed by one call of `callback` with the list of them, which gives a
+        dict. Keys that it leaves out have no value, and nothing is stored for them.
+        """
+        names = [check_key(key) for key in keys]
+        values = run(ReadThrough(self._engine()).remember_many(names, self._plan(callback, ttl)))
+        return cast("dict[str, T]", values)
+
+    async def aremember_many(
+        self, keys: Iterable[str], ttl: TTL = None, callback: AsyncManyCallback[T] = _no_callback
+    ) -> dict[str, T]:
+        """As `remember_many`; the callback may be a coroutine function."""
+        names = [check_key(key) for key in keys]
+        values = await ReadThrough(self._aengine()).remember_many(names, self._plan(callback, ttl))
+        return cast("dict[str, T]", values)
 
     # Counting
 
@@ -426,7 +486,7 @@ class Cache(Verbs):
             entry = self._memory.peek(key)
         except TypeError:  # not hashable; check_key says so better
             return MISSING
-        if entry is None or self._clock() >= entry.fresh_until or (entry.tags and self._memory.flushed(entry)):
+        if entry is None or self._clock() >= entry.refresh_at or (entry.tags and self._memory.flushed(entry)):
             return MISSING
         value = entry.value
         if value is ENCODED and (value := self._engine().value(key, entry)) is MISSING:

@@ -22,7 +22,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -276,7 +276,7 @@ def columns_of(cls: type) -> tuple[str, ...]:
     """Give the names of the attributes that SQLAlchemy maps to columns."""
     from sqlalchemy import inspect as inspect_mapped
 
-    return tuple(attribute.key for attribute in inspect_mapped(cls).column_attrs)
+    return tuple(attribute.key for attribute in cast("Any", inspect_mapped(cls)).column_attrs)
 
 
 def load_columns(instance: object, columns: Iterable[str]) -> dict[str, object]:

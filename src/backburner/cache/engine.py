@@ -1,4 +1,4 @@
-"""What a cache does, written once for blocking and asyncio callers.
+"""What the verbs of a cache do, written once for blocking and asyncio callers. Reading through is `remember`'s.
 
 Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means:
 reads
@@ -6,23 +6,22 @@ degrade to a miss, writes say that they did not happen, and both are events; wit
 callback raises passes through as it is.
 """
 
-import inspect
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, TypeVar
+from random import random
+from typing import Final, TypeVar
 
 from backburner.cache.codec import Codec, is_immutable
-from backburner.cache.entry import ENCODED, TTL, Decision, Entry, TagVersions, decide, seconds
-from backburner.cache.flight import Flight, Flights, leading
-from backburner.cache.keys import check_tags
+from backburner.cache.entry import ENCODED, TTL, Decision, Entry, TagVersions, decide, refresh_point, seconds
+from backburner.cache.flight import Flights
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import Runtime
 from backburner.cache.stores.base import Store
 from backburner.errors import CodecError, StoreError
-from backburner.events import Degraded, Events, Hit, Invalidated, Miss, StaleServed, Stored, Undecodable
+from backburner.events import Degraded, Event, Events, Hit, Invalidated, Miss, StaleServed, Stored, Undecodable
 
 T = TypeVar("T")
 
@@ -55,21 +54,6 @@ class Counters:
     undecodable: int = 0
 
 
-@dataclass(slots=True)
-class Context:
-    """What a callback that takes an argument can decide about the entry it computes."""
-
-    key: str
-    ttl: TTL
-    tags: list[str] = field(default_factory=list)
-    """More tags may be added; they count from when the callback returns."""
-    skipped: bool = False
-
-    def skip(self) -> None:
-        """Give the value to the caller, and do not store it."""
-        self.skipped = True
-
-
 class Engine:
     """The verbs over one store, in one runtime. Several engines of one cache share all that is given by keyword."""
 
@@ -87,9 +71,9 @@ class Engine:
         strict: bool,
     ) -> None:
         self.store = store
-        self._runtime = runtime
+        self.runtime = runtime
         self._codec = codec
-        self._flights = flights
+        self.flights = flights
         self._owed = owed
         self._events = events
         self._counters = counters
@@ -106,23 +90,15 @@ class Engine:
         """The values of those keys that have one."""
         if not keys:
             return {}
-        return await self._or_else({}, "get", keys, self._many(keys))
-
-    async def _many(self, keys: Sequence[str]) -> dict[str, object]:
-        found = {}
-        for key, (entry, decision) in (await self._judged(keys)).items():
-            value = self.value(key, entry) if entry is not None and decision is Decision.HIT else MISSING
-            if self.count(key, value):
-                found[key] = value
-        return found
+        return await self._or_else({}, "get", keys, self.fresh_values(keys))
 
     async def has(self, key: str) -> bool:
         """Whether a fresh entry is there, without decoding it."""
         return await self._or_else(False, "has", (key,), self._has(key))
 
     async def _has(self, key: str) -> bool:
-        _, decision = (await self._judged((key,)))[key]
-        return decision is Decision.HIT
+        _, decision = await self.judge(key)
+        return decision.fresh
 
     async def pull(self, key: str) -> object:
         """The value, which is removed, or `MISSING`."""
@@ -131,11 +107,11 @@ class Engine:
     async def _pull(self, key: str) -> object:
         if self._owed.some:
             await self._owed.pay(self.store)
-        self._flights.supersede((key,))
+        self.flights.supersede((key,))
         entry = await self.store.take(key)
-        self._flights.supersede((key,))
-        decision = decide(entry, self._runtime.now(), await self._current(entry))
-        value = self.value(key, entry) if entry is not None and decision is Decision.HIT else MISSING
+        self.flights.supersede((key,))
+        decision = decide(entry, self.runtime.now(), await self.current(entry))
+        value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
         self.count(key, value)
         return value
 
@@ -143,68 +119,68 @@ class Engine:
 
     async def put(self, values: Mapping[str, object], ttl: TTL, tags: Sequence[str]) -> bool:
         """Store values. Whether they were; a ttl of nothing removes them instead."""
-        lifetime = self._lifetime(ttl)
+        lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             await self.forget(tuple(values))
             return True
         if not values:
             return True
         # Encoding comes first: a value that can't be stored is the caller's mistake, whatever the server does.
-        entries = {key: self._entry(key, value, lifetime) for key, value in values.items()}
+        entries = {key: self.entry(key, value, lifetime) for key, value in values.items()}
         return await self._or_else(
             False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)}
         )
 
     async def _put(self, entries: dict[str, Entry], lifetime: float, tags: Sequence[str]) -> bool:
-        versions = await self._pin(tags, lifetime)
+        versions = await self.pin(tags, lifetime)
         for entry in entries.values():
             entry.tags = versions
-        self._flights.supersede(entries)
-        await self.store.write(entries, self._runtime.now())
-        self._flights.supersede(entries)
+        self.flights.supersede(entries)
+        await self.store.write(entries, self.runtime.now())
+        self.flights.supersede(entries)
         for key in entries:
             self._stored(key, None)
         return True
 
     async def add(self, key: str, value: object, ttl: TTL, tags: Sequence[str]) -> bool:
         """Store a value if there is none. Whether it was stored."""
-        lifetime = self._lifetime(ttl)
+        lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             return False
-        entry = self._entry(key, value, lifetime)
+        entry = self.entry(key, value, lifetime)
         return await self._or_else(False, "add", (key,), self._add(key, entry, lifetime, tags))
 
     async def _add(self, key: str, entry: Entry, lifetime: float, tags: Sequence[str]) -> bool:
-        entry.tags = await self._pin(tags, lifetime)
-        now = self._runtime.now()
+        entry.tags = await self.pin(tags, lifetime)
+        now = self.runtime.now()
         found = await self.store.add(key, entry, now)
         if found is not None:
-            if decide(found, now, await self._current(found)) is Decision.HIT:
+            if decide(found, now, await self.current(found)).fresh:
                 return False
             if not await self.store.replace(key, found, entry, now):
                 return False
-        self._flights.supersede((key,))
+        self.flights.supersede((key,))
         self._stored(key, None)
         return True
 
     async def increment(self, key: str, amount: int, ttl: TTL, tags: Sequence[str]) -> int | None:
         """Add to a whole number. The sum; ``None`` if the store was not there."""
-        lifetime = self._lifetime(ttl)
+        lifetime = self.lifetime(ttl)
         if isinstance(amount, bool) or not isinstance(amount, int):
             raise TypeError(f"the amount must be a whole number, not {amount!r}")
         if amount not in _INT64:
             raise OverflowError(f"the amount {amount} does not fit into 64 bits")
-        begin = self._entry(key, amount, lifetime)
+        begin = self.entry(key, amount, lifetime)
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
     async def _increment(self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]) -> int | None:
-        begin.tags = await self._pin(tags, lifetime)
-        now = self._runtime.now()
+        begin.tags = await self.pin(tags, lifetime)
+        now = self.runtime.now()
         tags_checked = False
         try:
             while (total := await self.store.increment(key, amount, begin, now, tags_checked=tags_checked)) is None:
-                _, decision = (await self._judged((key,)))[key]
-                if decision is Decision.HIT:
+                _, decision = await self.judge(key)
+                if decision.fresh:
                     tags_checked = True
                 else:
                     await self.store.forget((key,))
@@ -212,23 +188,23 @@ class Engine:
             raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
         except OverflowError as error:
             raise OverflowError(f"{key!r} cannot be incremented by {amount}: {error}") from None
-        self._flights.supersede((key,))
+        self.flights.supersede((key,))
         return total
 
     async def touch(self, key: str, ttl: TTL) -> bool:
         """Give a fresh entry a new ttl. Whether there was one."""
-        lifetime = self._lifetime(ttl)
+        lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             return await self.forget((key,)) > 0
         return await self._or_else(False, "touch", (key,), self._touch(key, lifetime))
 
     async def _touch(self, key: str, lifetime: float) -> bool:
-        entry, decision = (await self._judged((key,)))[key]
-        if entry is None or decision is not Decision.HIT:
+        entry, decision = await self.judge(key)
+        if entry is None or not decision.fresh:
             return False
         if entry.tags:
             await self.store.pin_tags([tag for tag, _ in entry.tags], lifetime + _TAGS_OUTLIVE)
-        now = self._runtime.now()
+        now = self.runtime.now()
         return await self.store.touch(key, now + lifetime, now + lifetime, now)
 
     # Removing
@@ -241,9 +217,9 @@ class Engine:
 
     async def _forget(self, keys: Sequence[str]) -> int:
         # Before, for who computes now; after, for who began while the command was under way and read the old entry.
-        self._flights.supersede(keys)
+        self.flights.supersede(keys)
         count = await self.store.forget(keys)
-        self._flights.supersede(keys)
+        self.flights.supersede(keys)
         self._invalidated(Invalidated(keys=tuple(keys)))
         return count
 
@@ -252,9 +228,9 @@ class Engine:
         return await self._or_else(False, "expire", (key,), self._expire(key), owed={"keys": (key,)})
 
     async def _expire(self, key: str) -> bool:
-        self._flights.supersede((key,))
-        existed = await self.store.expire(key, self._runtime.now())
-        self._flights.supersede((key,))
+        self.flights.supersede((key,))
+        existed = await self.store.expire(key, self.runtime.now())
+        self.flights.supersede((key,))
         self._invalidated(Invalidated(keys=(key,)))
         return existed
 
@@ -268,100 +244,11 @@ class Engine:
         return await self._or_else(False, "flush", (), self._flush(self.store.flush(), ()), owed={})
 
     async def _flush(self, flushing: Awaitable[None], tags: tuple[str, ...]) -> bool:
-        self._flights.supersede(None)
+        self.flights.supersede(None)
         await flushing
-        self._flights.supersede(None)
+        self.flights.supersede(None)
         self._invalidated(Invalidated(tags=tags))
         return True
-
-    # Reading through
-
-    async def remember(self, key: str, callback: Callable[..., Any], ttl: TTL, tags: Sequence[str]) -> object:
-        """The value of a fresh entry, or else what the callback gives, which is stored. One call at a time for a
-        key."""
-        lifetime = self._lifetime(ttl)
-        while True:
-            flight, leads = self._flights.join(key, self._runtime.loop())
-            if leads:
-                return await self._lead(flight, key, callback, lifetime, tags)
-            if not await self._runtime.wait(flight):
-                value, _ = await self._read_through(key, callback, lifetime, tags, Flight(None))
-                return value
-            entry = flight.outcome()
-            if entry is not None and await self._still_holds(key, entry):
-                value = self.value(key, entry)
-                if self.count(key, value):
-                    return value
-
-    async def _lead(
-        self, flight: Flight, key: str, callback: Callable[..., Any], lifetime: float, tags: Sequence[str]
-    ) -> object:
-        try:
-            with leading(flight):
-                value, flight.entry = await self._read_through(key, callback, lifetime, tags, flight)
-        except Exception as error:
-            flight.error = error
-            raise
-        else:
-            return value
-        finally:
-            # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
-            self._flights.land(key, flight)
-
-    async def _read_through(
-        self, key: str, callback: Callable[..., Any], lifetime: float, tags: Sequence[str], flight: Flight
-    ) -> tuple[object, Entry]:
-        stale: Entry | None = None
-        versions: TagVersions | None = None
-        try:
-            entry, decision = (await self._judged((key,)))[key]
-            if entry is not None and decision is Decision.HIT:
-                value = self.value(key, entry)
-                if self.count(key, value):
-                    return value, entry
-            else:
-                self.count(key, MISSING)
-                stale = entry if decision is Decision.STALE else None
-            versions = await self._pin(tags, lifetime)
-        except StoreError as error:
-            # Nothing is stored later on: that would cost a second time budget while the server is ill.
-            self._degraded("remember", (key,), error)
-            self.count(key, MISSING)
-
-        context = Context(key, lifetime, list(tags))
-        started = self._runtime.elapsed()
-        try:
-            value = await self._runtime.call(callback, *((context,) if _takes_context(callback) else ()))
-        except Exception as error:
-            if stale is None or (value := self.value(key, stale)) is MISSING:
-                raise
-            self._counters.stale += 1
-            self._events.emit(StaleServed(key, error))
-            return value, stale
-        took = self._runtime.elapsed() - started
-
-        lifetime = self._lifetime(context.ttl)
-        entry = self._entry(key, value, lifetime)
-        entry.compute_seconds = took
-        if versions is not None and lifetime > 0 and not context.skipped and not flight.superseded:
-            await self._or_else(None, "remember", (key,), self._install(key, entry, lifetime, versions, context.tags))
-        return value, entry
-
-    async def _install(
-        self, key: str, entry: Entry, lifetime: float, versions: TagVersions, tags: Sequence[str]
-    ) -> None:
-        known = {tag for tag, _ in versions}
-        late = [tag for tag in check_tags(tags) if tag not in known] if tags else []
-        entry.tags = versions + await self._pin(late, lifetime)
-        await self.store.write({key: entry}, self._runtime.now())
-        self._stored(key, entry.compute_seconds)
-
-    async def _still_holds(self, key: str, entry: Entry) -> bool:
-        # The flight may have begun before another process flushed a tag, and this caller have come after.
-        if not entry.tags:
-            return True
-        current = await self._or_else(None, "remember", (key,), self._current(entry))
-        return current is None or [version for _, version in entry.tags] == list(current)
 
     # Steps that all of them share
 
@@ -379,28 +266,57 @@ class Engine:
             self._events.emit(Undecodable(key, str(error)))
             return MISSING
 
-    def count(self, key: str, value: object) -> bool:
+    def count(self, key: str, value: object, *, stale: bool = False) -> bool:
         """Note whether a value was found, and say so."""
         found = value is not MISSING
         if found:
             self._counters.hits += 1
+            self._counters.stale += stale
         else:
             self._counters.misses += 1
         if self._events.listening:
             self._events.emit(Hit(key) if found else Miss(key))
         return found
 
-    def _entry(self, key: str, value: object, lifetime: float) -> Entry:
-        now = self._runtime.now()
-        ends = now + lifetime
-        if self.store.shares_values and is_immutable(value):
-            return Entry(None, now, ends, ends, value=value)
-        if type(value) is int and value in _INT64:
-            return Entry(b"J%d" % value, now, ends, ends)
-        return Entry(self._codec.encode(value, key), now, ends, ends)
+    def entry(self, key: str, value: object, lifetime: float, took: float = 0.0, *, grace: float = 0.0) -> Entry:
+        """Make an entry of a value that was computed in `took` seconds.
 
-    def _lifetime(self, ttl: TTL) -> float:
+        Raises:
+            CodecError: the value cannot be stored.
+        """
+        now = self.runtime.now()
+        fresh_until = now + lifetime
+        refresh_at = refresh_point(fresh_until, took, 1.0 - random()) if took else fresh_until  # noqa: S311 - no secret
+        times = (now, refresh_at, fresh_until, fresh_until + grace)
+        if self.store.shares_values and is_immutable(value):
+            return Entry(None, *times, compute_seconds=took, value=value)
+        payload = b"J%d" % value if type(value) is int and value in _INT64 else self._codec.encode(value, key)
+        return Entry(payload, *times, compute_seconds=took)
+
+    def lifetime(self, ttl: TTL) -> float:
+        """A ttl in seconds, or the default.
+
+        Raises:
+            ValueError: it is no length of time.
+        """
         return self._default_ttl if ttl is None else seconds(ttl)
+
+    async def judge(self, key: str) -> tuple[Entry | None, Decision]:
+        """The entry of a key, and what it is good for.
+
+        Raises:
+            StoreError: the store cannot tell.
+        """
+        return (await self._judged((key,)))[key]
+
+    async def fresh_values(self, keys: Sequence[str]) -> dict[str, object]:
+        """The values of those keys that have a fresh one; as `judge` otherwise."""
+        found = {}
+        for key, (entry, decision) in (await self._judged(keys)).items():
+            value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
+            if self.count(key, value):
+                found[key] = value
+        return found
 
     async def _judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
         if self._owed.some:
@@ -408,18 +324,28 @@ class Engine:
         entries = dict(zip(keys, await self.store.read(keys), strict=True))
         tags = tuple({tag for entry in entries.values() if entry is not None for tag, _ in entry.tags})
         current = dict(zip(tags, await self.store.tag_versions(tags), strict=True)) if tags else {}
-        now = self._runtime.now()
+        now = self.runtime.now()
         return {
             key: (entry, decide(entry, now, [current[tag] for tag, _ in entry.tags] if entry else ()))
             for key, entry in entries.items()
         }
 
-    async def _current(self, entry: Entry | None) -> Sequence[bytes | None]:
+    async def current(self, entry: Entry | None) -> Sequence[bytes | None]:
+        """The current versions of an entry's tags.
+
+        Raises:
+            StoreError: the store cannot tell.
+        """
         if entry is None or not entry.tags:
             return ()
         return await self.store.tag_versions([tag for tag, _ in entry.tags])
 
-    async def _pin(self, tags: Sequence[str], lifetime: float) -> TagVersions:
+    async def pin(self, tags: Sequence[str], lifetime: float) -> TagVersions:
+        """The versions of tags, to be read before a value is computed.
+
+        Raises:
+            StoreError: the store cannot tell.
+        """
         if not tags:
             return ()
         versions = await self.store.pin_tags(tags, lifetime + _TAGS_OUTLIVE)
@@ -434,7 +360,34 @@ class Engine:
         self._counters.invalidated += 1
         self._events.emit(event)
 
-    def _degraded(self, operation: str, keys: Sequence[str], error: StoreError) -> None:
+    async def install(
+        self, entries: Mapping[str, Entry], versions: TagVersions, operation: str, late: Sequence[str] = ()
+    ) -> None:
+        """Store entries that were computed, with the versions of before and those of `late` tags."""
+        await self._or_else(None, operation, tuple(entries), self._install(entries, versions, late))
+
+    async def _install(self, entries: Mapping[str, Entry], versions: TagVersions, late: Sequence[str]) -> None:
+        now = self.runtime.now()
+        if late:
+            versions += await self.pin(late, max(entry.expires_at - now for entry in entries.values()))
+        for entry in entries.values():
+            entry.tags = versions
+        await self.store.write(entries, now)
+        for key, entry in entries.items():
+            self._stored(key, entry.compute_seconds)
+
+    def tell(self, event: Event) -> None:
+        """Emit an event of a callback that failed."""
+        if isinstance(event, StaleServed):
+            self._counters.stale += 1
+        self._events.emit(event)
+
+    def degraded(self, operation: str, keys: Sequence[str], error: StoreError) -> None:
+        """Go on without the store, and tell.
+
+        Raises:
+            StoreError: the cache is strict.
+        """
         if self._strict:
             raise error
         self._counters.degraded += 1
@@ -455,17 +408,5 @@ class Engine:
         except StoreError as error:
             if owed is not None:
                 self._owed.add(**owed)
-            self._degraded(operation, keys, error)
+            self.degraded(operation, keys, error)
             return fallback
-
-
-def _takes_context(callback: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(callback).parameters.values()
-    except ValueError:  # some functions written in C do not tell
-        return False
-    return any(
-        parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in parameters
-    )

@@ -1,11 +1,11 @@
 """One cache entry: what it holds, until when, and what it looks like in bytes. Pure: no clock, no I/O, no locks.
 
-An entry has two ends. Until `fresh_until` it is served; from then until `expires_at` it is stale: kept so that a
-failing callback has something to fall back on (`Cache.expire` makes an entry stale at once). The store removes it at
-`expires_at`.
+An entry is fresh until `fresh_until` and is served. From `refresh_at` on, a little earlier, one caller renews it while
+the others still get it. From `fresh_until` to `expires_at` it is stale: kept for when a callback fails, or takes its
+time. The store removes it at `expires_at`.
 
-    0      1        2               4         12             20            28               32
-    magic  version  payload offset  created   fresh_until    expires_at    compute seconds  tags…  payload
+    0      1        2               4         12          20            28           36               40
+    magic  version  payload offset  created   refresh_at  fresh_until   expires_at   compute seconds  tags…  payload
 
 Numbers are big-endian, times are Unix seconds as doubles, infinity means for ever. Each tag is the length of its name
 (2 bytes), its name in UTF-8 and the 8 bytes of its version at the time the value was computed.
@@ -24,11 +24,12 @@ from backburner.errors import CodecError
 
 MAGIC: Final = 0xBB
 VERSION: Final = 1
-HEADER: Final = struct.Struct(">BBHdddf")
+HEADER: Final = struct.Struct(">BBHddddf")
 _TAG: Final = struct.Struct(">H")
 VERSION_BYTES: Final = 8
-TIMES: Final = struct.Struct(">dd")
-"""`fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on; scripts rewrite them in place."""
+TIMES: Final = struct.Struct(">ddd")
+"""`refresh_at`, `fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on. Scripts rewrite
+them."""
 TIMES_OFFSET: Final = 12
 MAX_HEADER: Final = 0xFFFF
 
@@ -55,6 +56,7 @@ class Entry:
     payload: bytes | None
     """The encoded value; ``None`` where the store keeps immutable values as they are."""
     created: float
+    refresh_at: float
     fresh_until: float
     expires_at: float
     tags: TagVersions = ()
@@ -78,7 +80,7 @@ class Entry:
         offset = HEADER.size + len(tags)
         if offset > MAX_HEADER:
             raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; 64 KiB is the limit")
-        times = (self.created, self.fresh_until, self.expires_at, self.compute_seconds)
+        times = (self.created, self.refresh_at, self.fresh_until, self.expires_at, self.compute_seconds)
         return b"".join((HEADER.pack(MAGIC, VERSION, offset, *times), tags, payload))
 
     @classmethod
@@ -90,13 +92,13 @@ class Entry:
         """
         if len(data) < HEADER.size or data[0] != MAGIC:
             raise CodecError("not an entry of Backburner")
-        _, version, offset, created, fresh_until, expires_at, compute_seconds = HEADER.unpack_from(data)
+        _, version, offset, created, refresh_at, fresh_until, expires_at, took = HEADER.unpack_from(data)
         if version != VERSION:
             raise CodecError(f"entry format {version}, this program reads {VERSION}")
-        if offset > len(data) or math.isnan(fresh_until) or math.isnan(expires_at):
+        if offset > len(data) or any(map(math.isnan, (refresh_at, fresh_until, expires_at))):
             raise CodecError("the header is damaged")
         tags = _unpack_tags(data, offset) if offset > HEADER.size else ()
-        return cls(data[offset:], created, fresh_until, expires_at, tags, compute_seconds)
+        return cls(data[offset:], created, refresh_at, fresh_until, expires_at, tags, took)
 
 
 def _unpack_tags(data: bytes, end: int) -> TagVersions:
@@ -120,8 +122,15 @@ class Decision(Enum):
     """What an entry is good for."""
 
     HIT = auto()
+    REFRESH = auto()
+    """As good as a hit; and somebody should renew it."""
     STALE = auto()
     MISS = auto()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the value may be given to anybody."""
+        return self in (Decision.HIT, Decision.REFRESH)
 
 
 def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> Decision:
@@ -134,7 +143,20 @@ def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> 
         return Decision.MISS
     if entry.tags and [version for _, version in entry.tags] != list(current):
         return Decision.MISS
-    return Decision.HIT if now < entry.fresh_until else Decision.STALE
+    if now < entry.refresh_at:
+        return Decision.HIT
+    return Decision.REFRESH if now < entry.fresh_until else Decision.STALE
+
+
+def refresh_point(fresh_until: float, compute_seconds: float, draw: float) -> float:
+    """When to renew an entry before it ends, so that nobody waits for it then (XFetch).
+
+    The longer it took to compute, the earlier; `draw`, from 0 exclusive to 1 inclusive, spreads entries that were
+    computed together. Drawn once, when the entry is made, so that a hit costs one comparison.
+
+    Source: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015.
+    """
+    return fresh_until + compute_seconds * math.log(draw)
 
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -52,6 +52,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._under_way: dict[str, Flight] = {}
+        self._renewals: dict[str, Flight] = {}
         self._lock = Lock()  # held for operations on the dict only
 
     def join(self, key: str, loop: asyncio.AbstractEventLoop | None) -> tuple[Flight, bool]:
@@ -69,22 +70,40 @@ class Flights:
             raise RuntimeError(f"the callback for {key!r} asks the cache for {key!r}: it would wait for itself")
         return flight, False
 
+    def try_renewing(self, key: str, loop: asyncio.AbstractEventLoop | None) -> Flight | None:
+        """A flight that renews a key which has a value still; ``None`` if somebody renews it already."""
+        with self._lock:
+            if key in self._renewals:
+                return None
+            flight = self._renewals[key] = Flight(loop)
+            return flight
+
     def supersede(self, keys: Iterable[str] | None) -> None:
         """Say that keys, or all of them, were written or removed."""
-        if not self._under_way:
+        if not self._under_way and not self._renewals:
             return
         with self._lock:
-            for key in list(self._under_way) if keys is None else keys:
-                flight = self._under_way.pop(key, None)
-                if flight is not None:
-                    flight.superseded = True
+            for flights in (self._under_way, self._renewals):
+                for key in list(flights) if keys is None else keys:
+                    flight = flights.pop(key, None)
+                    if flight is not None:
+                        flight.superseded = True
 
     def land(self, key: str, flight: Flight) -> None:
-        """Say that the leader is done, well or not; followers go on."""
+        """Say that the leader is done, well or not; followers go on. A flight that has landed may be landed again."""
+        self._land(self._under_way, key, flight)
+
+    def land_renewal(self, key: str, flight: Flight) -> None:
+        """As `land`, for a flight of `try_renewing`."""
+        self._land(self._renewals, key, flight)
+
+    def _land(self, flights: dict[str, Flight], key: str, flight: Flight) -> None:
         with self._lock:
-            if self._under_way.get(key) is flight:
-                del self._under_way[key]
-        flight.landed.set_result(None)
+            if flights.get(key) is flight:
+                del flights[key]
+            landed = flight.landed.done()
+        if not landed:
+            flight.landed.set_result(None)
 
 
 class leading:  # noqa: N801 - reads as a statement: `with leading(flight):`

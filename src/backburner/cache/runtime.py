@@ -8,7 +8,9 @@ coroutine that suspends by mistake raises at once instead of hanging.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from inspect import isawaitable
+from threading import Thread
 from typing import Any, Protocol, TypeVar, cast
 
 from backburner.cache.flight import Flight
@@ -58,6 +60,10 @@ class Runtime(Protocol):
         """Call the user's function."""
         ...
 
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something that the caller does not wait for. It must not raise."""
+        ...
+
 
 class BlockingRuntime:
     """Threads: waiting blocks, and callbacks are plain functions."""
@@ -84,6 +90,11 @@ class BlockingRuntime:
             raise TypeError(f"{callback!r} is asynchronous; await the verb with an `a` in front, such as aremember()")
         return value
 
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        # A daemon: a callback that hangs must not keep the program from ending.
+        context = copy_context()
+        Thread(target=context.run, args=(run, work), name="backburner-refresh", daemon=True).start()
+
 
 class AsyncioRuntime:
     """Tasks: waiting suspends, and callbacks may be coroutine functions."""
@@ -91,6 +102,7 @@ class AsyncioRuntime:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.now = clock
         self.elapsed = time.perf_counter
+        self._spawned: set[asyncio.Task[object]] = set()
 
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -103,3 +115,8 @@ class AsyncioRuntime:
     async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
         value = callback(*arguments)
         return await value if isawaitable(value) else value
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._spawned.add(task)  # the loop itself keeps no more than a weak reference
+        task.add_done_callback(self._spawned.discard)

@@ -10,14 +10,14 @@
 local data = redis.call('GET', KEYS[1])
 local alive = false
 local offset
-if data and #data >= 32 and string.byte(data, 1) == 0xBB and string.byte(data, 2) == 1 then
+if data and #data >= 40 and string.byte(data, 1) == 0xBB and string.byte(data, 2) == 1 then
   local fresh_until
-  offset, fresh_until = struct.unpack('>I2', data, 3), struct.unpack('>d', data, 13)
+  offset, fresh_until = struct.unpack('>I2', data, 3), struct.unpack('>d', data, 21)
   alive = fresh_until > tonumber(ARGV[2])
 end
 
 if alive then
-  if offset > 32 and ARGV[5] ~= '1' then return {'tagged'} end
+  if offset > 40 and ARGV[5] ~= '1' then return {'tagged'} end
   local digits = string.match(data, '^J(%-?%d+)$', offset + 1)
   if not digits then return {'type'} end
   redis.call('SET', KEYS[1], digits, 'KEEPTTL')

@@ -29,7 +29,8 @@ class Store(Protocol):
         ...
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
-        """Put an entry if there is none, or none that can be read. ``None`` if it was put, else the one that is there."""
+        """Put an entry if there is none, or none that can be read. ``None`` if it was put, else the one that is
+        there."""
         ...
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:

@@ -331,6 +331,6 @@ class MemoryStore:
             if entry is None or entry.expires_at <= now:
                 return False
             ends = entry.expires_at if expires_at is None else expires_at
-            self._entries[key] = replace(entry, fresh_until=fresh_until, expires_at=ends)
+            self._entries[key] = replace(entry, refresh_at=fresh_until, fresh_until=fresh_until, expires_at=ends)
             self._ends.note(key, ends, self._entries)
             return True

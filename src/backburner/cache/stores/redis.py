@@ -38,7 +38,8 @@ _UNAVAILABLE: Final = (
     OSError,
 )
 _SCAN_BATCH: Final = 1000
-_FRESH_UNTIL_BYTES: Final = 8
+_FRESH_BYTES: Final = 16
+"""`refresh_at` and `fresh_until` among the times."""
 
 
 class RedisStore:
@@ -130,13 +131,13 @@ class RedisStore:
                 raise OverflowError("the sum does not fit into 64 bits")
 
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
-        times = TIMES.pack(fresh_until, expires_at)
+        times = TIMES.pack(fresh_until, fresh_until, expires_at)
         arguments = [TIMES_OFFSET, times, _milliseconds(expires_at - now)]
         return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], arguments))
 
     async def expire(self, key: str, now: float) -> bool:
-        fresh_until = TIMES.pack(now, now)[:_FRESH_UNTIL_BYTES]
-        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, fresh_until, ""]))
+        until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
+        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, until, ""]))
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))
