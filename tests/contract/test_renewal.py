@@ -1,4 +1,4 @@
-"""Values near and beyond their end: renewed ahead, given while somebody renews them, given because the callback fails."""
+"""Values near and beyond their end: renewed ahead, given while they are renewed, given because the callback fails."""
 
 from typing import Any
 
@@ -88,13 +88,10 @@ def test_within_its_grace_a_value_stands_in_for_a_failing_callback(cache: Any, c
 
 def test_shortly_before_the_end_one_caller_renews_and_a_failure_harms_nobody(cache: Any, clock: Clock) -> None:
     blocking = getattr(cache, "_cache", cache)
-    took = iter([0.0, 1e9, 0.0, 0.0, 0.0, 0.0])  # a callback that took so long that it is renewed from the start
-    for engine in (blocking._blocking, *blocking._aengines.values()):
-        engine.runtime.elapsed = lambda: next(took)
     cache.remember("warm-up", 1, lambda: None)  # makes the engine of this event loop
+    elapsed = iter([0.0, 1e9, *[0.0] * 4])  # the first callback took so long that its value is renewed from the start
     for engine in (blocking._blocking, *blocking._aengines.values()):
-        took = iter([0.0, 1e9, 0.0, 0.0, 0.0, 0.0])
-        engine.runtime.elapsed = lambda: next(took)
+        engine.runtime.elapsed = elapsed.__next__
     assert cache.remember("key", 60, lambda: "first") == "first"
     seen = _seen(cache)
     assert cache.get("key") == "first"
