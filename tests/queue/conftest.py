@@ -1,6 +1,5 @@
 """A server of the queue's own, workers as users start them, and apps that produce for them."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -97,7 +96,3 @@ def runs(path: Path) -> int:
     """How often the task ``wait_for`` was started for this file."""
     counted = Path(f"{path}.runs")
     return counted.stat().st_size if counted.exists() else 0
-
-
-def alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")

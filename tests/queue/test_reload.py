@@ -1,15 +1,18 @@
 """``worker --reload``: new code soon, no job lost or run twice, and nothing left behind."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import redis
 
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
@@ -19,7 +22,7 @@ from tests.queue.conftest import MakeApp, StartWorker, runs
 Eventually = Callable[..., Any]
 
 SOURCE = """
-import os, sys, time
+import os, time
 from backburner.queue import Celery
 
 app = Celery("reloaded")
@@ -37,15 +40,23 @@ def hold(path):
     return {version!r}
 """
 
+versions = count(1)
 
+
+@dataclass
 class Project:
-    """A folder with tasks that the test edits, and a worker that follows."""
+    """A folder with tasks that a test edits, and the worker that follows."""
 
-    def __init__(self, folder: Path, app: Celery, worker: Program) -> None:
-        self.folder, self.app, self.worker = folder, app, worker
+    folder: Path
+    url: str
+    worker: Program
+    app: Celery | None = None
 
-    def save(self, version: object, extra: str = "", name: str = "tasks.py") -> None:
-        (self.folder / name).write_text(SOURCE.format(version=version) + extra)
+    def save(self, extra: str = "") -> int:
+        """Save a new version of the tasks; returns its number."""
+        version = next(versions)
+        (self.folder / "tasks.py").write_text(SOURCE.format(version=version) + extra)
+        return version
 
     def version(self) -> Any:
         return self.app.send_task("version").get(timeout=10)
@@ -54,106 +65,137 @@ class Project:
         supervisor = psutil.Process(self.worker.process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
+    def waiting(self) -> int:
+        with self.app.connection_for_write() as connection:
+            return connection.default_channel.client.llen("celery")
+
+
+StartProject = Callable[..., AbstractContextManager[Project]]
+
+
+@pytest.fixture(scope="module")
+def start_project(
+    tmp_path_factory: pytest.TempPathFactory, server: EmbeddedServer, start_worker: StartWorker
+) -> StartProject:
+    databases = count(4)  # the shared worker, in database 0, knows none of these tasks
+
+    @contextmanager
+    def start(options: str) -> Iterator[Project]:
+        folder = tmp_path_factory.mktemp("project")
+        url = f"{server.url.removesuffix('0')}{next(databases)}"
+        (folder / "tasks.py").write_text(SOURCE.format(version=0))
+        with start_worker(url, f"--reload {options}", app="tasks", cwd=folder) as worker:
+            yield Project(folder, url, worker)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def shared_project(start_project: StartProject) -> Iterator[Project]:
+    with start_project("--pool=threads -c 2") as project:
+        yield project
+
 
 @pytest.fixture
-def start_project(
-    tmp_path: Path, server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker
-) -> Iterator[Callable[[str], Project]]:
-    # A database of its own: the shared worker knows none of these tasks.
-    url = server.url.removesuffix("0") + "4"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    folder = tmp_path / "project"
-    folder.mkdir()
-    workers = []
-
-    def start(options: str = "--pool=solo") -> Project:
-        (folder / "tasks.py").write_text(SOURCE.format(version=1))
-        worker = start_worker(url, f"--reload {options}", app="tasks", cwd=folder)
-        workers.append(worker)
-        return Project(folder, make_app(url), worker.__enter__())
-
-    yield start
-    for worker in workers:
-        worker.__exit__(None, None, None)
+def project(shared_project: Project, make_app: MakeApp, eventually: Eventually) -> Project:
+    shared_project.app = make_app(shared_project.url)
+    settled(shared_project, eventually)
+    return shared_project
 
 
-StartProject = Callable[..., Project]
+def settled(project: Project, eventually: Eventually) -> None:
+    """Have a new version run, and the worker of before gone."""
+    version = project.save()
+    eventually(lambda: project.version() == version)
+    *before, _ = re.findall(r"process (\d+) takes over", project.worker.output)
+    eventually(lambda: all(f"process {pid} has ended" in project.worker.output for pid in before))
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads -c 2", "prefork -c 2"])
-def test_changed_code_runs_within_two_seconds_and_a_running_job_ends_as_it_began(
-    start_project: StartProject, pool: str, released: Path, eventually: Eventually
-) -> None:
-    project = start_project(f"--pool={pool}")
-    project.save(2)
-    eventually(lambda: project.version() == 2)
+def changed_code_runs_soon(project: Project, released: Path, eventually: Eventually) -> None:
+    before = project.version()
     job = project.app.send_task("hold", (str(released),))
     eventually(lambda: runs(released) == 1)
-    project.save(3)
     saved = time.monotonic()
-    eventually(lambda: project.version() == 3)
+    version = project.save()
+    eventually(lambda: project.version() == version)
     assert time.monotonic() - saved < 2
     released.touch()
-    assert job.get(timeout=10) == 2, "the old code ran it to its end"
+    assert job.get(timeout=10) == before, "the old code ran it to its end"
     assert runs(released) == 1
 
 
-def test_code_that_does_not_start_leaves_the_old_in_place_and_is_shown_once(
-    start_project: StartProject, eventually: Eventually
+def test_changed_code_runs_within_two_seconds_and_a_running_job_ends_as_it_began(
+    project: Project, released: Path, eventually: Eventually
 ) -> None:
-    project = start_project()
-    for extra, error in (
-        ("\nthis is no python\n", "SyntaxError"),
-        ("\nimport no_such_module\n", "ModuleNotFoundError"),
-    ):
-        project.save(2, extra)
-        eventually(lambda error=error: error in project.worker.output)
-        eventually(lambda: "the code does not start" in project.worker.output)
-        assert project.version() == 1
-        assert project.worker.output.count(f"{error}:") == 1
-    project.save(3)
-    eventually(lambda: project.version() == 3)
+    changed_code_runs_soon(project, released, eventually)
 
 
-def test_a_change_of_the_settings_file_reloads_too(start_project: StartProject, eventually: Eventually) -> None:
-    project = start_project()
-    project.save(1, "\nimport pathlib\nVALUE = pathlib.Path('.env').read_text()\nversion.run = lambda: VALUE\n")
-    (project.folder / ".env").write_text("NAME=a")
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["solo", "prefork -c 2"])
+def test_every_pool_reloads(
+    start_project: StartProject, pool: str, make_app: MakeApp, released: Path, eventually: Eventually
+) -> None:
+    with start_project(f"--pool={pool}") as project:
+        project.app = make_app(project.url)
+        settled(project, eventually)
+        changed_code_runs_soon(project, released, eventually)
+
+
+@pytest.mark.parametrize(
+    ("extra", "error"),
+    [("\nthis is no python\n", "SyntaxError"), ("\nimport no_such_module\n", "ModuleNotFoundError")],
+)
+def test_code_that_does_not_start_is_shown_once_and_the_old_goes_on(
+    project: Project, extra: str, error: str, eventually: Eventually
+) -> None:
+    before = project.version()
+    seen = len(project.worker.output)
+    project.save(extra)
+    eventually(lambda: "the code does not start" in project.worker.output[seen:])
+    assert project.worker.output[seen:].count(f"{error}:") == 1
+    assert project.version() == before
+    version = project.save()
+    eventually(lambda: project.version() == version)
+
+
+def test_a_change_of_the_settings_file_reloads_too(project: Project, eventually: Eventually) -> None:
+    settings = project.folder / ".env"
+    settings.write_text("NAME=a")
+    project.save("\nfrom pathlib import Path\nNAME = Path('.env').read_text()\nversion.run = lambda: NAME\n")
     eventually(lambda: project.version() == "NAME=a")
-    (project.folder / ".env").write_text("NAME=b")
+    settings.write_text("NAME=b")
     eventually(lambda: project.version() == "NAME=b")
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork -c 2"])
-def test_a_killed_supervisor_takes_its_workers_along_and_returns_their_jobs(
-    start_project: StartProject, pool: str, released: Path, eventually: Eventually
+@pytest.mark.parametrize("pool", ["prefork -c 2", pytest.param("solo", marks=pytest.mark.slow)])
+def test_a_killed_supervisor_takes_its_workers_along_and_their_jobs_are_returned(
+    start_project: StartProject, pool: str, make_app: MakeApp, released: Path, eventually: Eventually
 ) -> None:
-    project = start_project(f"--pool={pool}")
-    project.app.send_task("hold", (str(released),))
-    eventually(lambda: runs(released) == 1)
-    processes = project.processes()
-    project.worker.process.kill()
-    eventually(lambda: not [each for each in processes if is_running(each)])
-    with project.app.connection_for_write() as connection:
-        assert connection.default_channel.client.llen("celery") == 1
-    assert runs(released) == 1
+    with start_project(f"--pool={pool}") as project:
+        project.app = make_app(project.url)
+        project.app.send_task("hold", (str(released),))
+        eventually(lambda: runs(released) == 1)
+        processes = project.processes()
+        project.worker.process.kill()
+        eventually(lambda: not any(map(is_running, processes)))
+        assert project.waiting() == 1
+        assert runs(released) == 1
 
 
-def test_stopping_ends_everything_in_order_and_returns_what_does_not_end(
-    start_project: StartProject, released: Path, eventually: Eventually
+def test_stopping_ends_everything_in_order_and_returns_the_jobs_that_do_not_end(
+    start_project: StartProject, make_app: MakeApp, released: Path, eventually: Eventually
 ) -> None:
-    project = start_project("--pool=threads -c 2")
-    project.app.send_task("hold", (str(released),))
-    eventually(lambda: runs(released) == 1)
-    processes = project.processes()
-    asked = time.monotonic()
-    os.kill(project.worker.process.pid, signal.SIGINT)
-    assert project.worker.process.wait(10) == 0
-    assert time.monotonic() - asked < 6
-    assert not [each for each in processes if is_running(each)]
-    with project.app.connection_for_write() as connection:
-        assert connection.default_channel.client.llen("celery") == 1
+    with start_project("--pool=threads -c 2") as project:
+        project.app = make_app(project.url)
+        project.app.send_task("hold", (str(released),))
+        eventually(lambda: runs(released) == 1)
+        processes = project.processes()
+        asked = time.monotonic()
+        os.kill(project.worker.process.pid, signal.SIGINT)
+        assert project.worker.process.wait(10) == 0
+        assert time.monotonic() - asked < 6
+        assert not any(map(is_running, processes))
+        assert project.waiting() == 1
 
 
 def is_running(process: psutil.Process) -> bool:

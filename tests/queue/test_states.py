@@ -106,7 +106,7 @@ def test_a_coroutine_waits_without_blocking_its_loop(app: Celery, worker: Progra
             await asyncio.sleep(0.01)
             ticks += 1
             if ticks == 20:
-                released.touch()
+                await asyncio.to_thread(released.touch)
         return waiting.result(), ticks
 
     result, ticks = asyncio.run(main())
@@ -176,7 +176,7 @@ def test_waiting_survives_a_result_backend_that_goes_and_comes_back(
             waiting = asyncio.ensure_future(job.aget(timeout=10))
             await asyncio.sleep(0.3)
             proxy.refuse()
-            released.touch()
+            await asyncio.to_thread(released.touch)
             await asyncio.sleep(1)
             proxy.pass_through()
             return await waiting

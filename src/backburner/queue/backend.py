@@ -42,6 +42,11 @@ class ResultConsumer(stock.ResultConsumer):  # type: ignore[name-defined,misc]  
         with self._surviving():
             super().consume_from(task_id)
 
+    def _flush_pending_unsubscribe(self) -> None:
+        # Also called when a result is collected as garbage, where nobody could catch anything.
+        with self._surviving():
+            super()._flush_pending_unsubscribe()
+
     def on_wait_for_pending(self, result: Any, **options: Any) -> None:
         with self._surviving():
             super().on_wait_for_pending(result, **options)

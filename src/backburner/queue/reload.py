@@ -104,13 +104,13 @@ class _Supervisor:
             stop_event=self._stop,
             raise_interrupt=False,
         ):
+            self._look_after()
             if changes:
                 log.info("reload: %s changed", ", ".join(sorted(os.path.relpath(path) for _, path in changes)))
             if changes or not started:
                 # The first worker starts when changes are already noticed, so that none is missed.
                 self._start()
                 started = True
-            self._look_after()
             if self._ended_by_itself():
                 break
         self._end()
@@ -131,6 +131,7 @@ class _Supervisor:
     def _look_after(self) -> None:
         if self._next is not None and self._next.ready:
             self._dismiss(self._current, drain=_DRAIN_ON_RELOAD)
+            log.info("reload: process %d takes over", self._next.process.pid)
             self._current, self._next = self._next, None
             self._spare = supervised.Worker(self._directories)
         if self._next is not None and not self._next.alive:
@@ -142,6 +143,7 @@ class _Supervisor:
             worker.hurry()
             if not worker.alive:
                 worker.close()
+                log.info("reload: process %d has ended", worker.process.pid)
         self._leaving = [worker for worker in self._leaving if not worker.closed]
 
     def _ended_by_itself(self) -> bool:

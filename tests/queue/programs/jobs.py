@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 from celery import Task
 
@@ -13,7 +14,7 @@ from backburner.queue import Celery, progress
 
 class RetryTask(Task):
     autoretry_for = (ZeroDivisionError,)
-    retry_kwargs = {"max_retries": 1, "countdown": 1}
+    retry_kwargs = {"max_retries": 1, "countdown": 1}  # noqa: RUF012  # as guides have it
 
 
 def define(app: Celery) -> Celery:
@@ -34,11 +35,12 @@ def define(app: Celery) -> Celery:
     @task(name="wait_for")
     def wait_for(path, steps=0):
         """Run until the file `path` is there, counting how often this was started in ``path.runs``."""
-        with open(f"{path}.runs", "a") as runs:
+        path = Path(path)
+        with path.with_name(f"{path.name}.runs").open("a") as runs:
             runs.write("x")
         for step in range(steps):
             progress(step, steps, f"step {step}")
-        while not os.path.exists(path):
+        while not path.exists():
             time.sleep(0.02)
         return "released"
 

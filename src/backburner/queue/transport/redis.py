@@ -90,15 +90,12 @@ class _Channel(stock.Channel):
     def _enqueue(self) -> Any:
         return self._plain_client.register_script(ENQUEUE)
 
-    def close(self) -> None:
-        """Close, as kombu does, unless the connection was lost."""
-        if getattr(self.connection, "client", None) is None:
-            # kombu would return unacknowledged messages over the lost connection and fail with an error
-            # that ends the worker. They stay on the server, where the visibility timeout finds them.
-            self.do_restore = False
-        super().close()
-
     def _get_pool(self, asynchronous: bool = False) -> Any:
+        if getattr(self.connection, "client", None) is None:
+            # kombu fails here with an AttributeError when a job that outlived its connection is
+            # acknowledged, and the worker ends. As a connection error it is a line in the log, and the
+            # visibility timeout finds the job.
+            raise redis.ConnectionError("the connection was lost")
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
         return pool
