@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "TROUBLE",
     "BreakerClosed",
     "BreakerOpened",
     "Degraded",
@@ -118,32 +119,37 @@ Subscriber = Callable[[Event], None]
 
 
 class Events:
-    """A list of subscribers. Reading `listening` first spares the making of events that nobody wants."""
+    """A list of subscribers. Reading `listening` first spares the making of frequent events that nobody wants."""
 
-    __slots__ = ("_subscribers", "listening")
+    __slots__ = ("_subscriptions", "listening")
 
     def __init__(self) -> None:
-        self._subscribers: tuple[Subscriber, ...] = ()
+        self._subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
         self.listening = False
+        """Whether anybody wants `Hit`, `Miss` or `Stored`."""
 
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` with every event from now on; the function returned ends that."""
-        self._subscribers = (*self._subscribers, subscriber)
-        self.listening = True
-
-        def unsubscribe() -> None:
-            self._subscribers = tuple(other for other in self._subscribers if other is not subscriber)
-            self.listening = bool(self._subscribers)
-
-        return unsubscribe
+    def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> Callable[[], None]:
+        """Call `subscriber` with every event from now on, or those of some kinds; the function returned ends that."""
+        subscription = (subscriber, kinds or (Event,))
+        self._set((*self._subscriptions, subscription))
+        return lambda: self._set(tuple(other for other in self._subscriptions if other is not subscription))
 
     def emit(self, event: Event) -> None:
-        """Tell everybody."""
-        for subscriber in self._subscribers:
-            try:
-                subscriber(event)
-            except Exception:
-                log.exception("a subscriber of cache events failed on %r", event)
+        """Tell those who want it."""
+        for subscriber, kinds in self._subscriptions:
+            if isinstance(event, kinds):
+                try:
+                    subscriber(event)
+                except Exception:
+                    log.exception("a subscriber of cache events failed on %r", event)
+
+    def _set(self, subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...]) -> None:
+        self._subscriptions = subscriptions
+        self.listening = any(issubclass(frequent, kinds) for _, kinds in subscriptions for frequent in FREQUENT)
+
+
+FREQUENT = (Hit, Miss, Stored)
+TROUBLE = (BreakerOpened, BreakerClosed, Degraded, RefreshFailed, StaleServed, Undecodable)
 
 
 def log_trouble(event: Event) -> None:

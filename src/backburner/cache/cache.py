@@ -24,7 +24,7 @@ from backburner.cache.remember import Context, Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore, RedisStore, Store
 from backburner.errors import ConfigError
-from backburner.events import BreakerClosed, BreakerOpened, Events, log_trouble
+from backburner.events import TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import aconnect, connect
 from backburner.redis.url import ServerURL
@@ -377,7 +377,7 @@ class Cache(Verbs):
         """Turns values into bytes. `codec.register` and `codec.register_model` teach it more types."""
         self.events = Events()
         """Subscribe here to be told what happens."""
-        self.events.subscribe(log_trouble)
+        self.events.subscribe(log_trouble, *TROUBLE)
         self._url = url
         self._timeout = timeout
         self._strict = strict
@@ -480,18 +480,23 @@ class Cache(Verbs):
 
     def _hit(self, key: str) -> object:
         """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""
-        if self._memory is None:
+        memory = self._memory
+        if memory is None:
             return MISSING
         try:
-            entry = self._memory.peek(key)
+            entry = memory.peek(key)
         except TypeError:  # not hashable; check_key says so better
             return MISSING
-        if entry is None or self._clock() >= entry.refresh_at or (entry.tags and self._memory.flushed(entry)):
+        if entry is None or self._clock() >= entry.refresh_at:
+            return MISSING
+        if entry.tags and entry.tags_held_at != memory.generation and memory.flushed(entry):
             return MISSING
         value = entry.value
-        if value is ENCODED and (value := self._engine().value(key, entry)) is MISSING:
+        if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
-        self._engine().count(key, value)
+        self._counters.hits += 1
+        if self.events.listening:
+            self.events.emit(Hit(key))
         return value
 
 

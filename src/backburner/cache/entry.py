@@ -15,7 +15,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
@@ -63,6 +63,8 @@ class Entry:
     compute_seconds: float = 0.0
     value: object = ENCODED
     """The value itself where it is immutable and so can be shared; else `ENCODED`, and each reader decodes its own."""
+    tags_held_at: int = field(default=-1, compare=False)
+    """The generation of its store in which the tags were last seen to hold."""
 
     def pack(self) -> bytes:
         """The entry as bytes.

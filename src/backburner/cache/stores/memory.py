@@ -8,7 +8,6 @@ import heapq
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Final, Protocol
@@ -48,9 +47,7 @@ class _LeastRecentlyUsed:
         self._entries = entries
 
     def used(self, key: str) -> None:
-        # Gone if another thread removed it since it was read.
-        with suppress(KeyError):
-            self._entries.move_to_end(key)
+        self._entries.move_to_end(key)
 
     wrote = used
 
@@ -183,9 +180,12 @@ class MemoryStore:
         self.max_items = max_items
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._tags: dict[str, bytes] = {}
+        self.generation = 0
+        """Counts the times that any tag was flushed."""
         self._ends = _Ends()
         self._policy = self._make(policy)
-        self._used = None if policy == "ttl" else self._policy.used
+        # For LRU straight to the dict: a hit is worth the short cut.
+        self._used = {"lru": self._entries.move_to_end, "lfu": self._policy.used}.get(policy)
         self._lock = Lock()
         self._most_tags = _FEWEST_TAGS
 
@@ -206,12 +206,19 @@ class MemoryStore:
         """The entry of a key, without suspending: what makes a hit cheap."""
         entry = self._entries.get(key)
         if entry is not None and self._used is not None:
-            self._used(key)
+            try:  # noqa: SIM105 - contextlib.suppress costs more than all the rest
+                self._used(key)
+            except KeyError:
+                pass  # another thread removed it since
         return entry
 
     def flushed(self, entry: Entry) -> bool:
-        """Whether a tag of an entry was flushed since it was made."""
-        return any(self._tags.get(tag) != version for tag, version in entry.tags)
+        """Whether a tag of an entry was flushed since it was made. Looked up once per entry and `generation`."""
+        generation = self.generation
+        if any(self._tags.get(tag) != version for tag, version in entry.tags):
+            return True
+        entry.tags_held_at = generation
+        return False
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread of the parent held would never be released here."""
@@ -284,6 +291,7 @@ class MemoryStore:
         with self._lock:
             for tag in tags:
                 self._tags.pop(tag, None)
+            self.generation += 1
 
     async def flush(self) -> None:
         with self._lock:
@@ -291,6 +299,7 @@ class MemoryStore:
                 self._remove(key)
             self._ends.clear()
             self._tags.clear()
+            self.generation += 1
 
     async def close(self) -> None:
         pass
@@ -317,6 +326,7 @@ class MemoryStore:
         # wrong.
         used = {tag for entry in self._entries.values() for tag, _ in entry.tags}
         self._tags = {tag: version for tag, version in self._tags.items() if tag in used}
+        self.generation += 1
         self._most_tags = max(_FEWEST_TAGS, 2 * len(self._tags))
 
     def _remove(self, key: str) -> Entry | None:
