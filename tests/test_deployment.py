@@ -12,17 +12,16 @@ import textwrap
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
 from importlib.metadata import packages_distributions
 from typing import Any
 
 import pytest
 import yaml
-from celery.bin.celery import celery as celery_command
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from app.core.config import AppSettings
+from tests.pages.commands import check
 from tests.processes import ROOT
 
 REQUIREMENTS = ["dev", "run", "build"]
@@ -47,27 +46,9 @@ def instructions(name: str) -> list[list[str]]:
     return [words for instruction, words in dockerfile() if instruction == name]
 
 
-def check_command(words: list[str]) -> None:
-    """Fail unless the command names things that exist: a program we install, a module, its options."""
-    program, *arguments = words
-    if program == "uvicorn":
-        module, _, attribute = arguments[0].partition(":")
-        assert callable(getattr(import_module(module), attribute))
-    elif program == "celery":
-        option, module, command, *rest = arguments
-        assert option == "-A"
-        assert import_module(module).celery_app
-        known = {name for parameter in celery_command.commands[command].params for name in parameter.opts}
-        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
-        assert command == "flower" or given <= known  # Flower's options are not Celery's
-    else:
-        assert words == ["alembic", "upgrade", "head"]
-        assert (ROOT / "alembic.ini").exists()
-
-
 @pytest.mark.parametrize("name", FROM_OUR_IMAGE)
 def test_a_service_runs_a_command_that_exists(name: str) -> None:
-    check_command(shlex.split(compose()["services"][name]["command"]))
+    check(shlex.split(compose()["services"][name]["command"]), ROOT)
 
 
 @pytest.mark.parametrize("name", FROM_OUR_IMAGE)
@@ -166,7 +147,7 @@ def test_the_image_does_not_run_as_root_and_says_how_it_is() -> None:
     assert last.index("USER") < last.index("CMD")
     assert "HEALTHCHECK" in last
     (command,) = instructions("CMD")
-    check_command(command)
+    check(command, ROOT)
     assert shlex.split(compose()["services"]["api"]["command"]) == command
 
 
