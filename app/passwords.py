@@ -1,8 +1,11 @@
 """Passwords: hashed with Argon2, compared in the same time whether there is a hash to compare with or not."""
 
 from functools import cache
+from threading import BoundedSemaphore
 
 from pwdlib import PasswordHash
+
+_room = BoundedSemaphore(4)  # Argon2 takes 64 MB each time; a crowd that logs in must not take all the memory
 
 
 @cache
@@ -17,7 +20,8 @@ def _hash_of_nobody() -> str:
 
 def hash_password(password: str) -> str:
     """A salted hash to keep in place of the password."""
-    return _argon2().hash(password)
+    with _room:
+        return _argon2().hash(password)
 
 
 def password_matches(password: str, password_hash: str | None) -> bool:
@@ -25,5 +29,7 @@ def password_matches(password: str, password_hash: str | None) -> bool:
 
     Without a hash: no, but not sooner, so that a stopwatch cannot tell which e-mails have an account.
     """
-    matches = _argon2().verify(password, password_hash or _hash_of_nobody())
+    expected = password_hash or _hash_of_nobody()
+    with _room:
+        matches = _argon2().verify(password, expected)
     return matches and password_hash is not None

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, select
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm.exc import StaleDataError
 
 MAX_ID = 2**31 - 1
 
@@ -65,18 +66,18 @@ class Record:
             return None
         for name, value in cls.columns(obj_in.model_dump(exclude_unset=True)).items():
             setattr(row, name, value)
-        cls._commit(db)
+        try:
+            cls._commit(db)
+        except StaleDataError:  # somebody removed it meanwhile
+            return None
         return row
 
     @classmethod
     def delete(cls, db: Session, *, id: int) -> bool:  # noqa: A002 - as above
         """Remove a row; False if there was none."""
-        row = cls.get(db, id=id)
-        if row is None:
-            return False
-        db.delete(row)
+        removed = db.scalar(delete(cls).where(cls.id == id).returning(cls.id))
         cls._commit(db)
-        return True
+        return removed is not None
 
     @classmethod
     def columns(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A whole bookstore to test against: its API and worker are real processes, its mail goes to a real SMTP server."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Bookstore:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "REDIS_URL": self.redis_url,
             "DATABASE_URL": self.database_url or f"sqlite:///{self.directory}/data/app.db",
             "UPLOAD_DIR": str(self.uploads),

@@ -56,9 +56,24 @@ def client(store: Bookstore) -> Iterator[httpx2.Client]:
         yield client
 
 
+@pytest.fixture(scope="package")
+def token(store: Bookstore) -> str:
+    """Logging in takes time on purpose, so most tests share a user."""
+    with store.client() as client:
+        store.log_in(client)
+        return client.cookies["session"]
+
+
 @pytest.fixture
-def reader(store: Bookstore) -> Iterator[httpx2.Client]:
-    """Somebody who is logged in."""
+def reader(store: Bookstore, token: str) -> Iterator[httpx2.Client]:
+    """Somebody who is logged in, and stays so."""
+    with store.client(cookies={"session": token}) as client:
+        yield client
+
+
+@pytest.fixture
+def member(store: Bookstore) -> Iterator[httpx2.Client]:
+    """Somebody who is logged in, and may do with the account what the test likes."""
     with store.client() as client:
         store.log_in(client)
         yield client

@@ -1,6 +1,7 @@
 """Books over HTTP."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -128,6 +129,22 @@ def test_an_impossible_page_is_refused(client: httpx2.Client, params: dict[str, 
 @pytest.mark.parametrize("q", ["\x00", "\x1b[0m", "'; DROP TABLE books; --", "\\", "👻" * 200, "%00"])
 def test_any_text_may_be_searched_for(client: httpx2.Client, q: str) -> None:
     assert client.get("/books", params={"q": q}).status_code == 200
+
+
+def test_who_changes_what_somebody_removes_gets_an_answer(reader: httpx2.Client) -> None:
+    urls = [reader.post("/books", json=a_book()).headers["location"] for _ in range(20)]
+
+    def change(url: str) -> int:
+        return reader.patch(url, json={"year": 1}).status_code
+
+    def remove(url: str) -> int:
+        return reader.delete(url).status_code
+
+    with ThreadPoolExecutor() as threads:
+        answers = [threads.submit(act, url) for url in urls for act in (change, remove, remove)]
+        codes = [answer.result() for answer in answers]
+    assert codes.count(204) == len(urls)
+    assert set(codes) <= {200, 204, 404}
 
 
 def test_writing_needs_a_session(client: httpx2.Client) -> None:

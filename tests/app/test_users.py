@@ -96,26 +96,26 @@ def test_logging_out_ends_the_session_in_the_server(store: Bookstore, client: ht
     assert client.delete("/sessions/current").status_code == 204
 
 
-def test_users_change_themselves_only(store: Bookstore, reader: httpx2.Client, client: httpx2.Client) -> None:
-    me = reader.get("/users/me").json()
+def test_users_change_themselves_only(store: Bookstore, member: httpx2.Client, client: httpx2.Client) -> None:
+    me = member.get("/users/me").json()
     other = store.register(client)
-    assert reader.patch(f"/users/{me['id']}", json={"name": "New Name"}).json() == {**me, "name": "New Name"}
-    assert reader.patch(f"/users/{other['id']}", json={"name": "Mine"}).status_code == 403
-    assert reader.patch("/users/2000000000", json={"name": "Mine"}).status_code == 403
+    assert member.patch(f"/users/{me['id']}", json={"name": "New Name"}).json() == {**me, "name": "New Name"}
+    assert member.patch(f"/users/{other['id']}", json={"name": "Mine"}).status_code == 403
+    assert member.patch("/users/2000000000", json={"name": "Mine"}).status_code == 403
     assert client.patch(f"/users/{me['id']}", json={"name": "Mine"}).status_code == 401
-    assert reader.patch(f"/users/{me['id']}", json={"email": other["email"]}).status_code == 409
-    assert reader.get("/users/me").json()["email"] == me["email"]
+    assert member.patch(f"/users/{me['id']}", json={"email": other["email"]}).status_code == 409
+    assert member.get("/users/me").json()["email"] == me["email"]
 
 
-def test_a_new_password_ends_all_other_sessions(store: Bookstore, reader: httpx2.Client) -> None:
-    me = reader.get("/users/me").json()
+def test_a_new_password_ends_all_other_sessions(store: Bookstore, member: httpx2.Client) -> None:
+    me = member.get("/users/me").json()
     with store.client() as phone:
         log_in(phone, me["email"])
         assert phone.get("/users/me").status_code == 200
-        changed = reader.patch(f"/users/{me['id']}", json={"password": "another good password"})
+        changed = member.patch(f"/users/{me['id']}", json={"password": "another good password"})
         assert changed.status_code == 200
         assert phone.get("/users/me").status_code == 401
-        assert reader.get("/users/me").status_code == 200
+        assert member.get("/users/me").status_code == 200
         assert log_in(phone, me["email"]).status_code == 401
         assert log_in(phone, me["email"], "another good password").status_code == 201
 
@@ -136,14 +136,14 @@ def test_what_another_site_sends_is_refused(reader: httpx2.Client, headers: dict
     assert reader.get("/users/me", headers=headers).status_code == 200
 
 
-def test_what_our_own_pages_send_is_taken(store: Bookstore, reader: httpx2.Client) -> None:
-    me = reader.get("/users/me").json()
+def test_what_our_own_pages_send_is_taken(store: Bookstore, member: httpx2.Client) -> None:
+    me = member.get("/users/me").json()
     for headers in ({"sec-fetch-site": "same-origin"}, {"origin": store.url}):
-        answer = reader.patch(f"/users/{me['id']}", json={"name": "Me"}, headers=headers)
+        answer = member.patch(f"/users/{me['id']}", json={"name": "Me"}, headers=headers)
         assert answer.status_code == 200
 
 
-def test_no_route_ever_shows_a_hash(store: Bookstore, reader: httpx2.Client) -> None:
-    me = reader.get("/users/me")
-    public = reader.get(f"/users/{me.json()['id']}")
+def test_no_route_ever_shows_a_hash(store: Bookstore, member: httpx2.Client) -> None:
+    me = member.get("/users/me")
+    public = member.get(f"/users/{me.json()['id']}")
     assert not re.search(r"argon2|hash|password", me.text + public.text)
