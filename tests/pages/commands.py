@@ -45,7 +45,10 @@ def check(words: list[str], folder: Path) -> None:
     """Fail unless the command could be typed in `folder`."""
     program, *arguments = words
     assert program in _CHECKS, f"the tests do not know {program}; teach them, or mark the block as not run"
-    _CHECKS[program](arguments, folder)
+    try:
+        _CHECKS[program](arguments, folder)
+    except (AssertionError, AttributeError, KeyError, ValueError) as error:
+        raise AssertionError(f"this cannot be typed: {shlex.join(words)} ({error!r})") from error
 
 
 def _make(arguments: list[str], _folder: Path) -> None:
