@@ -1,0 +1,244 @@
+"""The pipelined client and a server that stalls, cuts, resets, dies and returns: nobody waits beyond the budget."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from backburner.redis.embedded import EmbeddedServer
+from backburner.redis.pipelined import PipelinedClient
+from backburner.testing import FaultProxy
+
+BUDGET = 0.25
+SLACK = 0.5
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[FaultProxy]:
+    parts = urlsplit(redis_url)
+    assert parts.hostname
+    assert parts.port
+    with FaultProxy(parts.hostname, parts.port) as proxy:
+        yield proxy
+
+
+def _run(main: Any, url: str, timeout: float = BUDGET) -> None:
+    async def with_client() -> None:
+        client = PipelinedClient(url, timeout=timeout)
+        try:
+            await main(client)
+        finally:
+            await client.aclose()
+
+    asyncio.run(with_client())
+
+
+async def _asked(client: PipelinedClient, count: int = 100) -> tuple[list[Any], float]:
+    """What `count` callers get, and how long the last one waits."""
+    began = time.perf_counter()
+    pings = [asyncio.ensure_future(client.execute_command("ECHO", n)) for n in range(count)]
+    return await asyncio.gather(*pings, return_exceptions=True), time.perf_counter() - began
+
+
+async def _again(client: PipelinedClient) -> None:
+    async with asyncio.timeout(3):
+        while True:
+            try:
+                assert await client.execute_command("ECHO", "again") == b"again"
+            except redis.RedisError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "not yet connected"])
+def test_a_server_that_hangs_fails_all_that_wait_within_the_budget(proxy: FaultProxy, connected: bool) -> None:
+    async def main(client: PipelinedClient) -> None:
+        if connected:
+            await client.execute_command("PING")
+        proxy.stall()
+        errors, took = await _asked(client)
+        assert {type(error) for error in errors} == {redis.TimeoutError}
+        assert BUDGET * 0.9 < took < BUDGET + SLACK
+        assert len({id(error) for error in errors}) == len(errors)
+        proxy.pass_through()
+        await _again(client)
+
+    _run(main, proxy.url)
+
+
+def test_a_hung_connection_is_dropped_and_not_used_again(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "key", "old")
+        proxy.stall()
+        with pytest.raises(redis.TimeoutError):
+            await client.execute_command("GET", "key")
+        proxy.pass_through()  # the late reply comes now, to nobody
+        await _again(client)
+        assert proxy.connections == 2
+
+    _run(main, proxy.url)
+
+
+FAULTS = {
+    "refuses": FaultProxy.refuse,
+    "cuts at once": lambda proxy: proxy.cut(0),
+    "cuts in a reply": lambda proxy: proxy.cut(3),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_lost_connection_fails_what_it_carried_at_once(proxy: FaultProxy, fault: Any) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        fault(proxy)
+        errors, took = await _asked(client)
+        assert {type(error) for error in errors} == {redis.ConnectionError}
+        assert took < 1.5  # not the budget
+        proxy.pass_through()
+        await _again(client)
+
+    _run(main, proxy.url, timeout=3.0)
+
+
+def test_a_reset_connection_fails_what_it_carried_at_once(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        proxy.stall()
+        asked = asyncio.create_task(_asked(client))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(proxy.reset)
+        errors, took = await asked
+        assert {type(error) for error in errors} == {redis.ConnectionError}
+        assert took < 1.5
+        proxy.pass_through()
+        await _again(client)
+
+    _run(main, proxy.url, timeout=3.0)
+
+
+def test_replies_that_came_before_the_cut_are_kept(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        proxy.cut(len(b"$1\r\n0\r\n") * 3 + 2)
+        replies, _ = await _asked(client, 6)
+        assert replies[:3] == [b"0", b"1", b"2"]
+        assert all(isinstance(reply, redis.ConnectionError) for reply in replies[3:])
+
+    _run(main, proxy.url)
+
+
+def test_a_long_handshake_costs_its_callers_their_budget_and_serves_the_next_ones(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        proxy.delay(0.3)  # twice and more until logged in; the budget is 0.5
+        began = time.perf_counter()
+        with pytest.raises(redis.TimeoutError):
+            await client.execute_command("PING")
+        assert time.perf_counter() - began < 0.5 + SLACK
+        await _again(client)
+        assert proxy.connections == 1
+
+    _run(main, proxy.url, timeout=0.5)
+
+
+def test_a_loop_that_was_busy_for_longer_than_the_budget_blames_nobody(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        for wait_first in (True, False):
+            asked = asyncio.ensure_future(client.execute_command("ECHO", "here"))
+            if wait_first:
+                await asyncio.sleep(0)  # it is sent
+            time.sleep(BUDGET * 1.5)  # noqa: ASYNC251 - that is the fault
+            assert await asked == b"here"
+        assert proxy.connections == 1
+
+    _run(main, proxy.url)
+
+
+def test_large_replies_do_not_fail_small_ones(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "large", b"x" * 4_000_000)
+
+        async def large() -> None:
+            for _ in range(5):
+                assert len(await client.execute_command("GET", "large")) == 4_000_000
+
+        async def small(number: int) -> None:
+            for _ in range(20):
+                assert await client.execute_command("ECHO", number) == b"%d" % number
+                await asyncio.sleep(0.001)
+
+        await asyncio.gather(large(), *map(small, range(16)))
+        assert proxy.connections == 1
+
+    _run(main, proxy.url, timeout=2.0)
+
+
+def test_cancelled_callers_of_a_slow_server_leave_the_stream_in_step(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        proxy.delay(0.02)
+        for number in range(30):
+            asked = [asyncio.ensure_future(client.execute_command("ECHO", f"{number}.{n}")) for n in range(4)]
+            await asyncio.sleep(0.005 * (number % 4))
+            asked[number % 3].cancel()
+            assert await asked[3] == f"{number}.3".encode()
+            await asyncio.gather(*asked, return_exceptions=True)
+        assert proxy.connections == 1
+
+    _run(main, proxy.url, timeout=2.0)
+
+
+def test_waiting_for_room_ends_with_the_connection(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backburner.redis.pipelined.MAX_PENDING", 10)
+
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        proxy.stall()
+        errors, took = await _asked(client)
+        assert {type(error) for error in errors} == {redis.TimeoutError}
+        assert took < BUDGET + SLACK
+
+    _run(main, proxy.url)
+
+
+def test_a_server_that_stops_reading_fails_what_waits_within_the_budget(proxy: FaultProxy) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        proxy.stall()
+        began = time.perf_counter()
+        sets = [asyncio.ensure_future(client.execute_command("SET", f"key:{n}", b"x" * 1_000_000)) for n in range(12)]
+        errors = await asyncio.gather(*sets, return_exceptions=True)
+        assert {type(error) for error in errors} == {redis.TimeoutError}
+        assert time.perf_counter() - began < BUDGET + SLACK
+        proxy.pass_through()
+        await _again(client)
+
+    _run(main, proxy.url)
+
+
+def test_a_server_that_is_killed_and_started_again_is_used_again(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "valkey").start()
+
+    async def main(client: PipelinedClient) -> None:
+        nonlocal server
+        await client.execute_command("PING")
+        port = server.port
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()  # of a dead process: reaps it
+        errors, _ = await _asked(client, 10)
+        assert {type(error) for error in errors} == {redis.ConnectionError}
+        server = EmbeddedServer(tmp_path / "valkey", port=port).start()
+        await _again(client)
+
+    try:
+        _run(main, server.url)
+    finally:
+        server.stop()

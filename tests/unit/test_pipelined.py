@@ -1,0 +1,295 @@
+"""The pipelined client against a server in good health: who gets which reply, and what cancelling leaves behind."""
+
+import asyncio
+import gc
+import logging
+import random
+from typing import Any
+
+import pytest
+import redis
+
+from backburner.redis import pipelined
+from backburner.redis.pipelined import PipelinedClient
+
+LARGE = 1_000_000
+
+
+def _run(main: Any, url: str, **options: Any) -> Any:
+    async def with_client() -> Any:
+        client = PipelinedClient(url, **{"timeout": 5.0} | options)
+        try:
+            return await main(client)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(with_client())
+
+
+async def _until(predicate: Any) -> None:
+    async with asyncio.timeout(5):
+        while not predicate():
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - there is no event for what others see
+
+
+def test_replies_reach_who_asked_for_them(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await asyncio.gather(*(client.execute_command("SET", f"key:{n}", n) for n in range(1000)))
+        replies = await asyncio.gather(*(client.execute_command("GET", f"key:{n}") for n in range(1000)))
+        assert replies == [b"%d" % n for n in range(1000)]
+
+    _run(main, redis_url)
+
+
+def test_500_tasks_interleaved_each_see_their_own_writes(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        async def task(number: int) -> None:
+            dice = random.Random(number)
+            for step in range(10):
+                assert await client.execute_command("SET", f"key:{number}", f"{number}.{step}") == b"OK"
+                if dice.random() < 0.3:
+                    await asyncio.sleep(0)
+                assert await client.execute_command("GET", f"key:{number}") == f"{number}.{step}".encode()
+
+        await asyncio.gather(*map(task, range(500)))
+
+    _run(main, redis_url)
+
+
+def test_commands_of_one_tick_leave_in_one_write_on_one_connection(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        with redis.Redis.from_url(redis_url, decode_responses=True) as observer:
+            before = observer.info("stats")["total_reads_processed"]
+            await asyncio.gather(*(client.execute_command("GET", f"key:{n}") for n in range(200)))
+            # One read by the server for ours, one for the observer's own question.
+            assert observer.info("stats")["total_reads_processed"] - before <= 4
+            assert len([other for other in observer.client_list() if other["name"] == "ours"]) == 1
+
+    _run(main, redis_url, name="ours")
+
+
+def test_cancelled_callers_leave_the_stream_in_step(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "large", b"x" * LARGE)
+        await client.execute_command("SET", "small", "y")
+        for round_ in range(20):
+            doomed = [asyncio.ensure_future(client.execute_command("GET", "large")) for _ in range(10)]
+            kept = asyncio.ensure_future(client.execute_command("GET", "small"))
+            for _ in range(round_ % 4):  # before it is sent, when it is, while replies arrive
+                await asyncio.sleep(0)
+            for task in doomed:
+                task.cancel()
+            assert await kept == b"y"
+            assert all(
+                isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*doomed, return_exceptions=True)
+            )
+        assert await client.execute_command("ECHO", "in step") == b"in step"
+
+    _run(main, redis_url)
+
+
+def test_a_caller_cancelled_while_connecting_does_not_cancel_the_others(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        first = asyncio.ensure_future(client.execute_command("PING"))
+        second = asyncio.ensure_future(client.execute_command("ECHO", "second"))
+        first.cancel()
+        assert await second == b"second"
+
+    _run(main, redis_url)
+
+
+def test_an_error_reply_reaches_only_its_command(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "text", "abc")
+        replies = await asyncio.gather(
+            client.execute_command("GET", "text"),
+            client.execute_command("LPUSH", "text", "x"),
+            client.execute_command("EVALSHA", "0" * 40, 0),
+            client.execute_command("INCR", "text"),
+            client.execute_command("NONSENSE"),
+            client.execute_command("STRLEN", "text"),
+            return_exceptions=True,
+        )
+        assert replies[0] == b"abc"
+        assert isinstance(replies[1], redis.ResponseError)
+        assert "WRONGTYPE" in str(replies[1])
+        assert isinstance(replies[2], redis.exceptions.NoScriptError)
+        assert isinstance(replies[3], redis.ResponseError)
+        assert isinstance(replies[4], redis.ResponseError)
+        assert replies[5] == 3
+
+    _run(main, redis_url)
+
+
+def test_what_is_no_argument_is_refused_and_nothing_is_sent(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        with pytest.raises(redis.DataError):
+            await client.execute_command("SET", "key", None)
+        pipeline = client.pipeline().execute_command("SET", "key", 1)
+        with pytest.raises(redis.DataError):
+            pipeline.execute_command("SET", "key", object())
+        assert await client.execute_command("EXISTS", "key") == 0
+
+    _run(main, redis_url)
+
+
+def test_a_pipeline_gives_its_replies_in_order_and_can_be_used_again(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.execute_command("SET", "a", 1)
+        pipeline.execute_command("SET", "a", 2, "NX")
+        pipeline.execute_command("MGET", "a", "b")
+        assert await pipeline.execute() == [b"OK", None, [b"1", None]]
+        assert await pipeline.execute() == []
+
+    _run(main, redis_url)
+
+
+def test_a_pipeline_with_an_error_raises_it_and_carries_out_the_rest(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        pipeline = client.pipeline()
+        for command in (("SET", "a", "text"), ("INCR", "a"), ("SET", "b", 1)):
+            pipeline.execute_command(*command)
+        with pytest.raises(redis.ResponseError, match="integer"):
+            await pipeline.execute()
+        assert await client.execute_command("GET", "b") == b"1"
+
+    _run(main, redis_url)
+
+
+def test_callers_beyond_the_limit_wait_and_all_are_served(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelined, "MAX_PENDING", 10)
+    highest = 0
+
+    async def main(client: PipelinedClient) -> None:
+        async def ask(number: int) -> Any:
+            nonlocal highest
+            asked = asyncio.ensure_future(client.execute_command("ECHO", number))
+            await asyncio.sleep(0)
+            assert client._stream is not None
+            highest = max(highest, client._stream._pending)
+            return await asked
+
+        tasks = [asyncio.create_task(ask(number)) for number in range(300)]
+        await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        replies = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, reply in enumerate(replies):
+            assert isinstance(reply, asyncio.CancelledError) if number % 3 == 0 else reply == b"%d" % number
+
+    _run(main, redis_url)
+    assert highest <= 10
+
+
+def test_unsent_bytes_are_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelined, "MAX_UNSENT_BYTES", 2 * LARGE)
+
+    async def main(client: PipelinedClient) -> None:
+        sets = [asyncio.ensure_future(client.execute_command("SET", f"key:{n}", b"x" * LARGE)) for n in range(20)]
+        assert client._stream is not None
+        assert client._stream.full
+        assert client._stream._unsent_bytes < 4 * LARGE
+        assert await asyncio.gather(*sets) == [b"OK"] * 20
+        assert not client._stream.full
+
+    _run(main, redis_url)
+
+
+def test_nothing_ticks_while_nobody_waits(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        stream = client._stream
+        assert stream is not None
+        assert stream._watchdog is not None
+        await _until(lambda: stream._watchdog is None)
+        assert await client.execute_command("PING") == b"PONG"
+        assert stream._watchdog is not None
+        assert client._stream is stream
+
+    _run(main, redis_url, timeout=0.1)
+
+
+def test_closing_fails_what_waits_and_the_client_can_be_used_again(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "large", b"x" * LARGE)
+        waiting = [asyncio.ensure_future(client.execute_command("GET", "large")) for _ in range(50)]
+        await asyncio.sleep(0)
+        await client.aclose()
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, redis.ConnectionError)
+            assert "was closed" in str(error)
+        assert await client.execute_command("PING") == b"PONG"
+
+    _run(main, redis_url)
+
+
+def test_a_loop_that_ends_without_closing_leaves_no_open_connection(redis_url: str, valkey: Any) -> None:
+    client = PipelinedClient(redis_url, name="left", timeout=5.0)
+
+    async def main() -> None:
+        await client.execute_command("PING")
+
+    asyncio.run(main())
+    gc.collect()  # an unclosed transport would warn, and a warning is an error here
+    with redis.Redis.from_url(redis_url, decode_responses=True) as observer:
+        assert not [other for other in observer.client_list() if other["name"] == "left"]
+    asyncio.run(main())  # and the next loop gets a connection of its own
+
+
+def test_push_messages_reach_their_receiver_between_replies(redis_url: str) -> None:
+    pushed: list[list[Any]] = []
+
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "p:")
+        with redis.Redis.from_url(redis_url) as other:
+            other.set("p:key", 1)
+        await _until(lambda: pushed)
+        assert pushed == [[b"invalidate", [b"p:key"]]]
+        assert await client.execute_command("GET", "p:key") == b"1"
+
+    _run(main, redis_url, on_push=pushed.append)
+
+
+def test_a_failing_receiver_of_push_messages_is_logged_and_harms_nobody(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: list[Any]) -> None:
+        raise RuntimeError("the receiver is broken")
+
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("CLIENT", "TRACKING", "ON", "BCAST")
+        await client.execute_command("SET", "key", 1)
+        assert await client.execute_command("GET", "key") == b"1"
+        await _until(lambda: caplog.records)
+
+    with caplog.at_level(logging.ERROR, "backburner.cache"):
+        _run(main, redis_url, on_push=fail)
+    assert "the receiver is broken" in caplog.text
+    caplog.clear()
+
+
+def test_a_lost_idle_connection_is_noticed_before_anybody_uses_it(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        with redis.Redis.from_url(redis_url) as other:
+            other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await _until(lambda: client._stream is None)
+        assert await client.execute_command("PING") == b"PONG"
+
+    _run(main, redis_url)
+
+
+def test_a_master_that_became_a_replica_is_left(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        before = await client.execute_command("CLIENT", "ID")
+        await client.execute_command("REPLICAOF", "127.0.0.1", 1)
+        try:
+            with pytest.raises(redis.ReadOnlyError):
+                await client.execute_command("SET", "key", 1)
+            assert await client.execute_command("CLIENT", "ID") != before
+        finally:
+            await client.execute_command("REPLICAOF", "NO", "ONE")
+
+    _run(main, redis_url)
