@@ -42,7 +42,7 @@ class Scripted:
 def _engine(runtime: Any, fail_at: int) -> tuple[Engine, Scripted]:
     store = Scripted(fail_at)
     shared = {"codec": JSONCodec(), "flights": Flights(), "owed": Owed(), "events": Events(), "counters": Counters()}
-    return Engine(store, runtime, **shared, default_ttl=60, strict=False), store
+    return Engine(store, runtime, **shared, default_ttl=60, lease=10, strict=False), store
 
 
 async def _story(engine: Engine, callback: Callable[[], Any]) -> list[object]:

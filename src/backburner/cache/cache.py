@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary, WeakSet
@@ -349,7 +350,8 @@ class Cache(Verbs):
         serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
         signing_key: at least 16 bytes, for ``pickle``.
         timeout: seconds that connecting, and each reply, may take.
-        strict: raise when the server cannot do something, instead of going on without it.
+        lease: seconds after which a process that computes a value, and was killed, is replaced by another that waits
+        for it. strict: raise when the server cannot do something, instead of going on without it.
         clock: Unix time in seconds; for tests.
 
     Raises:
@@ -365,6 +367,7 @@ class Cache(Verbs):
         serializer: str = "json",
         signing_key: str | bytes | None = None,
         timeout: float = 0.25,
+        lease: float = 10.0,
         strict: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -380,6 +383,7 @@ class Cache(Verbs):
         self.events.subscribe(log_trouble, *TROUBLE)
         self._url = url
         self._timeout = timeout
+        self._lease = lease
         self._strict = strict
         self._clock = clock
         self._default_ttl = FOREVER if default_ttl is None else seconds(default_ttl)
@@ -469,14 +473,19 @@ class Cache(Verbs):
             events=self.events,
             counters=self._counters,
             default_ttl=self._default_ttl,
+            lease=self._lease,
             strict=self._strict,
         )
 
     def _store(self, connector: Callable[..., Any]) -> Store:
         if self._memory is not None:
             return self._memory
-        client = connector(self._url, timeout=self._timeout, name="backburner-cache")
-        return RedisStore(client, Keyspace(self.prefix), self._breaker, self.events)
+
+        def client(patience: float = 0) -> Any:
+            return connector(self._url, timeout=self._timeout + patience, name="backburner-cache")
+
+        patient = partial(client, RedisStore.patience)
+        return RedisStore(client(), patient, Keyspace(self.prefix), self._breaker, self.events)
 
     def _hit(self, key: str) -> object:
         """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""

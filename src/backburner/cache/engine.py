@@ -19,7 +19,7 @@ from backburner.cache.entry import ENCODED, TTL, Decision, Entry, TagVersions, d
 from backburner.cache.flight import Flights
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import Runtime
-from backburner.cache.stores.base import Store
+from backburner.cache.stores.base import Store, Taken, Turn
 from backburner.errors import CodecError, StoreError
 from backburner.events import Degraded, Event, Events, Hit, Invalidated, Miss, StaleServed, Stored, Undecodable
 
@@ -68,6 +68,7 @@ class Engine:
         events: Events,
         counters: Counters,
         default_ttl: float,
+        lease: float,
         strict: bool,
     ) -> None:
         self.store = store
@@ -78,6 +79,7 @@ class Engine:
         self._events = events
         self._counters = counters
         self._default_ttl = default_ttl
+        self._lease = lease
         self._strict = strict
 
     # Reading
@@ -360,19 +362,40 @@ class Engine:
         self._counters.invalidated += 1
         self._events.emit(event)
 
-    async def install(
-        self, entries: Mapping[str, Entry], versions: TagVersions, operation: str, late: Sequence[str] = ()
-    ) -> None:
-        """Store entries that were computed, with the versions of before and those of `late` tags."""
-        await self._or_else(None, operation, tuple(entries), self._install(entries, versions, late))
+    async def begin(self, key: str, tags: Sequence[str], lifetime: float) -> Turn | Taken:
+        """Ask to compute a value.
 
-    async def _install(self, entries: Mapping[str, Entry], versions: TagVersions, late: Sequence[str]) -> None:
+        Raises:
+            StoreError: the store cannot tell.
+        """
+        return await self.store.begin(key, tags, lifetime + _TAGS_OUTLIVE, self._lease)
+
+    async def finish(self, key: str, turn: Turn, entry: Entry, late: Sequence[str] = ()) -> None:
+        """Store what was computed, with the versions of before and those of `late` tags."""
+        await self._or_else(None, "remember", (key,), self._finish(key, turn, entry, late))
+
+    async def _finish(self, key: str, turn: Turn, entry: Entry, late: Sequence[str]) -> None:
         now = self.runtime.now()
-        if late:
-            versions += await self.pin(late, max(entry.expires_at - now for entry in entries.values()))
+        entry.tags = turn.versions + await self.pin(late, entry.expires_at - now)
+        if await self.store.finish(key, turn, entry, now):
+            self._stored(key, entry.compute_seconds)
+
+    async def give_up(self, key: str, turn: Turn) -> None:
+        """Say that nothing was computed. If that cannot be said, the lease ends by itself."""
+        try:
+            await self.store.finish(key, turn, None, self.runtime.now())
+        except StoreError as error:
+            # Not raised, strict or not: something else is on its way up already.
+            self._events.emit(Degraded("remember", (key,), error))
+
+    async def put_computed(self, entries: Mapping[str, Entry], versions: TagVersions) -> None:
+        """Store values that were computed together, with the versions of before."""
+        await self._or_else(None, "remember_many", tuple(entries), self._put_computed(entries, versions))
+
+    async def _put_computed(self, entries: Mapping[str, Entry], versions: TagVersions) -> None:
         for entry in entries.values():
             entry.tags = versions
-        await self.store.write(entries, now)
+        await self.store.write(entries, self.runtime.now())
         for key, entry in entries.items():
             self._stored(key, entry.compute_seconds)
 

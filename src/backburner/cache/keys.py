@@ -1,9 +1,10 @@
 """Which keys and tags are allowed, and where they lie on the server.
 
-Everything a cache owns is under its prefix. What it keeps for itself there (the versions of tags) begins with a control
-character, which keys of users may not contain: the two can never meet.
+Everything a cache owns is under its prefix. What it keeps for itself there (versions of tags, leases) begins with a
+control character, which keys of users may not contain: the two can never meet.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -12,7 +13,15 @@ MAX_LENGTH: Final = 1024
 """Characters in a key or tag. Long keys cost memory in the server and bandwidth with every command."""
 
 _TAG_MARK: Final = "\x01tag:"
+_LEASE_MARK: Final = "\x01lease:"
+_WAKE_MARK: Final = "\x01wake:"
+_LOCK_MARK: Final = "\x01lock:"
+_LIMIT_MARK: Final = "\x01limit:"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_HASH_MARK: Final = "#"
+_DIGITS: Final = 32
+_HASHED: Final = _DIGITS + len(_HASH_MARK)
 
 
 def check_key(key: str) -> str:
@@ -36,6 +45,33 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     if not checked:
         raise ValueError("at least one tag is needed")
     return checked
+
+
+def fit(text: str, longest: int = MAX_LENGTH) -> str:
+    """A key made of any text: the text itself if it may be one, else its beginning and a hash of all of it.
+
+    Different texts give different keys, also where somebody chooses them to that end.
+    """
+    if len(text) <= longest and text.isprintable() and text[-_HASHED:-_DIGITS] != _HASH_MARK:
+        return text
+    return _fitted(text, longest)
+
+
+def _fitted(text: str, longest: int) -> str:
+    well_formed = not _UNFIT.search(text)
+    if well_formed and len(text) <= longest and text[-_HASHED:-_DIGITS] != _HASH_MARK:
+        return text  # not printable, but allowed, such as a no-break space
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGITS // 2).hexdigest()
+    return f"{_UNFIT.sub('?', text[: longest - _HASHED])}{_HASH_MARK}{digest}"
+
+
+def check_name(kind: str, name: str) -> str:
+    """Give the name of something else back, by the rules of keys; `kind` says what it is, as in ``a lock's name``.
+
+    Raises:
+        ValueError: as `check_key`.
+    """
+    return _check(kind, name)
 
 
 def _check(kind: str, name: str) -> str:
@@ -71,6 +107,26 @@ class Keyspace:
     def tag(self, tag: str) -> str:
         """Where the version of a tag lies."""
         return f"{self.prefix}{_TAG_MARK}{tag}"
+
+    def lease(self, key: str) -> str:
+        """Where the lease on computing a key lies."""
+        return f"{self.prefix}{_LEASE_MARK}{key}"
+
+    def wake(self, token: str) -> str:
+        """Where the holder of a lease wakes those who wait for it."""
+        return f"{self.prefix}{_WAKE_MARK}{token}"
+
+    def lock(self, name: str) -> str:
+        """Where a lock lies. The braces keep it on one node of a cluster with what wakes its waiters."""
+        return f"{self.prefix}{_LOCK_MARK}{{{name}}}"
+
+    def limit(self, name: str) -> str:
+        """Where a rate limiter's state lies."""
+        return f"{self.prefix}{_LIMIT_MARK}{name}"
+
+    def outlives_flush(self, stored: bytes) -> bool:
+        """Whether something under the prefix is no cache: locks that are held, and limits that are reached."""
+        return stored.startswith((f"{self.prefix}{_LOCK_MARK}".encode(), f"{self.prefix}{_LIMIT_MARK}".encode()))
 
     @property
     def pattern(self) -> str:

@@ -14,6 +14,7 @@ from backburner.cache.engine import MISSING, Engine
 from backburner.cache.entry import TTL, Decision, Entry, TagVersions
 from backburner.cache.flight import Flight, leading
 from backburner.cache.keys import check_tags
+from backburner.cache.stores.base import Taken, Turn
 from backburner.errors import StoreError
 from backburner.events import RefreshFailed, StaleServed
 
@@ -110,7 +111,7 @@ class ReadThrough:
                     entries[key] = led[key].entry = self._engine.entry(key, given[key], plan.lifetime, took)
             storable = {key: entry for key, entry in entries.items() if not led[key].superseded}
             if versions is not None and storable and plan.lifetime > 0:
-                await self._engine.install(storable, versions, "remember_many")
+                await self._engine.put_computed(storable, versions)
         except Exception as error:
             for flight in led.values():
                 flight.error = error
@@ -137,28 +138,33 @@ class ReadThrough:
 
     async def _read_or_compute(self, key: str, plan: Plan, flight: Flight) -> tuple[object, Entry]:
         stale: Entry | None = None
-        versions: TagVersions | None = None
+        turn: Turn | Taken | None = None
         try:
-            entry, decision = await self._engine.judge(key)
-            value = self._engine.value(key, entry) if entry is not None and decision is not Decision.MISS else MISSING
-            if entry is not None and value is not MISSING:
-                if decision is Decision.HIT:
-                    self._engine.count(key, value)
-                    return value, entry
-                if decision is Decision.REFRESH or plan.in_background:
-                    self._engine.count(key, value, stale=decision is Decision.STALE)
-                    flight.entry = entry
-                    self._flights.land(key, flight)  # the others need not wait for what follows
-                    return await self._renew(key, plan, value, entry)
-                stale = entry
+            while turn is None or isinstance(turn, Taken):
+                entry, decision = await self._engine.judge(key)
+                usable = entry is not None and decision is not Decision.MISS
+                value = self._engine.value(key, entry) if entry is not None and usable else MISSING
+                if entry is not None and value is not MISSING:
+                    if decision is Decision.HIT:
+                        self._engine.count(key, value)
+                        return value, entry
+                    if decision is Decision.REFRESH or plan.in_background:
+                        self._engine.count(key, value, stale=decision is Decision.STALE)
+                        flight.entry = entry
+                        self._flights.land(key, flight)  # the others need not wait for what follows
+                        return await self._renew(key, plan, value, entry)
+                    stale = entry
+                turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
+                if isinstance(turn, Taken):
+                    await self._engine.store.wait(turn)
             self._engine.count(key, MISSING)
-            versions = await self._engine.pin(plan.tags, plan.lifetime + plan.grace)
         except StoreError as error:
             # Nothing is stored later on: that would cost a second time budget while the server is ill.
+            turn = None
             self._engine.degraded("remember", (key,), error)
             self._engine.count(key, MISSING)
         try:
-            return await self._compute(key, plan, flight, versions)
+            return await self._compute(key, plan, flight, turn)
         except Exception as error:
             if stale is None or (value := self._engine.value(key, stale)) is MISSING:
                 raise
@@ -177,28 +183,33 @@ class ReadThrough:
 
     async def _renew_with(self, key: str, plan: Plan, flight: Flight) -> tuple[object, Entry] | None:
         try:
-            versions = await self._engine.pin(plan.tags, plan.lifetime + plan.grace)
-            return await self._compute(key, plan, flight, versions)
+            turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
+            return None if isinstance(turn, Taken) else await self._compute(key, plan, flight, turn)
         except Exception as error:  # noqa: BLE001 - the caller has a good value; whoever wants to know is told
             self._engine.tell(RefreshFailed(key, error))
             return None
         finally:
             self._flights.land_renewal(key, flight)
 
-    async def _compute(
-        self, key: str, plan: Plan, flight: Flight, versions: TagVersions | None
-    ) -> tuple[object, Entry]:
+    async def _compute(self, key: str, plan: Plan, flight: Flight, turn: Turn | None) -> tuple[object, Entry]:
+        """Call back, and store what it gives if there is a turn to do so."""
         context = Context(key, plan.lifetime, list(plan.tags))
-        started = self._runtime.elapsed()
-        value = await self._runtime.call(plan.callback, *((context,) if _takes_context(plan.callback) else ()))
-        took = self._runtime.elapsed() - started
-        lifetime = self._engine.lifetime(context.ttl)
-        entry = self._engine.entry(key, value, lifetime, took, grace=plan.grace)
-        if versions is not None and lifetime > 0 and not context.skipped and not flight.superseded:
-            known = {tag for tag, _ in versions}
-            late = [tag for tag in check_tags(context.tags) if tag not in known] if context.tags else []
-            await self._engine.install({key: entry}, versions, "remember", late)
-        return value, entry
+        finished = turn is None
+        try:
+            started = self._runtime.elapsed()
+            value = await self._runtime.call(plan.callback, *((context,) if _takes_context(plan.callback) else ()))
+            took = self._runtime.elapsed() - started
+            lifetime = self._engine.lifetime(context.ttl)
+            entry = self._engine.entry(key, value, lifetime, took, grace=plan.grace)
+            if turn is not None and lifetime > 0 and not context.skipped and not flight.superseded:
+                finished = True
+                known = {tag for tag, _ in turn.versions}
+                late = [tag for tag in check_tags(context.tags) if tag not in known] if context.tags else []
+                await self._engine.finish(key, turn, entry, late)
+            return value, entry
+        finally:
+            if turn is not None and not finished:
+                await self._engine.give_up(key, turn)
 
     async def _still_holds(self, key: str, entry: Entry) -> bool:
         # The flight may have begun before another process flushed a tag, and this caller have come after.

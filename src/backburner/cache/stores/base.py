@@ -9,9 +9,29 @@ nothing else.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from backburner.cache.entry import Entry
+from backburner.cache.entry import Entry, TagVersions
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The caller may compute a value."""
+
+    versions: TagVersions
+    """Of its tags, read now."""
+    token: str = ""
+    """Of the lease; empty where none is needed, or wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Another process computes the value."""
+
+    token: str
+    seconds: float
+    """How long its lease still lasts."""
 
 
 class Store(Protocol):
@@ -72,6 +92,20 @@ class Store(Protocol):
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
         """The current versions of tags, given to them where missing, and kept for at least `lifetime` seconds."""
+        ...
+
+    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
+        """Ask to compute a value that will live for `lifetime`; if granted, `finish` must follow within `lease`
+        seconds."""
+        ...
+
+    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
+        """Put what was computed, if anything, unless the key was written or removed since `begin`. Whether it was
+        put."""
+        ...
+
+    async def wait(self, taken: Taken) -> None:
+        """Wait until the other process has finished, for a while: it may also have died."""
         ...
 
     async def flush_tags(self, tags: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Final, Protocol
 
 from backburner.cache.entry import VERSION_BYTES, Entry
+from backburner.cache.stores.base import Taken, Turn
 from backburner.errors import ConfigError
 
 _INT64: Final = range(-(2**63), 2**63)
@@ -286,6 +287,18 @@ class MemoryStore:
             if len(self._tags) > self._most_tags:
                 self._drop_unused_tags()
             return [self._tags.setdefault(tag, secrets.token_bytes(VERSION_BYTES)) for tag in tags]
+
+    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:  # noqa: ARG002
+        # No lease: nobody outside of this process computes for this store.
+        return Turn(tuple(zip(tags, await self.pin_tags(tags, lifetime), strict=True)))
+
+    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:  # noqa: ARG002
+        if entry is not None:
+            await self.write({key: entry}, now)
+        return entry is not None
+
+    async def wait(self, taken: Taken) -> None:
+        raise NotImplementedError("nobody else computes for a store in memory")
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
         with self._lock:

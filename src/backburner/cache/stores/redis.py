@@ -4,6 +4,8 @@ What lies there, all of it under the cache's prefix:
 
     {prefix}{key}          string   an entry (see ``entry.py``)    expires with the entry; never, if put for ever
     {prefix}\\x01tag:{tag}  string   8 random bytes, its version    outlives the entries that carry it
+    {prefix}\\x01lease:{key}  string  token of who computes          with the lease, or when it has computed
+    {prefix}\\x01wake:{token} list    one item, passed on            seconds after the lease ended
 
 This is where redis-py's errors become ours, and where the breaker is asked and told.
 """
@@ -20,13 +22,15 @@ from redis.exceptions import NoScriptError
 
 from backburner.cache.entry import TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
 from backburner.cache.keys import Keyspace
+from backburner.cache.stores.base import Taken, Turn
 from backburner.errors import CodecError, StoreError, StoreUnavailable
 from backburner.events import Events, Undecodable
 from backburner.redis.breaker import Breaker
 from backburner.redis.script import Script
 
+_BEGIN: Final = Script.load("begin")
+_FINISH: Final = Script.load("finish")
 _INCREMENT: Final = Script.load("increment")
-_PIN_TAGS: Final = Script.load("pin_tags")
 _REPLACE: Final = Script.load("replace")
 _RESTAMP: Final = Script.load("restamp")
 
@@ -38,6 +42,12 @@ _UNAVAILABLE: Final = (
     OSError,
 )
 _SCAN_BATCH: Final = 1000
+_TOKEN_BYTES: Final = 8
+_WAIT: Final = 0.5
+"""Seconds of one wait for another process. Its end comes by push; this bounds what is lost with a server that
+stalls."""
+_WAKE_KEPT: Final = 5.0
+"""Seconds in which who was told to wait begins to wait."""
 _FRESH_BYTES: Final = 16
 """`refresh_at` and `fresh_until` among the times."""
 
@@ -47,21 +57,26 @@ class RedisStore:
 
     Args:
         client: a client of redis-py's, blocking or asyncio, that gives bytes. It is closed with the store.
+        patient: makes another one, whose replies may take `patience` seconds longer; used to wait for other processes.
         keyspace: the names to use there.
         breaker: shared by all stores of this process that talk to the same server.
         events: told of entries that cannot be read.
     """
 
     shares_values = False
+    patience: Final = _WAIT
 
     def __init__(
         self,
         client: "redis.Redis | redis.asyncio.Redis",
+        patient: "Callable[[], redis.Redis | redis.asyncio.Redis]",
         keyspace: Keyspace,
         breaker: Breaker,
         events: Events,
     ) -> None:
         self._client = client
+        self._make_patient = patient
+        self._patient: redis.Redis | redis.asyncio.Redis | None = None
         self._keyspace = keyspace
         self._breaker = breaker
         self._events = events
@@ -75,14 +90,13 @@ class RedisStore:
         return [self._unpack(key, data) for key, data in zip(keys, found, strict=True)]
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
-        commands = [
+        # The lease goes first: who computes now must not overwrite this with what was true before.
+        commands: list[tuple[Any, ...]] = [("UNLINK", *map(self._keyspace.lease, entries))]
+        commands += [
             ("SET", self._keyspace.entry(key), entry.pack(), *_expiry(entry.expires_at, now))
             for key, entry in entries.items()
         ]
-        if len(commands) == 1:
-            await self._command(*commands[0])
-        else:
-            await self._pipeline(commands)
+        await self._pipeline(commands)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         name, data = self._keyspace.entry(key), entry.pack()
@@ -104,10 +118,13 @@ class RedisStore:
         return bool(await self._script(_REPLACE, [name], [there, data, _milliseconds(lifetime)]))
 
     async def take(self, key: str) -> Entry | None:
-        return self._unpack(key, await self._command("GETDEL", self._keyspace.entry(key)))
+        commands = [("UNLINK", self._keyspace.lease(key)), ("GETDEL", self._keyspace.entry(key))]
+        _, data = await self._pipeline(commands)
+        return self._unpack(key, data)
 
     async def forget(self, keys: Sequence[str]) -> int:
-        return int(await self._command("UNLINK", *map(self._keyspace.entry, keys)))
+        commands = [("UNLINK", *map(self._keyspace.lease, keys)), ("UNLINK", *map(self._keyspace.entry, keys))]
+        return int((await self._pipeline(commands))[1])
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
         data = begin.pack()
@@ -143,9 +160,44 @@ class RedisStore:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
-        fresh = [secrets.token_bytes(VERSION_BYTES) for _ in tags]
         names = [self._keyspace.tag(tag) for tag in tags]
-        return list(await self._script(_PIN_TAGS, names, [_milliseconds(lifetime), *fresh]))
+        _, *versions = await self._begin(names, "", 0, lifetime)
+        return versions
+
+    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
+        token = secrets.token_hex(_TOKEN_BYTES)
+        names = [*map(self._keyspace.tag, tags), self._keyspace.lease(key)]
+        granted, *result = await self._begin(names, token, lease, lifetime)
+        if granted:
+            return Turn(tuple(zip(tags, result, strict=True)), token)
+        holder, milliseconds = result
+        return Taken(holder.decode(), max(0, milliseconds) / 1000)
+
+    async def _begin(self, names: Sequence[str], token: str, lease: float, lifetime: float) -> list[Any]:
+        fresh = [secrets.token_bytes(VERSION_BYTES) for _ in names]
+        arguments = [token, _milliseconds(lease), _milliseconds(lifetime), *fresh]
+        return list(await self._script(_BEGIN, names, arguments))
+
+    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
+        names = [self._keyspace.lease(key), self._keyspace.wake(turn.token), self._keyspace.entry(key)]
+        data, lifetime = (entry.pack(), entry.expires_at - now) if entry else (b"", 0)
+        arguments = [turn.token, data, _milliseconds(lifetime), _milliseconds(_WAKE_KEPT)]
+        return bool(await self._script(_FINISH, names, arguments)) and entry is not None
+
+    async def wait(self, taken: Taken) -> None:
+        wake = self._keyspace.wake(taken.token)
+        if self._patient is None:
+            self._patient = self._make_patient()
+        self._ask_breaker()
+        try:
+            if await _settle(self._patient.execute_command("BLPOP", wake, min(taken.seconds, _WAIT) or 0.001)):
+                # Others may wait for the same: each wakes the next.
+                pipeline = self._patient.pipeline(transaction=False)
+                pipeline.execute_command("RPUSH", wake, 1)
+                pipeline.execute_command("PEXPIRE", wake, _milliseconds(_WAKE_KEPT))
+                await _settle(pipeline.execute())
+        except (redis.RedisError, OSError) as error:
+            raise self._translated(error) from error
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
         await self._command("UNLINK", *map(self._keyspace.tag, tags))
@@ -160,8 +212,11 @@ class RedisStore:
                 return
 
     async def close(self) -> None:
-        close = getattr(self._client, "aclose", None) or self._client.close
-        await _settle(close())
+        for client in (self._client, self._patient):
+            if client is not None:
+                close = getattr(client, "aclose", None) or client.close
+                await _settle(close())
+        self._patient = None
 
     def _unpack(self, key: str, data: bytes | None) -> Entry | None:
         if data is None:
