@@ -10,9 +10,7 @@ from typing import Self
 
 import psutil
 
-_TOLERANCE = (
-    2.0  # seconds; the kernel gives the time of the boot in whole seconds, and rounds it anew each time
-)
+_TOLERANCE = 2.0  # seconds; the kernel gives the time of the boot in whole seconds, and rounds it anew each time
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def check() -> int:
             home.family.end(patience=0)
             home.empty()
             check = _Check(screen, project, home, settings)
-            outcome.code = asyncio.run(until_signalled(check.run, check.work()))
+            outcome.code = asyncio.run(until_signalled(screen, check.run, check.work()))
             home.empty()
     return outcome.code
 

@@ -38,7 +38,7 @@ def dev(host: str, port: int, *, fresh: bool) -> int:
             if fresh:
                 home.empty()
             run = Run(project, home, settings, Ports(host=host, api=port), screen.log)
-            outcome.code = asyncio.run(until_signalled(run, _work(run, screen, began)))
+            outcome.code = asyncio.run(until_signalled(screen, run, _work(run, screen, began)))
             screen.say("stopped")
     return outcome.code
 
@@ -71,7 +71,7 @@ async def _report_when_ready(run: Run, screen: Screen, began: float) -> None:
         screen.say(f"ready in {seconds}", "bold green")
 
 
-async def until_signalled(run: Run, work: Coroutine[Any, Any, int]) -> int:
+async def until_signalled(screen: Screen, run: Run, work: Coroutine[Any, Any, int]) -> int:
     """Do `work`, then stop the run in order. A signal ends the work early; one while stopping kills what is left."""
     working = asyncio.create_task(work)
 
@@ -79,6 +79,7 @@ async def until_signalled(run: Run, work: Coroutine[Any, Any, int]) -> int:
         if working.done() or working.cancelling():
             run.kill()
         else:
+            screen.say("stopping; once more, and all ends at once")
             working.cancel()
 
     loop = asyncio.get_running_loop()

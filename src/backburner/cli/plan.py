@@ -43,7 +43,7 @@ def worker(celery: Found, options: Sequence[str] = ()) -> Program:
     alone = ("--without-mingle", "--without-gossip")
     return Program(
         "worker",
-        python("celery", "-q", "-A", celery.name, "worker", "--loglevel=info", *alone, *reload, *options),
+        _celery("worker", celery, "--loglevel=info", *alone, *reload, *options),
         ready_line=re.compile(r"\S+@\S+ ready\."),
         hurry=signal.SIGTERM if celery.reloads else signal.SIGQUIT,
     )
@@ -53,7 +53,7 @@ def beat(celery: Found, schedule: Path) -> Program:
     """Celery's clock for periodic jobs."""
     return Program(
         "beat",
-        python("celery", "-q", "-A", celery.name, "beat", "--loglevel=info", f"--schedule={schedule}"),
+        _celery("beat", celery, "--loglevel=info", f"--schedule={schedule}"),
         ready_line=re.compile(r"beat: Starting"),
     )
 
@@ -63,10 +63,7 @@ def flower(celery: Found, port: int) -> Program:
     return Program(
         "flower",
         # Its warnings are about workers that it does not find while they restart.
-        python(
-            *("celery", "-q", "-A", celery.name, "flower"),
-            *("--address=127.0.0.1", f"--port={port}", "--logging=error"),
-        ),
+        _celery("flower", celery, "--address=127.0.0.1", f"--port={port}", "--logging=error"),
         ready_url=f"http://127.0.0.1:{port}/healthcheck",
     )
 
@@ -79,6 +76,10 @@ def migrations() -> Program:
 def ping(celery: Found, queue: str | None) -> Program:
     """Have the worker do one job."""
     return Program("job", python("backburner.cli.ping", celery.name, *([queue] if queue else [])))
+
+
+def _celery(command: str, app: Found, *options: str) -> list[str]:
+    return python("backburner.cli.celery_command", command, app.name, *options)
 
 
 def python(*arguments: str) -> list[str]:

@@ -22,9 +22,9 @@ from backburner.settings import Settings
 _SERVER_PATIENCE = 1.0  # seconds for a server that the settings name
 
 # Seconds from the signal to stop. With what the mail catcher and the server take, all is over within 5.
-_FRONT_UNTIL = 1.0
-_WORKER_UNTIL = 3.0
-_KILL_AT = 4.4
+_FRONT_UNTIL = 0.8
+_WORKER_UNTIL = 2.6
+_KILL_AT = 4.2
 
 
 class Run:
@@ -149,8 +149,8 @@ class Run:
             await asyncio.wait_for(asyncio.to_thread(client.ping), 2 * _SERVER_PATIENCE)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(
-                f"{self.server} does not answer ({mask_password(str(error))}): start that server, or remove REDIS_URL and "
-                "REDIS_HOST from the environment and from .env to use the embedded one"
+                f"{self.server} does not answer ({mask_password(str(error))}): start that server, or remove REDIS_URL "
+                "and REDIS_HOST from the environment and from .env to use the embedded one"
             ) from error
         finally:
             client.close()

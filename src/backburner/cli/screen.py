@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 _COLOURS = {"api": "cyan", "worker": "green", "beat": "magenta", "flower": "yellow", "mail": "blue"}
@@ -43,14 +42,13 @@ class Screen:
 
     def show(self, title: str, rows: Iterable[Row], notes: Iterable[str]) -> None:
         """The screen of what runs where."""
-        table = Table.grid(padding=(0, 3, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        for row in rows:
-            table.add_row(Text(f"  {row.name}", _COLOURS.get(row.name, "bold")), Text(row.where), Text(row.what, "dim"))
+        rows = list(rows)
+        name_width = max((len(row.name) for row in rows), default=0)
+        where_width = max((len(row.where) for row in rows), default=0)
         self._print(Text(f"\n  {title}\n", "bold"))
-        self._print(table)
+        for row in rows:
+            name = (f"  {row.name:<{name_width}}   ", _COLOURS.get(row.name, "bold"))
+            self._print(Text.assemble(name, f"{row.where:<{where_width}}   ", (row.what, "dim")))
         for note in notes:
             self._print(Text(f"\n  {note}", "yellow"))
         self._print(Text("\n  Ctrl-C stops everything.\n", "dim"))
@@ -91,7 +89,7 @@ class Screen:
         )
         self._print(prefix + text)
 
-    def _print(self, what: Text | Table, console: Console | None = None) -> None:
+    def _print(self, what: Text, console: Console | None = None) -> None:
         with suppress(OSError):  # the terminal was closed; what runs must still be stopped in order
             (console or self._console).print(what)
 

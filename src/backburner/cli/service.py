@@ -1,14 +1,15 @@
 """One program that is kept running: started, watched for being ready, restarted when it crashes, stopped."""
 
 import asyncio
+import os
 import re
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO
 
 from backburner.cli.family import Family
 from backburner.cli.probe import until_it_answers
@@ -113,18 +114,17 @@ class Service:
 
     async def _run_once(self) -> str:
         """Start the process and wait for its end. Gives in words how it ended."""
-        self._process = process = await _spawn(self._program, self._directory, self._environment)
-        if self._stopping.is_set():  # asked while it was starting
-            self._signal(signal.SIGTERM)
-        watching = asyncio.create_task(self._watch_for_answer())
-        reading = asyncio.create_task(self._read(process))
-        try:
+        async with _output() as (written, writing):
+            self._process = process = await _spawn(self._program, self._directory, self._environment, writing)
+            if self._stopping.is_set():  # asked while it was starting
+                self._signal(signal.SIGTERM)
+            watching = asyncio.create_task(self._watch_for_answer())
+            reading = asyncio.create_task(self._read(written))
             code = await process.wait()
-        finally:
             watching.cancel()
-        self._family.end(patience=0)  # a reloader may leave the process it reloads, with its port
-        await asyncio.wait({reading}, timeout=_LAST_WORDS)
-        reading.cancel()
+            self._family.end(patience=0)  # a reloader may leave the process it reloads, with its port
+            await asyncio.wait({reading}, timeout=_LAST_WORDS)
+            reading.cancel()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     async def _watch_for_answer(self) -> None:
@@ -132,8 +132,8 @@ class Service:
             await until_it_answers(self._program.ready_url)
             self.ready.set()
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        async for line in _lines_of(process):
+    async def _read(self, written: asyncio.StreamReader) -> None:
+        async for line in _lines(written):
             self.last_lines.append(line)
             if self._program.ready_line is not None and self._program.ready_line.search(line):
                 self.ready.set()
@@ -154,33 +154,54 @@ async def run_to_the_end(
 ) -> int:
     """Run a program that ends by itself, and give its exit code. Cancelling kills it."""
     family = family.of_program(program.name)
-    process = await _spawn(program, directory, family.marked(environment))
-    try:
-        async for line in _lines_of(process):
-            log(program.name, line)
-        return await process.wait()
-    except asyncio.CancelledError:
-        family.kill()
-        await process.wait()
-        raise
+    async with _output() as (written, writing):
+        process = await _spawn(program, directory, family.marked(environment), writing)
+        try:
+            async for line in _lines(written):
+                log(program.name, line)
+            return await process.wait()
+        except asyncio.CancelledError:
+            family.kill()
+            await process.wait()
+            raise
 
 
-async def _spawn(program: Program, directory: Path, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *program.command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=directory,
-        env=environment,
-        start_new_session=True,  # Ctrl-C in the terminal is for the parent, which ends things in order
+@asynccontextmanager
+async def _output() -> AsyncIterator[tuple[asyncio.StreamReader, BinaryIO]]:
+    """A pipe: the end to read from, and the end for a process to write to, which `_spawn` closes.
+
+    With asyncio's own pipe, waiting for a process would wait for all that inherited the pipe from it.
+    """
+    reading, writing = os.pipe()
+    written = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(written), os.fdopen(reading, "rb")
     )
+    try:
+        with os.fdopen(writing, "wb") as end:
+            yield written, end
+    finally:
+        transport.close()
 
 
-async def _lines_of(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
-    output = cast("asyncio.StreamReader", process.stdout)
+async def _spawn(
+    program: Program, directory: Path, environment: Mapping[str, str], output: BinaryIO
+) -> asyncio.subprocess.Process:
+    with output:
+        return await asyncio.create_subprocess_exec(
+            *program.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal is for the parent, which ends things in order
+        )
+
+
+async def _lines(written: asyncio.StreamReader) -> AsyncIterator[str]:
     rest = b""
-    while chunk := await output.read(_LONGEST_LINE):
+    while chunk := await written.read(_LONGEST_LINE):
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > _LONGEST_LINE:
             lines, rest = [*lines, rest], b""

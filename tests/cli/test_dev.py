@@ -1,0 +1,200 @@
+"""`backburner dev` with real processes: what it starts, and that nothing of it is ever left."""
+
+import json
+import re
+import signal
+import smtplib
+import socket
+import time
+from collections.abc import Callable
+from email.message import EmailMessage
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from backburner.cli.family import Family
+from tests.cli.processes import Dev, free_port, get, processes_of
+
+Start = Callable[..., Dev]
+
+
+def test_everything_runs_and_ctrl_c_ends_all_of_it_in_order(with_celery: Path, dev: Start) -> None:
+    running = dev()
+    running.wait_for("ready in")
+    assert get(running.where("api")) == b'"hello"'
+    assert b"OK" in get(f"{running.where('flower')}/healthcheck")
+    assert 'app = "main:app"  celery = "main:celery"' in running.output
+    with redis.Redis.from_url(running.where("valkey")) as client:
+        assert client.ping()
+
+    began = time.monotonic()
+    running.signal(signal.SIGINT)
+    assert running.end() == 0
+    assert time.monotonic() - began < 5
+    assert not processes_of(with_celery)
+    assert running.lines[-1].endswith("stopped")
+    assert re.search(r"api .*Finished server process(.|\n)*worker .*Warm shutdown", running.output)
+    assert (with_celery / ".backburner" / ".gitignore").read_text() == "*\n"
+
+
+def test_what_is_mailed_can_be_read_at_a_url(dev: Start) -> None:
+    running = dev()
+    port = urlsplit(running.wait_for(r"smtp://\S+")[0]).port
+    assert port
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "shop@example.com", "ada@example.com", "Grüße"
+    message.set_content("Welcome, Ada")
+    with smtplib.SMTP("127.0.0.1", port, timeout=5) as client:
+        client.send_message(message)
+    page = running.where("mail")
+    [mail] = json.loads(get(f"{page}/api/messages"))
+    assert (mail["subject"], mail["recipients"]) == ("Grüße", ["ada@example.com"])
+    assert b"Welcome, Ada" in get(f"{page}/messages/{mail['id']}")
+
+
+def freeze(project: Path) -> None:
+    """Stop the programs in their tracks, so that they cannot end when they are asked to."""
+    for process in Family.of_directory(project / ".backburner").members():
+        process.suspend()
+
+
+def test_a_second_ctrl_c_ends_all_at_once(project: Path, dev: Start) -> None:
+    running = dev()
+    running.wait_for("ready in")
+    freeze(project)
+    running.signal(signal.SIGINT)
+    running.wait_for("stopping")
+    began = time.monotonic()
+    running.signal(signal.SIGINT)
+    assert running.end() == 0
+    assert time.monotonic() - began < 2
+    assert not processes_of(project)
+
+
+def test_what_does_not_end_is_killed_within_five_seconds(project: Path, dev: Start) -> None:
+    running = dev()
+    running.wait_for("ready in")
+    freeze(project)
+    began = time.monotonic()
+    running.signal(signal.SIGTERM)
+    assert running.end() == 0
+    assert time.monotonic() - began < 5
+    assert not processes_of(project)
+
+
+def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: Path, dev: Start) -> None:
+    first = dev()
+    first.wait_for("ready in")
+    with redis.Redis.from_url(first.where("valkey")) as client:
+        client.set("kept", "yes")
+    left = Family.of_directory(project / ".backburner").members()
+    assert left
+    freeze(project)
+    first.signal(signal.SIGKILL)
+    first.end()
+    second = dev()
+    second.wait_for("taken over")
+    second.wait_for("ready in")
+    with redis.Redis.from_url(second.where("valkey")) as client:
+        assert client.get("kept") == b"yes"
+    assert not [process for process in left if process.is_running()]
+    second.signal(signal.SIGTERM)
+    assert second.end() == 0
+    assert not processes_of(project)
+
+
+def test_a_guard_ends_what_a_killed_parent_left_even_if_nobody_starts_again(
+    project: Path, dev: Start, eventually: Callable[..., object]
+) -> None:
+    running = dev()
+    running.wait_for("ready in")
+    running.signal(signal.SIGKILL)
+    eventually(lambda: [process.name() for process in processes_of(project)] == ["valkey-server"])
+
+
+def test_a_second_one_in_the_same_project_is_refused_and_the_first_goes_on(project: Path, dev: Start) -> None:
+    first = dev()
+    first.wait_for("ready in")
+    second = dev()
+    assert second.end() == 1
+    assert f"as process {first.pid}" in second.output
+    assert get(first.where("api")) == b"hello"
+
+
+def test_a_busy_port_means_the_next_one_and_is_said(dev: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = dev("--port", str(port))
+        running.wait_for(rf"Port {port} is busy: the API is at {port + 1}")
+
+
+def test_a_named_server_that_does_not_answer_is_said_in_one_sentence_and_nothing_starts(
+    project: Path, dev: Start
+) -> None:
+    running = dev(REDIS_URL=f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert running.end() == 1
+    assert "does not answer" in running.output
+    assert len(running.lines) == 1
+    assert "secret" not in running.output
+    assert not processes_of(project)
+
+
+def test_a_named_server_is_used(redis_url: str, dev: Start, project: Path) -> None:
+    running = dev(REDIS_URL=redis_url)
+    running.wait_for("yours, named in the settings")
+    assert "valkey-server" not in {process.name() for process in processes_of(project)}
+
+
+def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start) -> None:
+    running = dev(REDIS_PORT="soon")
+    assert running.end() == 1
+    assert running.lines[0].startswith("REDIS_PORT='soon':")
+
+
+def test_failing_migrations_are_shown_and_end_the_start(project: Path, dev: Start) -> None:
+    (project / "alembic.ini").write_text("[alembic]\nscript_location = nowhere\n")
+    running = dev()
+    assert running.end(20) == 1
+    assert "nowhere" in running.output
+    assert "migrations failed" in running.output
+    assert not processes_of(project)
+
+
+def test_a_closed_terminal_ends_all(project: Path, dev: Start) -> None:
+    running = dev()
+    running.wait_for("smtp://")
+    running.signal(signal.SIGHUP)
+    assert running.end() == 0
+    assert not processes_of(project)
+
+
+def test_a_directory_with_nothing_to_run_is_told_how_to_name_it(project: Path, dev: Start) -> None:
+    (project / "main.py").unlink()
+    (project / "pyproject.toml").unlink()
+    running = dev()
+    assert running.end() == 1
+    assert "[tool.backburner] app" in running.output
+
+
+@pytest.mark.parametrize("with_server", [False, True], ids=["embedded", "named"])
+def test_the_check_has_a_job_done_and_leaves_nothing(
+    with_celery: Path, dev: Start, request: pytest.FixtureRequest, with_server: bool
+) -> None:
+    environment = {"REDIS_URL": request.getfixturevalue("redis_url")} if with_server else {}
+    running = dev("--check", **environment)
+    assert running.end(30) == 0, running.output
+    assert all(line.startswith("ok ") for line in running.lines)
+    assert "answered 'pong'" in running.output
+    assert not processes_of(with_celery)
+
+
+def test_the_check_fails_with_the_reason(project: Path, dev: Start) -> None:
+    (project / "pyproject.toml").write_text('[tool.backburner]\napp = "main:app"\ncheck = "/nowhere"\n')
+    main = (project / "main.py").read_text().replace("200", "404")
+    (project / "main.py").write_text(main)
+    running = dev("--check")
+    assert running.end(20) == 1
+    assert "GET /nowhere answers 404" in running.output
+    assert not processes_of(project)
