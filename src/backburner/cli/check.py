@@ -84,7 +84,8 @@ class _Check:
         project = self._project
         await self._take("server", self._server())
         await self._take("alembic", self._migrations())
-        await self.run.start_programs(("-Q", _QUEUE) if self._on_shared_server else ())
+        options = ("--concurrency=1", *(("-Q", _QUEUE) if self._on_shared_server else ()))
+        await self.run.start_programs(options, reload=False)
         began = time.monotonic()
         for service in self.run.services:
             await self._take(service.name, self._ready(service), began)

@@ -18,13 +18,14 @@ _GRACE = 2  # seconds that uvicorn gives open connections
 _ROOT_WARNING = "You're running the worker with superuser privileges"
 
 
-def api(app: Found, host: str, port: int) -> Program:
-    """The web application, reloaded on changes."""
+def api(app: Found, host: str, port: int, *, reload: bool) -> Program:
+    """The web application."""
     return Program(
         "api",
         python(
-            *("uvicorn", app.name, "--reload", "--host", host, "--port", str(port)),
+            *("uvicorn", app.name, "--host", host, "--port", str(port)),
             *("--timeout-graceful-shutdown", str(_GRACE)),
+            *(("--reload",) if reload else ()),
         ),
         ready_url=local_url(host, port) + PROBE_PATH,
     )
@@ -36,16 +37,16 @@ def local_url(host: str, port: int) -> str:
     return f"http://{'127.0.0.1' if everywhere else host}:{port}"
 
 
-def worker(celery: Found, options: Sequence[str] = ()) -> Program:
-    """A Celery worker, reloaded on changes if its application can do that."""
-    reload = ("--reload",) if celery.reloads else ()
+def worker(celery: Found, options: Sequence[str] = (), *, reload: bool) -> Program:
+    """A Celery worker; it is reloaded only if its application can do that."""
+    reload = reload and celery.reloads
     # Asking the neighbours takes a second, and here there are none.
     alone = ("--without-mingle", "--without-gossip")
     return Program(
         "worker",
-        _celery("worker", celery, "--loglevel=info", *alone, *reload, *options),
+        _celery("worker", celery, "--loglevel=info", *alone, *(("--reload",) if reload else ()), *options),
         ready_line=re.compile(r"\S+@\S+ ready\."),
-        hurry=signal.SIGTERM if celery.reloads else signal.SIGQUIT,
+        hurry=signal.SIGTERM if reload else signal.SIGQUIT,
     )
 
 

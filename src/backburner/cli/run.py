@@ -80,16 +80,16 @@ class Run:
             return True
         return await self.once(plan.migrations()) == 0
 
-    async def start_programs(self, worker_options: Sequence[str] = ()) -> None:
+    async def start_programs(self, worker_options: Sequence[str] = (), *, reload: bool = True) -> None:
         """Start everything that is kept running."""
         if self.project.app is not None:
             port = self._port("the API", self._ports.api, self._ports.host)
             self.api_url = plan.local_url(self._ports.host, port)
-            self._start(plan.api(self.project.app, self._ports.host, port))
+            self._start(plan.api(self.project.app, self._ports.host, port, reload=reload))
             self._row("api", self.api_url, f"{self.project.app.name}, reloads; documentation at /docs")
         if self.project.celery is not None:
             reloads = "reloads" if self.project.celery.reloads else "does not reload: that needs backburner.Celery"
-            self._start(plan.worker(self.project.celery, worker_options))
+            self._start(plan.worker(self.project.celery, worker_options, reload=reload))
             self._row("worker", self.project.celery.name, f"does the jobs, {reloads}")
             self._start(plan.beat(self.project.celery, self._home.directory / "beat-schedule"))
             self._row("beat", self.project.celery.name, "enqueues periodic jobs")
