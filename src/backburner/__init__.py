@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backburner.cache import Cache
+    from backburner.cache.decorators import cached
     from backburner.queue import Celery
     from backburner.settings import Settings
 
-__all__ = ["Cache", "Celery", "Settings"]
+__all__ = ["Cache", "Celery", "Settings", "cached"]
 
-_HOMES = {"Cache": "backburner.cache", "Celery": "backburner.queue", "Settings": "backburner.settings"}
+_HOMES = {
+    "Cache": "backburner.cache",
+    "Celery": "backburner.queue",
+    "Settings": "backburner.settings",
+    "cached": "backburner.cache.decorators",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ __all__ = [
     "Events",
     "Hit",
     "Invalidated",
+    "LockLost",
     "Miss",
     "RefreshFailed",
     "StaleServed",
@@ -91,6 +92,14 @@ class Degraded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LockLost(Event):
+    """A lock had ended when its holder gave it back, `seconds` after it was acquired: others may have been at work."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Undecodable(Event):
     """Stored bytes could not be read (corrupt, another format, a class that changed) and count as a miss."""
 
@@ -149,7 +158,7 @@ class Events:
 
 
 FREQUENT = (Hit, Miss, Stored)
-TROUBLE = (BreakerOpened, BreakerClosed, Degraded, RefreshFailed, StaleServed, Undecodable)
+TROUBLE = (BreakerOpened, BreakerClosed, Degraded, LockLost, RefreshFailed, StaleServed, Undecodable)
 
 
 def log_trouble(event: Event) -> None:
@@ -168,6 +177,10 @@ def log_trouble(event: Event) -> None:
             )
         case BreakerClosed(server, seconds):
             log.warning("cache server %s answers again, after %.1f s", server, seconds)
+        case LockLost(name, seconds):
+            log.warning(
+                "lock %r ended before its holder did, which took %.1f s: others may have been at work", name, seconds
+            )
         case Undecodable(key, reason):
             log.warning("cache entry %r cannot be read and counts as a miss: %s", key, reason)
         case RefreshFailed(key, error) | StaleServed(key, error):

@@ -1,5 +1,8 @@
 """The cache."""
 
 from backburner.cache.cache import Cache, Stats, TaggedCache
+from backburner.cache.limiter import Limiter
+from backburner.cache.locks import Lock
+from backburner.cache.stores.limits import Allowance
 
-__all__ = ["Cache", "Stats", "TaggedCache"]
+__all__ = ["Allowance", "Cache", "Limiter", "Lock", "Stats", "TaggedCache"]

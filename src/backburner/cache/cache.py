@@ -20,6 +20,8 @@ from backburner.cache.engine import FOREVER, MISSING, Counters, Engine
 from backburner.cache.entry import ENCODED, TTL, Duration, seconds
 from backburner.cache.flight import Flights
 from backburner.cache.keys import Keyspace, check_key, check_tags
+from backburner.cache.limiter import Limiter
+from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
 from backburner.cache.remember import Context, Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
@@ -415,8 +417,29 @@ class Cache(Verbs):
         """The same cache, whose writes carry these tags; flushing any one of them makes them dead."""
         return TaggedCache(self, check_tags(tags))
 
+    def lock(self, name: str, ttl: Duration = 30, *, wait: Duration | None = None, owner: str | None = None) -> Lock:
+        """A lock that one owner at a time can hold: ``with cache.lock("import", ttl=30): …``.
+
+        Args:
+            name: what only one may do at a time; locks and keys have nothing to do with each other.
+            ttl: how long it is held at most, unless it is extended.
+            wait: how long to wait for it at most; ``None``: as long as `ttl`.
+            owner: the token of an owner elsewhere, to extend or release what that one acquired.
+        """
+        return Lock(self, name, ttl, wait, owner)
+
+    def limiter(self, name: str, *, fail_open: bool = True) -> Limiter:
+        """A rate limiter: ``if not cache.limiter("login").allow(address, "5/minute"): …``.
+
+        Args:
+            name: what is counted.
+            fail_open: whether everything is allowed while the server does not answer, or nothing.
+        """
+        return Limiter(self, name, fail_open=fail_open)
+
     def flush(self) -> bool:
-        """Remove everything under this cache's prefix. Whether that was done; if not, it is before the next read."""
+        """Remove everything under this cache's prefix, except locks and rate limits. Whether that was done; if not,
+        it is before the next read."""
         return run(self._engine().flush())
 
     async def aflush(self) -> bool:

@@ -16,6 +16,7 @@ _TAG_MARK: Final = "\x01tag:"
 _LEASE_MARK: Final = "\x01lease:"
 _WAKE_MARK: Final = "\x01wake:"
 _LOCK_MARK: Final = "\x01lock:"
+_BELL_MARK: Final = "\x01bell:"
 _LIMIT_MARK: Final = "\x01limit:"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -108,6 +109,15 @@ class Keyspace:
         """Where the version of a tag lies."""
         return f"{self.prefix}{_TAG_MARK}{tag}"
 
+    def key_of(self, name: str) -> str:
+        """The key whose entry lies there, if it is an entry's place."""
+        return name[len(self.prefix) :]
+
+    def tag_of(self, name: str) -> str | None:
+        """The tag whose version lies there; ``None`` if it is no tag's place."""
+        rest = name[len(self.prefix) :]
+        return rest[len(_TAG_MARK) :] if rest.startswith(_TAG_MARK) else None
+
     def lease(self, key: str) -> str:
         """Where the lease on computing a key lies."""
         return f"{self.prefix}{_LEASE_MARK}{key}"
@@ -119,6 +129,10 @@ class Keyspace:
     def lock(self, name: str) -> str:
         """Where a lock lies. The braces keep it on one node of a cluster with what wakes its waiters."""
         return f"{self.prefix}{_LOCK_MARK}{{{name}}}"
+
+    def bell(self, name: str) -> str:
+        """Where those who wait for a lock listen."""
+        return f"{self.prefix}{_BELL_MARK}{{{name}}}"
 
     def limit(self, name: str) -> str:
         """Where a rate limiter's state lies."""

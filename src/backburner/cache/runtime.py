@@ -8,6 +8,8 @@ coroutine that suspends by mistake raises at once instead of hanging.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
 from threading import Thread
@@ -56,6 +58,10 @@ class Runtime(Protocol):
         """Wait for somebody else's flight to end. False if waiting here could never end."""
         ...
 
+    async def until(self, future: Future[None], seconds: float) -> None:
+        """Wait for a future, or so many seconds."""
+        ...
+
     async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
         """Call the user's function."""
         ...
@@ -81,6 +87,10 @@ class BlockingRuntime:
             return False
         flight.landed.result()
         return True
+
+    async def until(self, future: Future[None], seconds: float) -> None:
+        with suppress(TimeoutError):
+            future.result(seconds)
 
     async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
         value = callback(*arguments)
@@ -111,6 +121,9 @@ class AsyncioRuntime:
         # Shielded, or cancelling one follower would cancel the flight itself, and with it everybody.
         await asyncio.shield(asyncio.wrap_future(flight.landed))
         return True
+
+    async def until(self, future: Future[None], seconds: float) -> None:
+        await asyncio.wait((asyncio.wrap_future(future),), timeout=seconds)
 
     async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
         value = callback(*arguments)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backburner.cache.entry import Entry, TagVersions
+from backburner.cache.stores.limits import Limits
+from backburner.cache.stores.locks import Locks
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class Store(Protocol):
 
     shares_values: bool
     """Whether entries stay in this process, so that immutable values need not be encoded."""
+
+    @property
+    def locks(self) -> Locks: ...
+
+    @property
+    def limits(self) -> Limits: ...
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         """The entries of keys, in their order; ``None`` where there is none, or none that can be read."""

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 
 from backburner.cache.entry import VERSION_BYTES, Entry
 from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.stores.limits import MemoryLimits
+from backburner.cache.stores.locks import MemoryLocks
 from backburner.errors import ConfigError
 
 _INT64: Final = range(-(2**63), 2**63)
@@ -167,7 +169,8 @@ class MemoryStore:
 
     Args:
         policy: who makes room: ``lru`` the least recently used, ``lfu`` the least frequently used, ``ttl`` the first
-        to expire. max_items: entries kept at most.
+            to expire.
+        max_items: entries kept at most.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -179,6 +182,8 @@ class MemoryStore:
         if max_items < 1:
             raise ConfigError(f"max_items={max_items}: a memory cache needs room for at least one entry")
         self.max_items = max_items
+        self.locks = MemoryLocks()
+        self.limits = MemoryLimits()
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._tags: dict[str, bytes] = {}
         self.generation = 0
@@ -224,6 +229,8 @@ class MemoryStore:
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread of the parent held would never be released here."""
         self._lock = Lock()
+        self.locks.after_fork()
+        self.limits.after_fork()
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         return [self.peek(key) for key in keys]

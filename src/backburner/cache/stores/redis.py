@@ -6,13 +6,16 @@ What lies there, all of it under the cache's prefix:
     {prefix}\\x01tag:{tag}  string   8 random bytes, its version    outlives the entries that carry it
     {prefix}\\x01lease:{key}  string  token of who computes          with the lease, or when it has computed
     {prefix}\\x01wake:{token} list    one item, passed on            seconds after the lease ended
+    {prefix}\\x01lock:{{name}} hash   owner, until, fence            a minute after the lock did
+    {prefix}\\x01bell:{{name}} list   one item, taken by a waiter    after 5 seconds
+    {prefix}\\x01limit:…      string   until when a rate is used up   then
 
 This is where redis-py's errors become ours, and where the breaker is asked and told.
 """
 
 import math
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, Final, cast
 
@@ -23,6 +26,8 @@ from redis.exceptions import NoScriptError
 from backburner.cache.entry import TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
 from backburner.cache.keys import Keyspace
 from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.stores.limits import RedisLimits
+from backburner.cache.stores.locks import RedisLocks
 from backburner.errors import CodecError, StoreError, StoreUnavailable
 from backburner.events import Events, Undecodable
 from backburner.redis.breaker import Breaker
@@ -80,6 +85,8 @@ class RedisStore:
         self._keyspace = keyspace
         self._breaker = breaker
         self._events = events
+        self.locks = RedisLocks(self._script, self._pop, keyspace)
+        self.limits = RedisLimits(self._script, keyspace)
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         names = [self._keyspace.entry(key) for key in keys]
@@ -186,18 +193,21 @@ class RedisStore:
 
     async def wait(self, taken: Taken) -> None:
         wake = self._keyspace.wake(taken.token)
+        if await self._pop(wake, taken.seconds):
+            # Others may wait for the same: each wakes the next.
+            await self._pipeline([("RPUSH", wake, 1), ("PEXPIRE", wake, _milliseconds(_WAKE_KEPT))])
+
+    async def _pop(self, name: str, seconds: float) -> bool:
+        """Take an item from a list, waiting for one for so many seconds, or less. Whether there was one."""
         if self._patient is None:
             self._patient = self._make_patient()
         self._ask_breaker()
         try:
-            if await _settle(self._patient.execute_command("BLPOP", wake, min(taken.seconds, _WAIT) or 0.001)):
-                # Others may wait for the same: each wakes the next.
-                pipeline = self._patient.pipeline(transaction=False)
-                pipeline.execute_command("RPUSH", wake, 1)
-                pipeline.execute_command("PEXPIRE", wake, _milliseconds(_WAKE_KEPT))
-                await _settle(pipeline.execute())
+            popped = await _settle(self._patient.execute_command("BLPOP", name, max(0.001, min(seconds, _WAIT))))
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
+        self._breaker.succeeded()
+        return popped is not None
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
         await self._command("UNLINK", *map(self._keyspace.tag, tags))
@@ -206,10 +216,14 @@ class RedisStore:
         cursor: int | bytes = 0
         while True:
             cursor, names = await self._command("SCAN", cursor, "MATCH", self._keyspace.pattern, "COUNT", _SCAN_BATCH)
-            if names:
+            if names := [name for name in names if not self._keyspace.outlives_flush(name)]:
                 await self._command("UNLINK", *names)
             if not int(cursor):
                 return
+
+    async def publish(self, command: tuple[str, str, str]) -> None:
+        """Tell the other processes something."""
+        await self._command(*command)
 
     async def close(self) -> None:
         for client in (self._client, self._patient):

@@ -1,0 +1,206 @@
+"""Locks: one at a time, among all processes that use the same server.
+
+A lock is no cache: when the server does not answer, nobody gets one, and that is an error also where the cache goes on
+without it. It is held for a time, not for ever, since its holder may die; a holder that is slower than that loses it
+without noticing. Where that matters, hand `Lock.fence` to what you write to, and let it refuse smaller numbers.
+"""
+
+import asyncio
+import math
+import secrets
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from backburner.cache.entry import Duration, seconds
+from backburner.cache.keys import check_name
+from backburner.cache.runtime import run
+from backburner.errors import LockTimeout, StoreError
+from backburner.events import Degraded, LockLost
+
+if TYPE_CHECKING:
+    from backburner.cache.cache import Cache
+    from backburner.cache.engine import Engine
+
+
+class Lock:
+    """One owner's claim to a lock; `Cache.lock` makes it. Not to be shared: each owner makes its own.
+
+    As a context manager, with or without `async`, it waits for the lock and gives it back. It cannot be taken twice by
+    its owner: it is not re-entrant.
+    """
+
+    def __init__(self, cache: "Cache", name: str, ttl: Duration, wait: Duration | None, owner: str | None) -> None:
+        self.name = check_name("lock's name", name)
+        self.owner = check_name("lock's owner", owner) if owner is not None else secrets.token_hex(16)
+        """Who holds the lock by this token may extend and release it, in another process too."""
+        self.fence = 0
+        """Larger than that of every owner before; 0 before the lock was acquired."""
+        self._cache = cache
+        self._ttl = _positive("ttl", ttl)
+        self._wait = self._ttl if wait is None else _waiting(wait)
+        self._acquired_at = 0.0
+        self._ends_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.name!r} of {self._cache!r}>"
+
+    def acquire(self, *, blocking: bool = True, wait: Duration | None = None) -> bool:
+        """Take the lock, waiting for it if somebody else holds it. Whether it was obtained.
+
+        Args:
+            blocking: whether to wait at all.
+            wait: how long at most; ``None``: as long as said when the lock was made.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+            RuntimeError: this very object holds it already.
+        """
+        return run(self._acquire(self._cache._engine(), self._patience(blocking, wait)))  # noqa: SLF001
+
+    async def aacquire(self, *, blocking: bool = True, wait: Duration | None = None) -> bool:
+        """As `acquire`."""
+        return await self._acquire(self._cache._aengine(), self._patience(blocking, wait))  # noqa: SLF001
+
+    def block(self, wait: Duration | None = None) -> Self:
+        """Take the lock, waiting for it: ``with cache.lock("import", ttl=30).block(5): …``.
+
+        Raises:
+            LockTimeout: somebody else held it all the time.
+            StoreUnavailable: the server does not answer.
+            RuntimeError: this very object holds it already.
+        """
+        patience = self._patience(True, wait)
+        if not self.acquire(wait=patience):
+            raise self._timed_out(patience)
+        return self
+
+    async def ablock(self, wait: Duration | None = None) -> Self:
+        """As `block`: ``async with await cache.lock("import", ttl=30).ablock(5): …``."""
+        patience = self._patience(True, wait)
+        if not await self.aacquire(wait=patience):
+            raise self._timed_out(patience)
+        return self
+
+    def extend(self, ttl: Duration | None = None) -> bool:
+        """Hold the lock for `ttl` from now on, by default as long as at first. False: it is not ours any more.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+        """
+        return run(self._extend(self._cache._engine(), ttl))  # noqa: SLF001
+
+    async def aextend(self, ttl: Duration | None = None) -> bool:
+        """As `extend`."""
+        return await self._extend(self._cache._aengine(), ttl)  # noqa: SLF001
+
+    def release(self) -> bool:
+        """Give the lock back and wake who waits for it. False: it was not ours (any more), and stays as it is.
+
+        Raises:
+            StoreUnavailable: the server does not answer; the lock ends with its ttl.
+        """
+        return run(self._release(self._cache._engine()))  # noqa: SLF001
+
+    async def arelease(self) -> bool:
+        """As `release`."""
+        return await self._release(self._cache._aengine())  # noqa: SLF001
+
+    def locked(self) -> bool:
+        """Whether anybody holds the lock.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+        """
+        return run(self._cache._engine().store.locks.held(self.name))  # noqa: SLF001
+
+    async def alocked(self) -> bool:
+        """As `locked`."""
+        return await self._cache._aengine().store.locks.held(self.name)  # noqa: SLF001
+
+    def __enter__(self) -> Self:
+        return self if self._held else self.block()
+
+    async def __aenter__(self) -> Self:
+        return self if self._held else await self.ablock()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run(self._leave(self._cache._engine()))  # noqa: SLF001
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave(self._cache._aengine())  # noqa: SLF001
+
+    @property
+    def _held(self) -> bool:
+        return time.monotonic() < self._ends_at
+
+    async def _acquire(self, engine: "Engine", patience: float) -> bool:
+        if self._held:
+            raise RuntimeError(
+                f"this object holds the lock {self.name!r} already; each owner makes its own with cache.lock(…)"
+            )
+        locks = engine.store.locks
+        deadline = time.monotonic() + patience
+        try:
+            while True:
+                asked_at = time.monotonic()
+                claim = await locks.claim(self.name, self.owner, self._ttl)
+                if claim.fence:
+                    self.fence = claim.fence
+                    self._acquired_at, self._ends_at = asked_at, asked_at + self._ttl
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                await locks.wait(self.name, min(left, claim.seconds), engine.runtime.until)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            # It may be ours without our having heard of it, or it was our turn.
+            with suppress(StoreError):
+                await locks.release(self.name, self.owner)
+            raise
+
+    async def _extend(self, engine: "Engine", ttl: Duration | None) -> bool:
+        lifetime = self._ttl if ttl is None else _positive("ttl", ttl)
+        asked_at = time.monotonic()
+        extended = await engine.store.locks.extend(self.name, self.owner, lifetime)
+        self._ends_at = asked_at + lifetime if extended else 0.0
+        return extended
+
+    async def _release(self, engine: "Engine") -> bool:
+        self._ends_at = 0.0
+        return await engine.store.locks.release(self.name, self.owner)
+
+    async def _leave(self, engine: "Engine") -> None:
+        # What was done under the lock is done, so nothing is raised here.
+        try:
+            if not await self._release(engine):
+                self._cache.events.emit(LockLost(self.name, time.monotonic() - self._acquired_at))
+        except StoreError as error:
+            self._cache.events.emit(Degraded("release", (self.name,), error))
+
+    def _patience(self, blocking: bool, wait: Duration | None) -> float:
+        if not blocking:
+            return 0.0
+        return self._wait if wait is None else _waiting(wait)
+
+    def _timed_out(self, patience: float) -> LockTimeout:
+        return LockTimeout(
+            f"the lock {self.name!r} was not free within {patience:g} s. Wait longer (wait=…), do less while holding "
+            "it, or try again later"
+        )
+
+
+def _positive(what: str, duration: Duration) -> float:
+    length = seconds(duration)
+    if not 0 < length < math.inf:
+        raise ValueError(f"{what}={duration!r}: a lock is held for a time, since its holder may die; write ttl=30")
+    return length
+
+
+def _waiting(wait: Duration) -> float:
+    return max(0.0, seconds(wait))

@@ -1,0 +1,16 @@
+-- Let something happen at most so often (GCRA). The state is one time, up to which the rate is used up; everything that
+-- a caller wants to know follows from it and the present, and is computed by `limits.judge`, with the same arithmetic.
+-- All times are whole microseconds, so that numbers stay exact.
+-- KEYS[1]  the state
+-- ARGV[1]  how far one call moves it: the time that each takes at this rate, times the cost of this call
+-- ARGV[2]  how far it may be ahead of the present
+-- Result   {present, state before}
+-- O(1)
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local before = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+local after = before + ARGV[1]
+if after - now <= tonumber(ARGV[2]) and after > before then
+  redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000))
+end
+return {now, before}
