@@ -1,0 +1,236 @@
+"""Hear from the server which keys have changed, so that copies of them in memory can be dropped.
+
+One daemon thread with one connection of its own: it serves processes without an event loop and those with several
+alike. Where the server can (RESP3), it tells what anybody changed, what expired and what it evicted (CLIENT TRACKING,
+BCAST). Where it refuses, a channel takes the place of it, and only what writers publish there is heard: see
+`publication`. Which of the two, is tried at each connection, never assumed.
+
+A connection that is lost, or silent for two timeouts although asked, is distrusted: between `on_lost` and the next
+`on_trusted` changes may go unheard, so nothing may be served from memory. What to keep and what to drop is not decided
+here.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from threading import Event, Thread, current_thread
+from typing import Any, Final, Literal
+
+import redis
+import redis.connection
+
+from backburner.redis.client import connect
+from backburner.redis.url import ServerURL
+
+__all__ = ["Mode", "Tracking"]
+
+log = logging.getLogger("backburner.cache")
+
+Mode = Literal["tracking", "pubsub", "off"]
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 1.0
+REFUSED_PAUSE: Final = 30.0
+"""Seconds until a server that refuses both ways is asked again."""
+_RESP3: Final = 3
+_SEPARATOR: Final = "\x00"  # in no key and in no tag
+
+
+class Tracking:
+    """Calls back when keys under a prefix change. The callbacks run in its thread and must be quick.
+
+    Args:
+        url: any URL that `ServerURL` understands.
+        prefix: which keys to hear of.
+        on_invalidated: is given the full names of keys that changed, or ``None``: all of them may have. The process's
+            own writes are among them.
+        on_trusted: from now on, changes are heard of.
+        on_lost: from now on they are not, because of this error. If a callback fails, this is called too.
+        timeout: seconds for each step of connecting and for each reply; also of silence, after which the server is
+            asked for a sign of life.
+        name: what CLIENT LIST shows.
+
+    Raises:
+        ConfigError: the URL is no server's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        *,
+        on_invalidated: Callable[[list[bytes] | None], None],
+        on_trusted: Callable[[], None] = lambda: None,
+        on_lost: Callable[[Exception], None] = lambda _: None,
+        timeout: float = 0.25,
+        name: str = "backburner-tracking",
+    ) -> None:
+        server = ServerURL.parse(url)
+        self.mode: Mode = "off"
+        """How changes are heard of. What was agreed last, if the connection is lost; "off" before the first."""
+        self.trusted = False
+        """Whether changes are heard of now."""
+        self.refusal: str | None = None
+        """Why the server does not track for us, in its words."""
+        self._url = url
+        self._server = server.masked
+        self._protocol = int(dict(server.options).get("protocol", _RESP3))
+        self._prefix = prefix
+        self._channel = f"{prefix}\x01invalidations"
+        self._on_invalidated = on_invalidated
+        self._on_trusted = on_trusted
+        self._on_lost = on_lost
+        self._timeout = timeout
+        self._name = name
+        self._thread: Thread | None = None
+        self._connection: Any = None
+        self._stopping = Event()
+
+    def start(self) -> None:
+        """Start listening, if it has not started. Returns at once; `on_trusted` tells when it works."""
+        if self._thread is not None:
+            return
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name=f"backburner-tracking {self._server}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening, and wait for the thread to end. No callback is called after that, `on_lost` included."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stopping.set()
+        self._disconnect()  # wakes the thread
+        if thread is not current_thread():
+            thread.join()
+
+    def after_fork(self) -> None:
+        """In the child: leave thread and connection to the parent. Call `start` to listen here too."""
+        self._thread = None
+        self._disconnect()  # the child's copy only
+        self._connection = None
+        self.trusted = False
+        self.mode = "off"
+
+    def publication(self, names: Sequence[str] | None) -> tuple[str, str, str]:
+        """The command that tells listeners without tracking which keys were written; ``None``: all of them may be.
+
+        Send it with every write, behind it, unless `mode` is "tracking".
+        """
+        return ("PUBLISH", self._channel, _SEPARATOR.join(names or ()))
+
+    def _run(self) -> None:
+        stopping, pause, silent = self._stopping, FIRST_PAUSE, False
+        client = connect(self._url, timeout=self._timeout, name=self._name)
+        while not stopping.is_set():
+            try:
+                mode = self._agree(client)
+                if stopping.is_set():
+                    break
+                self._trust(mode)
+                pause, silent = FIRST_PAUSE, False
+                self._listen(stopping)
+            except Exception as error:  # noqa: BLE001 - whatever it is, changes go unheard
+                if stopping.is_set():
+                    break
+                if isinstance(error, redis.ResponseError):
+                    self.mode, pause = "off", REFUSED_PAUSE
+                self._distrust(error, silent=silent)
+                silent = True
+            finally:
+                self._disconnect()
+            stopping.wait(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+        self.trusted = False
+
+    def _agree(self, client: "redis.Redis") -> Mode:
+        """Connect, and find out how the server can tell of changes."""
+        try:
+            self._connect(client, self._protocol)
+            self._track()
+        except redis.ResponseError as error:  # HELLO or CLIENT was refused
+            self.refusal = str(error)
+        else:
+            self.refusal = None
+            return "tracking"
+        self._disconnect()
+        self._connect(client, 2)
+        self._order("SUBSCRIBE", self._channel)
+        return "pubsub"
+
+    def _track(self) -> None:
+        if (self._connection.handshake_metadata or {}).get(b"proto") != _RESP3:
+            # The server would accept the command all the same, and then tell nothing.
+            raise redis.ResponseError("the connection speaks RESP2")
+        self._order("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
+
+    def _connect(self, client: "redis.Redis", protocol: int) -> None:
+        pool = client.connection_pool
+        options = pool.connection_kwargs | {"protocol": protocol, "parser_class": _PushParser}
+        self._connection = pool.connection_class(**options)
+        self._connection.connect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()
+
+    def _order(self, *command: str) -> None:
+        self._connection.send_command(*command, check_health=False)
+        self._connection.read_response()
+
+    def _listen(self, stopping: Event) -> None:
+        asked = False
+        while not stopping.is_set():
+            try:
+                message = self._connection.read_response(disconnect_on_error=False, push_request=True)
+            except redis.TimeoutError:
+                if asked:
+                    raise redis.TimeoutError(f"no sign of life within {self._timeout} s") from None
+                self._connection.send_command("PING", check_health=False)
+                asked = True
+            except redis.ResponseError as error:
+                asked = False  # who may not PING gets a sign of life too
+                log.debug("cache server %s: %s", self._server, error)
+            else:
+                asked = False
+                self._heard(message)
+
+    def _heard(self, message: Any) -> None:
+        match message:
+            case [b"invalidate", names]:
+                self._on_invalidated(names)
+            case [b"message", _, payload]:
+                self._on_invalidated(payload.split(_SEPARATOR.encode()) if payload else None)
+            case _:
+                pass  # the answer to PING
+
+    def _trust(self, mode: Mode) -> None:
+        if mode == "pubsub" and self.mode != mode:
+            log.warning(
+                "cache server %s refuses client tracking (%s): only changes that this library makes are heard of",
+                self._server,
+                self.refusal,
+            )
+        self.mode = mode
+        self.trusted = True
+        log.info("invalidations from %s are heard (%s)", self._server, mode)
+        self._on_trusted()
+
+    def _distrust(self, error: Exception, *, silent: bool) -> None:
+        was_trusted, self.trusted = self.trusted, False
+        try:
+            if was_trusted:
+                self._on_lost(error)
+        except Exception:
+            log.exception("the receiver of lost connections failed")
+        level = logging.DEBUG if silent else logging.WARNING
+        known = isinstance(error, redis.RedisError | OSError)
+        log.log(
+            level, "invalidations from %s are not heard: %s", self._server, error, exc_info=None if known else error
+        )
+
+
+class _PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]
+    """Hands push messages to whoever reads, instead of to handlers of its own."""
+
+    def handle_push_response(self, response: Any, **_: Any) -> Any:
+        return response
