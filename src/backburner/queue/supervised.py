@@ -1,7 +1,7 @@
 """A worker under a supervisor: the process, and the two pipes between them, seen from either end.
 
-The worker says READY on one pipe. On the other it is told to GO and to GIVE UP, or sees it close because
-the supervisor is dead, however it died. Celery's signals keep their meaning, and every pool works.
+The worker says READY on one pipe. On the other it is told to GO, to LEAVE and to GIVE UP, or sees it close
+because the supervisor is dead, however it died. Celery's signals keep their meaning, and every pool works.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ _PIPES = "BACKBURNER_RELOAD_PIPES"
 """Environment variable that makes a worker a supervised one: two file descriptors."""
 
 _READY = b"ready\n"
-_GIVE_UP = b"give up\n"
+_LEAVE = b"leave\n"
+_GIVE_UP = b"abort\n"
 
 _KILL_AFTER = 3.0
 """Seconds from giving up to SIGKILL."""
 
-_LAST_QUESTION = 1.2
-"""Seconds after which kombu's last BRPOP, which blocks for one, is certainly over."""
+_POLL = 0.1
+"""Seconds that a BRPOP of a supervised worker blocks: kombu's second would be taking jobs for a second too long."""
 
 _PRELOAD = {
     *("billiard", "celery", "kombu", "vine", "redis", "hiredis", "click", "orjson"),
@@ -50,6 +51,7 @@ class Worker:
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
         os.set_blocking(self._answers, False)
+        self._takes_jobs = False
         self._ends_at: float | None = None
         self.closed = False
         self.process = subprocess.Popen(  # noqa: S603  # the very command that runs here
@@ -74,10 +76,10 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether it has begun to take jobs since this was last asked."""
+        """Whether it takes jobs."""
         with contextlib.suppress(BlockingIOError):
-            return os.read(self._answers, len(_READY)) == _READY
-        return False
+            self._takes_jobs = os.read(self._answers, len(_READY)) == _READY or self._takes_jobs
+        return self._takes_jobs
 
     def go(self) -> None:
         """Import the program and start working."""
@@ -86,7 +88,9 @@ class Worker:
     def leave(self, drain: float) -> None:
         """Take no more jobs, finish the running ones in `drain` seconds or put them back into the queue."""
         ends_at = time.monotonic() + drain
-        if self._ends_at is None:
+        if self._ends_at is None and self._takes_jobs:
+            self._tell(_LEAVE)
+        elif self._ends_at is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
         self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
@@ -127,16 +131,30 @@ def obey(worker: Any) -> None:
     orders, answers = map(int, os.environ.pop(_PIPES).split(","))
     # Asking the neighbours takes a second, and old and new worker need not know each other.
     worker.options.update(without_mingle=True, without_gossip=True)
+    conf = worker.app.conf
+    conf.broker_transport_options = {"polling_interval": _POLL} | conf.broker_transport_options
 
     def say_ready(**_: Any) -> None:
         os.write(answers, _READY)
 
     def listen() -> None:
-        os.read(orders, len(_GIVE_UP))  # or the end of the file: the supervisor is dead
+        while os.read(orders, len(_LEAVE)) == _LEAVE:
+            _stop_taking_jobs(worker)
+            os.kill(os.getpid(), signal.SIGTERM)
+        # Told to give up, or it is the end of the file, and the supervisor is dead.
         _give_up(worker)
 
     signals.worker_ready.connect(say_ready, weak=False)
     threading.Thread(target=listen, name="backburner-supervised", daemon=True).start()
+
+
+def _stop_taking_jobs(worker: Any) -> None:
+    # Celery's own way, SIGTERM, first takes another job and then keeps it waiting for those that run. What
+    # this cancels goes straight back into the queue instead.
+    consumer = getattr(worker.consumer, "task_consumer", None)
+    if consumer is not None and worker.hub is not None:
+        worker.hub.call_soon(consumer.cancel)
+        time.sleep(3 * _POLL)
 
 
 def _give_up(worker: Any) -> None:
@@ -144,10 +162,7 @@ def _give_up(worker: Any) -> None:
     end = threading.Timer(_KILL_AFTER, os.killpg, (0, signal.SIGKILL))
     end.daemon = True
     end.start()
-    # A job returned while this worker still listens comes straight back to it. On SIGTERM it stops
-    # listening, but what it last asked the server is open for another second.
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_LAST_QUESTION)
+    _stop_taking_jobs(worker)
     try:
         worker.consumer.task_consumer.channel.qos.restore_unacked()
     except Exception:
