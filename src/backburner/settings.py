@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     cache_default_ttl: float = Field(3600, gt=0, description="Seconds that an entry lives when nothing else is said")
     cache_serializer: Literal["json", "pickle"] = Field("json", description="How values become bytes")
     cache_signing_key: SecretStr | None = Field(None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle")
+    cache_l1: bool = Field(
+        True, description="Keep copies in each process, dropped when the server says that they changed"
+    )
     cache_timeout: float = Field(
         0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 from urllib.parse import parse_qsl, urlsplit
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from backburner.cache.codec import codec_for
 from backburner.cache.engine import FOREVER, MISSING, Counters, Engine
@@ -25,7 +25,7 @@ from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
 from backburner.cache.remember import Context, Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
-from backburner.cache.stores import MemoryStore, RedisStore, Store
+from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
 from backburner.errors import ConfigError
 from backburner.events import TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
 from backburner.redis.breaker import Breaker
@@ -351,6 +351,9 @@ class Cache(Verbs):
         default_ttl: how long entries live when nothing else is said; ``None``: for ever.
         serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
         signing_key: at least 16 bytes, for ``pickle``.
+        l1: keep copies of entries in use in this process, dropped as soon as the server says that they changed: a
+            write in another process is seen within milliseconds, one's own at once. Needs a thread and a connection.
+        l1_items: copies kept at most.
         timeout: seconds that connecting, and each reply, may take.
         lease: seconds after which a process that computes a value, and was killed, is replaced by another that waits
         for it. strict: raise when the server cannot do something, instead of going on without it.
@@ -368,6 +371,8 @@ class Cache(Verbs):
         default_ttl: TTL = 3600,
         serializer: str = "json",
         signing_key: str | bytes | None = None,
+        l1: bool = True,
+        l1_items: int = 10_000,
         timeout: float = 0.25,
         lease: float = 10.0,
         strict: bool = False,
@@ -393,6 +398,11 @@ class Cache(Verbs):
         self._owed = Owed()
         self._memory = _memory_store(url) if url.startswith("memory://") else None
         self._server = "" if self._memory is not None else ServerURL.parse(url).masked
+        self._near = None
+        if l1 and self._memory is None:
+            self._near = Near(url, Keyspace(prefix), max_items=l1_items, timeout=timeout)
+            finalize(self, self._near.stop)
+        self._local = self._memory if self._near is None else self._near
         self._start()
         _all_caches.add(self)
 
@@ -406,6 +416,7 @@ class Cache(Verbs):
             default_ttl=settings.cache_default_ttl,
             serializer=settings.cache_serializer,
             signing_key=key.get_secret_value() if key else None,
+            l1=settings.cache_l1,
             timeout=settings.cache_timeout,
             strict=strict,
         )
@@ -452,6 +463,8 @@ class Cache(Verbs):
 
     def close(self) -> None:
         """Close the connections of the blocking verbs. The cache can be used again; it connects anew."""
+        if self._near is not None:
+            self._near.stop()
         run(self._engine().store.close())
 
     async def aclose(self) -> None:
@@ -472,8 +485,8 @@ class Cache(Verbs):
 
     def _after_fork(self) -> None:
         """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
-        if self._memory is not None:
-            self._memory.after_fork()
+        if self._local is not None:
+            self._local.after_fork()
         self._start()
 
     def _engine(self) -> Engine:
@@ -508,20 +521,24 @@ class Cache(Verbs):
             return connector(self._url, timeout=self._timeout + patience, name="backburner-cache")
 
         patient = partial(client, RedisStore.patience)
-        return RedisStore(client(), patient, Keyspace(self.prefix), self._breaker, self.events)
+        keyspace = Keyspace(self.prefix)
+        far = RedisStore(client(), patient, keyspace, self._breaker, self.events)
+        if self._near is None:
+            return far
+        return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)
 
     def _hit(self, key: str) -> object:
         """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""
-        memory = self._memory
-        if memory is None:
+        local = self._local
+        if local is None:
             return MISSING
         try:
-            entry = memory.peek(key)
+            entry = local.peek(key)
         except TypeError:  # not hashable; check_key says so better
             return MISSING
         if entry is None or self._clock() >= entry.refresh_at:
             return MISSING
-        if entry.tags and entry.tags_held_at != memory.generation and memory.flushed(entry):
+        if entry.tags and entry.tags_held_at != local.generation and local.flushed(entry):
             return MISSING
         value = entry.value
         if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:

@@ -3,5 +3,6 @@
 from backburner.cache.stores.base import Store
 from backburner.cache.stores.memory import MemoryStore
 from backburner.cache.stores.redis import RedisStore
+from backburner.cache.stores.tiered import Near, TieredStore
 
-__all__ = ["MemoryStore", "RedisStore", "Store"]
+__all__ = ["MemoryStore", "Near", "RedisStore", "Store", "TieredStore"]

@@ -1,0 +1,286 @@
+"""Entries on a server, and copies of those in use in this process, dropped when the server says that they changed.
+
+A copy may be kept only while changes are heard of (`Tracking`): lost connection, no copies. And only if no change was
+heard between the question that brought it and its arrival, or an answer of before could be kept after the news of what
+came after. So each read leaves a token before it asks; news of a key takes the token away; and without it, the answer
+is given to the caller and not kept. The versions of tags are kept in the same way, which makes a tagged hit as cheap as
+any. A copy is kept for a minute at most, whatever is heard.
+
+One `Near` serves all stores of a cache in this process: those of each event loop, and that of blocking callers.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from threading import Lock
+from typing import Final
+
+from backburner.cache.entry import Entry
+from backburner.cache.keys import Keyspace
+from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.stores.memory import MemoryStore
+from backburner.cache.stores.redis import RedisStore
+from backburner.errors import CodecError
+from backburner.redis.tracking import Tracking
+
+CAP: Final = 60.0
+"""Seconds that a copy is kept at most: the bound if, against all of the above, news were lost."""
+
+_SCALARS: Final = frozenset(b'"-0123456789tfn')
+"""How a plain JSON value begins that nobody can change, and that readers can share."""
+
+
+class Near(MemoryStore):
+    """Copies of a server's entries and of its tags' versions."""
+
+    def __init__(self, url: str, keyspace: Keyspace, *, max_items: int, timeout: float) -> None:
+        super().__init__("lru", max_items)
+        self._keyspace = keyspace
+        self._tokens: dict[str, object] = {}
+        self._guard = Lock()  # over a look at a token and what follows from it
+        self._trusted = False
+        self._tracking = Tracking(
+            url,
+            keyspace.prefix,
+            on_invalidated=self._heard,
+            on_trusted=self._trust,
+            on_lost=self._distrust,
+            timeout=timeout,
+        )
+
+    def start(self) -> None:
+        """Begin to listen; until that works, nothing is kept."""
+        self._tracking.start()
+
+    def stop(self) -> None:
+        """Listen no more, and drop everything."""
+        self._tracking.stop()
+        self._distrust()
+
+    def after_fork(self) -> None:
+        """In a forked child: listen on a connection of its own, from nothing."""
+        super().after_fork()
+        self._guard = Lock()
+        self._tracking.after_fork()
+        self._distrust()
+
+    @property
+    def must_publish(self) -> bool:
+        """Whether the others hear of this process's writes only if it tells them."""
+        return self._tracking.mode != "tracking"
+
+    def publication(self, names: Sequence[str] | None) -> tuple[str, str, str]:
+        """The command that tells the others of written names; ``None``: everything."""
+        return self._tracking.publication(names)
+
+    def copy_of(self, key: str, now: float) -> Entry | None:
+        """A copy that is still good without asking the server, its tags aside."""
+        entry = self.peek(key)
+        return entry if entry is not None and now < entry.refresh_at else None
+
+    def ask(self, names: Iterable[str]) -> dict[str, object]:
+        """Tokens for names that are about to be read."""
+        if not self._trusted:
+            return {}
+        with self._guard:
+            return {name: self._tokens.setdefault(name, object()) for name in names}
+
+    def keep_entry(self, key: str, entry: Entry, token: object, now: float) -> None:
+        """Keep what a read brought, if its token is still there."""
+        with self._guard:
+            if self._tokens.pop(self._keyspace.entry(key), None) is token:
+                with self._lock:
+                    self._put(key, replace(entry, refresh_at=min(entry.refresh_at, now + CAP)), now)
+
+    def keep_tag(self, tag: str, version: bytes, token: object) -> None:
+        """Keep the version of a tag, if its token is still there."""
+        with self._guard:
+            if self._tokens.pop(self._keyspace.tag(tag), None) is token:
+                with self._lock:
+                    if len(self._tags) > self._most_tags:
+                        self._drop_unused_tags()
+                    self._tags[tag] = version
+
+    def let_go(self, tokens: Mapping[str, object]) -> None:
+        """Forget tokens of a read that failed or found nothing."""
+        with self._guard:
+            for name, token in tokens.items():
+                if self._tokens.get(name) is token:
+                    del self._tokens[name]
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Drop copies by their names on the server, and spoil the reads of them that are under way."""
+        with self._guard, self._lock:
+            tags = False
+            for name in names:
+                self._tokens.pop(name, None)
+                if (tag := self._keyspace.tag_of(name)) is not None:
+                    tags |= self._tags.pop(tag, None) is not None
+                else:
+                    self._remove(self._keyspace.key_of(name))
+            self.generation += tags
+
+    def drop_all(self) -> None:
+        """Drop everything, and spoil all reads under way."""
+        with self._guard, self._lock:
+            self._tokens.clear()
+            for key in list(self._entries):
+                self._remove(key)
+            self._ends.clear()
+            self._tags.clear()
+            self.generation += 1
+
+    def _heard(self, names: list[bytes] | None) -> None:
+        if names is None:
+            self.drop_all()
+        else:
+            self.drop(name.decode("utf-8", "replace") for name in names)
+
+    def _trust(self) -> None:
+        self.drop_all()
+        self._trusted = True
+
+    def _distrust(self, _: Exception | None = None) -> None:
+        self._trusted = False
+        self.drop_all()
+
+
+class TieredStore:
+    """A `RedisStore` with copies in a `Near`."""
+
+    shares_values = False
+
+    def __init__(
+        self,
+        near: Near,
+        far: RedisStore,
+        keyspace: Keyspace,
+        decode: Callable[[bytes], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self.locks = far.locks
+        self.limits = far.limits
+        self._near = near
+        self._far = far
+        self._keyspace = keyspace
+        self._decode = decode
+        self._clock = clock
+
+    async def read(self, keys: Sequence[str]) -> list[Entry | None]:
+        self._near.start()
+        now = self._clock()
+        found = {key: self._near.copy_of(key, now) for key in keys}
+        absent = [key for key, entry in found.items() if entry is None]
+        if absent:
+            tokens = self._near.ask(map(self._keyspace.entry, absent))
+            try:
+                for key, entry in zip(absent, await self._far.read(absent), strict=True):
+                    found[key] = entry
+                    token = tokens.pop(self._keyspace.entry(key), None) if entry is not None else None
+                    if entry is not None and token is not None:
+                        self._near.keep_entry(key, self._shared(entry), token, now)
+            finally:
+                self._near.let_go(tokens)
+        return [found[key] for key in keys]
+
+    async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
+        known = dict(zip(tags, await self._near.tag_versions(tags), strict=True))
+        absent = [tag for tag, version in known.items() if version is None]
+        if absent:
+            tokens = self._near.ask(map(self._keyspace.tag, absent))
+            try:
+                for tag, version in zip(absent, await self._far.tag_versions(absent), strict=True):
+                    known[tag] = version
+                    token = tokens.pop(self._keyspace.tag(tag), None) if version is not None else None
+                    if version is not None and token is not None:
+                        self._near.keep_tag(tag, version, token)
+            finally:
+                self._near.let_go(tokens)
+        return [known[tag] for tag in tags]
+
+    async def write(self, entries: Mapping[str, Entry], now: float) -> None:
+        async with self._changing(entries):
+            await self._far.write(entries, now)
+
+    async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
+        async with self._changing([key]):
+            return await self._far.add(key, entry, now)
+
+    async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
+        async with self._changing([key]):
+            return await self._far.replace(key, found, entry, now)
+
+    async def take(self, key: str) -> Entry | None:
+        async with self._changing([key]):
+            return await self._far.take(key)
+
+    async def forget(self, keys: Sequence[str]) -> int:
+        async with self._changing(keys):
+            return await self._far.forget(keys)
+
+    async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
+        async with self._changing([key]):
+            return await self._far.increment(key, amount, begin, now, tags_checked=tags_checked)
+
+    async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
+        async with self._changing([key]):
+            return await self._far.touch(key, fresh_until, expires_at, now)
+
+    async def expire(self, key: str, now: float) -> bool:
+        async with self._changing([key]):
+            return await self._far.expire(key, now)
+
+    async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
+        return await self._far.pin_tags(tags, lifetime)
+
+    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
+        return await self._far.begin(key, tags, lifetime, lease)
+
+    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
+        async with self._changing([key]):
+            return await self._far.finish(key, turn, entry, now)
+
+    async def wait(self, taken: Taken) -> None:
+        await self._far.wait(taken)
+
+    async def flush_tags(self, tags: Sequence[str]) -> None:
+        async with self._changing_names([self._keyspace.tag(tag) for tag in tags]):
+            await self._far.flush_tags(tags)
+
+    async def flush(self) -> None:
+        self._near.start()
+        self._near.drop_all()
+        try:
+            await self._far.flush()
+            if self._near.must_publish:
+                await self._far.publish(self._near.publication(None))
+        finally:
+            self._near.drop_all()
+
+    async def close(self) -> None:
+        await self._far.close()
+
+    def _shared(self, entry: Entry) -> Entry:
+        """With its value, if all readers can have the same."""
+        payload = entry.payload or b""
+        if payload[:1] == b"J" and payload[1:2] and payload[1] in _SCALARS:
+            try:
+                return replace(entry, value=self._decode(payload))
+            except CodecError:
+                return entry  # whoever reads it is told
+        return entry
+
+    def _changing(self, keys: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        return self._changing_names([self._keyspace.entry(key) for key in keys])
+
+    @asynccontextmanager
+    async def _changing_names(self, names: Sequence[str]) -> AsyncIterator[None]:
+        """Drop copies before a write, so that nobody here reads the old ones; and after it, for who read in between."""
+        self._near.start()
+        self._near.drop(names)
+        try:
+            yield
+            if self._near.must_publish:
+                await self._far.publish(self._near.publication(names))
+        finally:
+            self._near.drop(names)
