@@ -2,6 +2,9 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+
+from backburner.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 
@@ -15,6 +18,18 @@ def free_ports(wanted: int | None, host: str = LOOPBACK) -> Iterator[int]:
     else:
         candidates = range(wanted, min(wanted + _HOW_MANY, 65536))
         yield from (port for port in candidates if _is_free(port, host))
+
+
+def listen(wanted: int | None) -> socket.socket:
+    """A socket that listens on this machine: whoever connects waits until somebody accepts.
+
+    Raises:
+        ConfigError: there is no free port.
+    """
+    for port in free_ports(wanted):
+        with suppress(OSError):  # somebody was faster
+            return socket.create_server((LOOPBACK, port))
+    raise ConfigError(f"no free port near {wanted}")
 
 
 def _is_free(port: int, host: str) -> bool:

@@ -9,28 +9,18 @@ import uvicorn
 
 from backburner.cli.mailbox import Mailbox
 from backburner.cli.mailpage import mail_page
-from backburner.errors import ConfigError
-from backburner.ports import LOOPBACK, free_ports
 
 
 class MailServer:
-    """Both ports are taken at once when it is made, so that programs can be told them; `start` serves them."""
+    """Serves a directory of mails on two listening sockets, which the caller closes."""
 
-    def __init__(self, directory: Path, smtp_port: int | None, page_port: int | None) -> None:
+    def __init__(self, directory: Path, smtp: socket.socket, page: socket.socket) -> None:
         self._mailbox = Mailbox(directory)
-        self._smtp_socket = _listen(smtp_port)
-        self._page_socket = _listen(page_port)
+        self._smtp_socket = smtp
+        self._page_socket = page
         self._smtp: asyncio.Server | None = None
         self._page: _PageServer | None = None
         self._serving: asyncio.Task[None] | None = None
-
-    @property
-    def smtp_port(self) -> int:
-        return int(self._smtp_socket.getsockname()[1])
-
-    @property
-    def page_port(self) -> int:
-        return int(self._page_socket.getsockname()[1])
 
     async def start(self) -> None:
         """Begin to serve. Who connected before is served now."""
@@ -49,19 +39,8 @@ class MailServer:
         if self._page is not None and self._serving is not None:
             self._page.should_exit = True
             await self._serving
-        self._smtp_socket.close()
-        self._page_socket.close()
 
 
 class _PageServer(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()  # signals are for whoever runs us
-
-
-def _listen(wanted: int | None) -> socket.socket:
-    for port in free_ports(wanted):
-        try:
-            return socket.create_server((LOOPBACK, port))
-        except OSError:
-            continue  # somebody was faster
-    raise ConfigError(f"no free port near {wanted} for the mail catcher")

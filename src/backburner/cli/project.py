@@ -54,14 +54,13 @@ class Project:
             ConfigError: there is nothing to run, or ``pyproject.toml`` cannot be read.
         """
         tools = _tools(directory / "pyproject.toml")
-        ours = tools.get("backburner", {})
         project = cls(
             directory=directory,
             app=_pinned("backburner", "app", tools)
             or _pinned("fastapi", "entrypoint", tools)
             or _search(directory, _APP_FILES, {"FastAPI", "Starlette"}, "app"),
             celery=_celery(directory, tools),
-            check_path=ours.get("check"),
+            check_path=_check_path(tools),
         )
         if project.app is None and project.celery is None:
             raise ConfigError(
@@ -76,17 +75,25 @@ class Project:
         return (self.directory / "alembic.ini").is_file()
 
 
-def _tools(pyproject: Path) -> dict[str, Any]:
+def _tools(pyproject: Path) -> dict[str, dict[str, Any]]:
     try:
-        tools = tomllib.loads(pyproject.read_text("utf-8")).get("tool", {})
+        tools = tomllib.loads(pyproject.read_text("utf-8")).get("tool")
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{pyproject} cannot be read: {error}") from None
-    return tools if isinstance(tools, dict) else {}
+    tables = tools if isinstance(tools, dict) else {}
+    return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
 
-def _pinned(tool: str, key: str, tools: dict[str, Any]) -> Found | None:
+def _check_path(tools: dict[str, dict[str, Any]]) -> str | None:
+    path = tools.get("backburner", {}).get("check")
+    if path is not None and not str(path).startswith("/"):
+        raise ConfigError(f'[tool.backburner] check in pyproject.toml is {path!r}; write a path of the API, "/books"')
+    return path
+
+
+def _pinned(tool: str, key: str, tools: dict[str, dict[str, Any]]) -> Found | None:
     name = tools.get(tool, {}).get(key)
     if name is None:
         return None
@@ -95,7 +102,7 @@ def _pinned(tool: str, key: str, tools: dict[str, Any]) -> Found | None:
     return Found(name, f"[tool.{tool}] in pyproject.toml", pinned=True)
 
 
-def _celery(directory: Path, tools: dict[str, Any]) -> Found | None:
+def _celery(directory: Path, tools: dict[str, dict[str, Any]]) -> Found | None:
     pinned = _pinned("backburner", "celery", tools)
     found = pinned or _search(directory, _CELERY_FILES, {"Celery"}, None)
     if found is None:

@@ -1,23 +1,27 @@
 """One run of a project: server, migrations, programs and mail catcher, started and stopped in order."""
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
 from backburner.cli import guard, plan
 from backburner.cli.home import Home
-from backburner.cli.mailserver import MailServer
 from backburner.cli.project import Found, Project
 from backburner.cli.screen import Row
 from backburner.cli.service import Log, Program, Service, run_to_the_end
 from backburner.errors import ConfigError, StoreUnavailable
-from backburner.ports import free_ports
+from backburner.ports import free_ports, listen
 from backburner.redis.client import connect
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.url import ServerURL, mask_password
 from backburner.settings import Settings
+
+if TYPE_CHECKING:
+    from backburner.cli.mailserver import MailServer
 
 _SERVER_PATIENCE = 1.0  # seconds for a server that the settings name
 
@@ -43,6 +47,7 @@ class Run:
         self._ports = ports
         self._log = log
         self._server: EmbeddedServer | None = None
+        self._mail_sockets: tuple[socket.socket, socket.socket] | None = None
         self._mail: MailServer | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -65,13 +70,13 @@ class Run:
         self._row("valkey", self._server.url, f"{'taken over' if self._server.adopted else 'embedded'}, data in {kept}")
 
     async def prepare(self, extra: Mapping[str, str]) -> bool:
-        """Catch mail and bring the database up to date. Gives whether the migrations went well.
+        """Take the ports for mail and bring the database up to date. Gives whether the migrations went well.
 
         `extra` are further variables for the programs' environment.
         """
         self._guard = guard.post(self._family)
         self.environment = plan.environment(
-            {"REDIS_URL": self.settings.redis_url, "SMTP_URL": await self._catch_mail(), **extra}
+            {"REDIS_URL": self.settings.redis_url, "SMTP_URL": self._address_for_mail(), **extra}
         )
         if self.project.celery is not None:
             # Slow to start and in need of nothing, so it goes first.
@@ -94,6 +99,7 @@ class Run:
             self._start(plan.beat(self.project.celery, self._home.directory / "beat-schedule"))
             self._row("beat", self.project.celery.name, "enqueues periodic jobs")
         self._say_what_was_found()
+        await self._catch_mail()
 
     @property
     def server(self) -> str:
@@ -131,6 +137,8 @@ class Run:
         mail, self._mail = self._mail, None
         if mail is not None:
             await mail.stop()
+        for listening in self._mail_sockets or ():
+            listening.close()
         sentry, self._guard = self._guard, None
         if sentry is not None:
             sentry.communicate()
@@ -155,19 +163,28 @@ class Run:
         finally:
             client.close()
 
-    async def _catch_mail(self) -> str:
+    def _address_for_mail(self) -> str:
         if "smtp_url" in self.settings.model_fields_set:
             self._row(
                 "mail", mask_password(self.settings.smtp_url), "yours, named in the settings: mail is really sent"
             )
             return self.settings.smtp_url
-        self._mail = mail = MailServer(self._home.directory / "mail", self._ports.smtp, self._ports.mail)
-        await mail.start()
-        self._note_if_moved("the mail catcher's SMTP", self._ports.smtp, mail.smtp_port)
-        self._note_if_moved("the mail page", self._ports.mail, mail.page_port)
-        url = f"smtp://127.0.0.1:{mail.smtp_port}"
-        self._row("mail", f"http://127.0.0.1:{mail.page_port}", f"shows what is sent to {url}")
+        self._mail_sockets = listen(self._ports.smtp), listen(self._ports.mail)
+        smtp, page = (listening.getsockname()[1] for listening in self._mail_sockets)
+        self._note_if_moved("the mail catcher's SMTP", self._ports.smtp, smtp)
+        self._note_if_moved("the mail page", self._ports.mail, page)
+        url = f"smtp://127.0.0.1:{smtp}"
+        self._row("mail", f"http://127.0.0.1:{page}", f"shows what is sent to {url}")
         return url
+
+    async def _catch_mail(self) -> None:
+        if self._mail_sockets is None:
+            return
+        # Imported late: it takes a third of a second, in which the programs are already starting.
+        from backburner.cli.mailserver import MailServer
+
+        self._mail = MailServer(self._home.directory / "mail", *self._mail_sockets)
+        await self._mail.start()
 
     def _start_flower(self, celery: Found) -> None:
         port = self._port("Flower", self._ports.flower)

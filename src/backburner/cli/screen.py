@@ -18,8 +18,9 @@ _OWN_PREFIX = (
     re.compile(r"\[\d{4}-\d\d-\d\d [\d:,.]+: (?P<level>[A-Z])[A-Z]+/[^\]]+\] ?"),  # Celery
     re.compile(r"(?P<level>[A-Z])(?:NFO|ARNING|RROR|RITICAL|EBUG|RACE): +"),  # uvicorn, and logging.basicConfig
     re.compile(r"\[(?P<level>[IWECD]) \d{6} [\d:]+ [\w.]+:\d+\] "),  # Flower
-    re.compile(r"(?P<level>[A-Z])[A-Z]+ +\[(?=[\w.]+\])"),  # Alembic
+    re.compile(r"(?P<level>[A-Z])[A-Z]+ +(?=\[[\w.]+\])"),  # Alembic
 )
+_CONTROLS = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b?[\x00-\x08\x0b-\x1f\x7f]")
 _WIDTH = max(map(len, _COLOURS))
 
 
@@ -61,7 +62,7 @@ class Screen:
             style = self._styles.get(name, "") if level is None else _LEVELS.get(level, "")
             if level is not None or not line.startswith((" ", "Traceback")):
                 self._styles[name] = style
-            self._line(name, Text.from_ansi(text), style)
+            self._line(name, Text(text), style)
 
     def say(self, text: str, style: str = "bold") -> None:
         """A line of our own in the log."""
@@ -96,6 +97,7 @@ class Screen:
 
 def _tidy(line: str) -> tuple[str | None, str]:
     """The level of a line, as its first letter, and the line without its own time and level."""
+    line = _CONTROLS.sub("", line)  # a log must not steer the terminal
     for pattern in _OWN_PREFIX:
         if match := pattern.match(line):
             return match["level"], line[match.end() :]
