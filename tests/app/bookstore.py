@@ -1,6 +1,7 @@
 """A whole bookstore to test against: its API and worker are real processes, its mail goes to a real SMTP server."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Bookstore:
             yield program
 
     def migrate(self) -> None:
-        with self.run(f"alembic -c {ROOT}/alembic.ini upgrade head") as program:
+        with self.run(f"alembic -c {shlex.quote(str(ROOT / 'alembic.ini'))} upgrade head") as program:
             assert program.process.wait(30) == 0, program.output
 
     @contextmanager
