@@ -49,9 +49,11 @@ def test_no_color_is_honoured(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 def test_the_screen_lines_up_and_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     where = "http://127.0.0.1:8000/" + "x" * 100
-    Screen().show("backburner dev", [Row("api", where, "an app"), Row("worker", "y", "jobs")], ["Port 8000 is busy."])
+    rows = [Row("api", where, "an app"), Row("worker", "y", "jobs")]
+    Screen().show("shop", rows, ["Port 8000 is busy."], ["Pin it."])
     out = capsys.readouterr().out
     api, worker = (line for line in out.splitlines() if line.startswith(("  api", "  worker")))
     assert where in api
     assert api.index("an app") == worker.index("jobs")
     assert "Port 8000 is busy." in out
+    assert "Pin it." in out

@@ -4,6 +4,7 @@ Here is the command itself: its start, its screen, and what the signals mean. Wh
 """
 
 import asyncio
+import platform
 import signal
 import sys
 import time
@@ -49,7 +50,7 @@ async def _work(run: Run, screen: Screen, began: float) -> int:
         screen.fail("the migrations failed, see above: nothing was left running")
         return 1
     await run.start_programs()
-    screen.show("backburner dev", run.rows, run.notes)
+    screen.show(f"{run.project.directory.name}, Python {platform.python_version()}", run.rows, run.notes, run.hints)
     await _report_when_ready(run, screen, began)
     await asyncio.Event().wait()
     return 0

@@ -40,6 +40,7 @@ class Run:
         self.services: list[Service] = []
         self._rows: list[Row] = []
         self.notes: list[str] = []
+        self.hints: list[str] = []
         self.api_url: str | None = None
         self.environment: dict[str, str] = {}
         self._home = home
@@ -209,16 +210,16 @@ class Run:
     def _say_what_was_found(self) -> None:
         project = self.project
         if project.app is None:
-            self.notes.append('No web application found. Yours: [tool.backburner] app = "package.module:app"')
+            self.hints.append('No web application found. Yours: [tool.backburner] app = "package.module:app"')
         if project.celery is None:
-            self.notes.append(
+            self.hints.append(
                 "No Celery application found, so there is no worker. Yours: [tool.backburner] "
                 'celery = "package.module:app"'
             )
         guessed = {"app": project.app, "celery": project.celery}
         pins = [f'{key} = "{found.name}"' for key, found in guessed.items() if found and not found.pinned]
         if pins:
-            self.notes.append(f"Found by looking. To pin it, in pyproject.toml: [tool.backburner] {'  '.join(pins)}")
+            self.hints.append(f"Found by looking. To pin it, in pyproject.toml: [tool.backburner] {'  '.join(pins)}")
 
     def _row(self, name: str, where: str, what: str) -> None:
         self._rows.append(Row(name, where, what))

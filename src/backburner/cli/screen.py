@@ -41,18 +41,20 @@ class Screen:
         self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._styles: dict[str, str] = {}
 
-    def show(self, title: str, rows: Iterable[Row], notes: Iterable[str]) -> None:
-        """The screen of what runs where."""
+    def show(self, title: str, rows: Iterable[Row], notes: Iterable[str], hints: Iterable[str]) -> None:
+        """The screen of what runs where. Notes are what one should know, hints what one may."""
         rows = list(rows)
         name_width = max((len(row.name) for row in rows), default=0)
         where_width = max((len(row.where) for row in rows), default=0)
-        self._print(Text(f"\n  {title}\n", "bold"))
+        self._print(Text.assemble("\n  ", ("backburner dev", "bold"), f"   {title}\n"))
         for row in rows:
             name = (f"  {row.name:<{name_width}}   ", _COLOURS.get(row.name, "bold"))
             self._print(Text.assemble(name, f"{row.where:<{where_width}}   ", (row.what, "dim")))
         for note in notes:
             self._print(Text(f"\n  {note}", "yellow"))
-        self._print(Text("\n  Ctrl-C stops everything.\n", "dim"))
+        for hint in (*hints, "Ctrl-C stops everything."):
+            self._print(Text(f"\n  {hint}", "dim"))
+        self._print(Text())
 
     def log(self, name: str, written: str) -> None:
         """A line, or several, that a program wrote."""
