@@ -113,8 +113,12 @@ def test_a_job_cannot_be_looked_up_and_the_answer_says_so(visitor: httpx2.Client
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_health_tells_what_is_ill_and_soon(visitor: httpx2.Client, proxy: FaultProxy, fault: str) -> None:
-    assert visitor.get("/health").json() == {"status": "ok", "database": "ok", "cache": "ok", "queue": "ok"}
+def test_health_tells_what_is_ill_and_soon(
+    visitor: httpx2.Client, proxy: FaultProxy, fault: str, eventually: Eventually
+) -> None:
+    # After the outages of other tests the first question may still meet a connection that one of them has cut.
+    well = {"status": "ok", "database": "ok", "cache": "ok", "queue": "ok"}
+    eventually(lambda: visitor.get("/health").json() == well, timeout=5)
     getattr(proxy, fault)()
     before = time.monotonic()
     answer = visitor.get("/health")
