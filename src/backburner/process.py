@@ -5,12 +5,15 @@ psutil, which comes with the ``dev`` extra. Nothing here starts a process.
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 import psutil
 
 _TOLERANCE = 2.0  # seconds; the kernel gives the time of the boot in whole seconds, and rounds it anew each time
+
+_DYING = 3.0  # seconds; SIGKILL works at once, unless the process hangs in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,6 @@ def end(process: psutil.Process, patience: float) -> None:
         pass  # asked in vain
     except psutil.NoSuchProcess:
         return
-    if process.is_running():
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):  # a zombie whose parent does not care stays
         process.kill()
-        process.wait()
+        process.wait(_DYING)

@@ -99,7 +99,7 @@ def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: P
     second.wait_for("ready in")
     with redis.Redis.from_url(second.where("valkey")) as client:
         assert client.get("kept") == b"yes"
-    assert not [process for process in left if process.is_running()]
+    assert not {process.pid for process in left} & {process.pid for process in processes_of(project)}
     second.signal(signal.SIGTERM)
     assert second.end() == 0
     assert not processes_of(project)
