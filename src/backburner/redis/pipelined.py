@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from copy import copy
+from time import monotonic
 from typing import Any, Final, Literal, Self
 
 import redis
@@ -164,14 +165,14 @@ class _Stream:
         self._work: asyncio.Future[None] = self._loop.create_future()
         self._room = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
-        self._looked_twice = False
+        self._suspect: float | None = None
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Send a command at the end of the tick. The future is given its reply."""
         future = self._loop.create_future()
         if not self._unsent:
-            self._unsent_since = self._loop.time()
+            self._unsent_since = monotonic()  # not the loop's time, which stands still in uvloop while a task is busy
             if not self._work.done():
                 self._work.set_result(None)
             if self._watchdog is None:
@@ -228,7 +229,7 @@ class _Stream:
             batch, self._unsent = self._unsent, []
             futures, self._unsent_futures = self._unsent_futures, []
             self._unsent_bytes = 0
-            now = self._loop.time()
+            now = monotonic()
             self._sent.extend([(now, future) for future in futures])
             packed = batch[0] if len(batch) == 1 else b"".join(batch)
             await self._connection.send_packed_command(packed, check_health=False)
@@ -283,19 +284,19 @@ class _Stream:
     def _watch(self) -> None:
         """Fail what has waited for too long; runs only while something waits."""
         self._watchdog = None
-        looked_twice, self._looked_twice = self._looked_twice, False
+        suspect, self._suspect = self._suspect, None
         if self._sent:
             waiting_since = self._sent[0][0]
         elif self._unsent:
             waiting_since = self._unsent_since
         else:
             return
-        due = waiting_since + self._timeout
-        if due > (now := self._loop.time()):
-            self._watchdog = self._loop.call_at(due, self._watch)
-        elif not looked_twice:
-            self._looked_twice = True
-            self._watchdog = self._loop.call_at(now + _SECOND_LOOK, self._watch)
+        remaining = waiting_since + self._timeout - monotonic()
+        if remaining > 0:
+            self._watchdog = self._loop.call_later(remaining, self._watch)
+        elif suspect != waiting_since:
+            self._suspect = waiting_since
+            self._watchdog = self._loop.call_later(_SECOND_LOOK, self._watch)
         else:
             error = redis.TimeoutError(f"{self._server} did not answer within {self._timeout} s")
             if self._connected:
