@@ -28,9 +28,10 @@ def processes_of(project: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             known = process.cwd().startswith(home) or home in process.environ().get("BACKBURNER_DEV", "")
+            alive = process.status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, OSError):
-            continue
-        if known and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            continue  # gone, or somebody else's
+        if known and alive and process.pid != os.getpid():
             found.append(process)
     return found
 

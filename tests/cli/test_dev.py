@@ -111,7 +111,8 @@ def test_a_guard_ends_what_a_killed_parent_left_even_if_nobody_starts_again(
     running = dev()
     running.wait_for("ready in")
     running.signal(signal.SIGKILL)
-    eventually(lambda: [process.name() for process in processes_of(project)] == ["valkey-server"])
+    eventually(lambda: len(processes_of(project)) == 1)
+    assert [process.name() for process in processes_of(project)] == ["valkey-server"]
 
 
 def test_a_second_one_in_the_same_project_is_refused_and_the_first_goes_on(project: Path, dev: Start) -> None:
