@@ -97,6 +97,27 @@ def test_waiting_too_long_is_an_error_that_celery_programs_know(app: Celery) -> 
             job.get(timeout=0.1)
 
 
+def test_a_result_that_is_there_needs_no_time_to_wait(app: Celery, worker: Program) -> None:
+    job = app.tasks["add"].delay(1, 2)
+    job.get(timeout=5)
+    assert app.AsyncResult(job.id).get(timeout=0) == 3
+
+
+def test_a_result_can_be_read_while_the_broker_is_down(
+    make_app: MakeApp, server: Any, url: str, worker: Program
+) -> None:
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        app = make_app(proxy.url, url)
+        job = app.tasks["add"].delay(1, 2)
+        job.get(timeout=5)
+        proxy.refuse()
+        found = app.AsyncResult(job.id).snapshot()
+        assert (found.state, found.result, found.name) == ("SUCCESS", 3, None)
+        waiting = app.AsyncResult("no-such-job")
+        with pytest.raises(ResultUnavailable):
+            waiting.snapshot()
+
+
 def test_a_coroutine_waits_without_blocking_its_loop(app: Celery, worker: Program, released: Path) -> None:
     async def main() -> tuple[Any, int]:
         job = await app.tasks["wait_for"].adelay(str(released))

@@ -19,7 +19,7 @@ _SHARE = 3
 """A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
 
 
-class OutOfTime(Exception):  # in the family of LockTimeout and UnknownJob
+class OutOfTime(Exception):
     """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backburner.queue.app import Celery
 
 
-class NotEnqueued(PublishError, OperationalError):  # in the family of its parent
+class NotEnqueued(PublishError, OperationalError):
     """A `PublishError` that code written for Celery knows as well: Celery promises an OperationalError."""
 
 

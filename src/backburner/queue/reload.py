@@ -86,6 +86,8 @@ class _Supervisor:
 
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code."""
+        if os.name == "nt":
+            raise SystemExit("--reload needs process groups, which Windows does not have: restart the worker by hand")
         try:
             from watchfiles import PythonFilter, watch
         except ImportError:

@@ -32,7 +32,7 @@ def progress(done: float, total: float, message: str = "") -> None:
     if not task:
         return
     request = task.request
-    if request.called_directly or request.is_eager or request.ignore_result or task.ignore_result:
+    if request.called_directly or request.is_eager or request.ignore_result:
         return
     now = time.monotonic()
     if done != total and now - getattr(request, "progress_at", -_INTERVAL) < _INTERVAL:

@@ -29,6 +29,12 @@ _READ_TIMEOUT = 2.0
 """Seconds for reading a state, however ill the servers are."""
 
 
+_GRACE = 0.25
+"""Seconds that ``get`` may take beyond its timeout to read a result that is there."""
+
+_FOREIGN = (OutOfTime, OperationalError, redis.RedisError, OSError)
+
+
 class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
     """A `ResultTimeout` that code written for Celery also knows."""
 
@@ -78,8 +84,13 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             ResultUnavailable: the result backend, or the broker, does not answer.
         """
         with _reading(self.id):
-            record = self._record()
             meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
+            try:
+                record = self._record()
+            except _FOREIGN:
+                if meta["status"] == states.PENDING:
+                    raise
+                record = None  # without the broker only the name and the time of enqueueing are missing
         if meta["status"] == states.PENDING and record == {}:
             raise UnknownJob(f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
         return _snapshot(self.id, meta, record or {})
@@ -110,7 +121,7 @@ class Job(_Snapshots):
         try:
             if timeout is None:
                 return super().get(**options)
-            with deadline(timeout):
+            with deadline(timeout + _GRACE):
                 return super().get(timeout, **options)
         except celery.exceptions.TimeoutError as error:
             if timeout is None or self._cache is not None:  # type: ignore[attr-defined]  # as above
@@ -164,7 +175,7 @@ def _reading(job_id: str) -> Iterator[None]:
     try:
         with deadline(_READ_TIMEOUT):
             yield
-    except (OutOfTime, OperationalError, redis.RedisError, OSError) as error:
+    except _FOREIGN as error:
         raise ResultUnavailable(
             f"the state of the job {job_id} could not be read within {_READ_TIMEOUT:g} s "
             f"({str(error) or 'no answer'}). The job is not affected. Check the result backend "

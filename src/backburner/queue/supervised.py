@@ -37,8 +37,21 @@ _POLL = 0.1
 """Seconds that a BRPOP of a supervised worker blocks: kombu's second would be taking jobs for a second too long."""
 
 _PRELOAD = {
-    *("billiard", "celery", "kombu", "vine", "redis", "hiredis", "click", "orjson"),
-    *("pydantic", "pydantic_core", "pydantic_settings", "sqlalchemy", "fastapi", "starlette", "anyio"),
+    "anyio",
+    "billiard",
+    "celery",
+    "click",
+    "fastapi",
+    "hiredis",
+    "kombu",
+    "orjson",
+    "pydantic",
+    "pydantic_core",
+    "pydantic_settings",
+    "redis",
+    "sqlalchemy",
+    "starlette",
+    "vine",
 }
 """Packages that import the same whatever the program did before."""
 
