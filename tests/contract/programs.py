@@ -51,5 +51,24 @@ def slow(url: str) -> None:
     print(cache.remember("key", 60, load), flush=True)
 
 
+def hold(url: str, ttl: str) -> None:
+    """Take a lock and never give it back; print its number."""
+    held = Cache(url, timeout=5).lock("import", ttl=float(ttl))
+    held.acquire()
+    print(held.fence, flush=True)
+    time.sleep(60)
+
+
+def count(url: str, times: str) -> None:
+    """Count in a way that only a lock makes right."""
+    cache = Cache(url, strict=True, timeout=5)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(int(times)):
+        with cache.lock("counter", wait=30):
+            cache.put("counter", cache.get("counter") + 1)
+    print("done", flush=True)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
