@@ -30,6 +30,7 @@ from backburner.errors import ConfigError
 from backburner.events import TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import aconnect, connect
+from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.url import ServerURL
 from backburner.settings import Settings
 
@@ -481,7 +482,7 @@ class Cache(Verbs):
         )
         self._flights = Flights()
         self._aengines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
-        self._blocking = self._engine_with(self._store(connect), BlockingRuntime(self._clock))
+        self._blocking = self._engine_with(self._store(connect, connect), BlockingRuntime(self._clock))
 
     def _after_fork(self) -> None:
         """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
@@ -496,7 +497,9 @@ class Cache(Verbs):
         loop = asyncio.get_running_loop()
         engine = self._aengines.get(loop)
         if engine is None:
-            engine = self._aengines[loop] = self._engine_with(self._store(aconnect), AsyncioRuntime(self._clock))
+            engine = self._aengines[loop] = self._engine_with(
+                self._store(PipelinedClient, aconnect), AsyncioRuntime(self._clock)
+            )
         return engine
 
     def _engine_with(self, store: Store, runtime: BlockingRuntime | AsyncioRuntime) -> Engine:
@@ -513,16 +516,13 @@ class Cache(Verbs):
             strict=self._strict,
         )
 
-    def _store(self, connector: Callable[..., Any]) -> Store:
+    def _store(self, connector: Callable[..., Any], patient: Callable[..., Any]) -> Store:
         if self._memory is not None:
             return self._memory
-
-        def client(patience: float = 0) -> Any:
-            return connector(self._url, timeout=self._timeout + patience, name="backburner-cache")
-
-        patient = partial(client, RedisStore.patience)
-        keyspace = Keyspace(self.prefix)
-        far = RedisStore(client(), patient, keyspace, self._breaker, self.events)
+        keyspace, name = Keyspace(self.prefix), "backburner-cache"
+        client = connector(self._url, timeout=self._timeout, name=name)
+        waiting = partial(patient, self._url, timeout=self._timeout + RedisStore.patience, name=name)
+        far = RedisStore(client, waiting, keyspace, self._breaker, self.events)
         if self._near is None:
             return far
         return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)
