@@ -50,6 +50,8 @@ class _Recipe:
     key: Callable[..., str]
     tags: Callable[..., tuple[str, ...]] | None
     cache: Callable[[], Cache]
+    hit: Callable[[str], object]
+    """The value of a key if it is in this process and fresh, else `MISSING`."""
     ttl: Lifetime
     grace: Duration
     binds: _Binds
@@ -85,11 +87,9 @@ class _Cached(Generic[P, T]):
 
     def _get(self, instance: object, owner: type | None) -> Self:
         binds = self._recipe.binds
-        if binds is _Binds.CLASS:
-            return type(self)(self._recipe, (owner or type(instance),))
-        if binds is _Binds.NOTHING or instance is None:
-            return self
-        return type(self)(self._recipe, (instance,))
+        if binds is _Binds.OBJECT:
+            return self if instance is None else type(self)(self._recipe, (instance,))
+        return self if binds is _Binds.NOTHING else type(self)(self._recipe, (owner,))
 
 
 class CachedFunction(_Cached[P, T]):
@@ -97,11 +97,12 @@ class CachedFunction(_Cached[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         recipe = self._recipe
-        key = recipe.key(*self._bound, *args, **kwargs)
-        value = recipe.cache()._hit(key)  # noqa: SLF001 - the short cut of `Cache.remember`
+        arguments = self._bound + args  # costs nothing for a function, which has nothing bound
+        key = recipe.key(*arguments, **kwargs)
+        value = recipe.hit(key)
         if value is not MISSING:
-            return cast("T", value)
-        return self._read(key, (*self._bound, *args), kwargs)
+            return value  # type: ignore[return-value]
+        return self._read(key, arguments, kwargs)
 
     def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
@@ -139,11 +140,12 @@ class AsyncCachedFunction(_Cached[P, T]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         recipe = self._recipe
-        key = recipe.key(*self._bound, *args, **kwargs)
-        value = recipe.cache()._hit(key)  # noqa: SLF001 - the short cut of `Cache.aremember`
+        arguments = self._bound + args
+        key = recipe.key(*arguments, **kwargs)
+        value = recipe.hit(key)
         if value is not MISSING:
-            return cast("T", value)
-        return await self._read(key, (*self._bound, *args), kwargs)
+            return value  # type: ignore[return-value]
+        return await self._read(key, arguments, kwargs)
 
     async def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
@@ -255,13 +257,19 @@ def _cached(
         function,
         templates.key(key, prefix) if key is not None else _default_key(templates, function, signature, prefix),
         templates.tags(check_tags(tags)) if tags else None,
-        (lambda: cache) if isinstance(cache, Cache) else cache,
+        *_doors(cache),
         ttl,
         grace,
         {classmethod: _Binds.CLASS, staticmethod: _Binds.NOTHING}.get(type(decorated), _Binds.OBJECT),
     )
     kind = AsyncCachedFunction if inspect.iscoroutinefunction(function) else CachedFunction
     return update_wrapper(kind(recipe), function)
+
+
+def _doors(cache: Cache | Callable[[], Cache]) -> tuple[Callable[[], Cache], Callable[[str], object]]:
+    if isinstance(cache, Cache):
+        return lambda: cache, cache._hit  # noqa: SLF001 - the short cut that `Cache.remember` begins with
+    return cache, lambda key: cache()._hit(key)  # noqa: SLF001
 
 
 def _refuse_what_cannot_be_cached(function: Any) -> None:

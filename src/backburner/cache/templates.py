@@ -29,6 +29,7 @@ _EVERYTHING: Final = JSONCodec()
 
 # Names that no argument can have.
 _FIT, _TELLING, _PART, _SORTED, _CLASS = "<fit>", "<telling>", "<part>", "<sorted>", "<class>"
+_TYPE, _PLAIN_TYPES, _REPR = "<type>", "<plain types>", "<repr>"
 
 
 class Templates:
@@ -69,7 +70,10 @@ class Templates:
             value: ast.expr = _load(parameter.name)
             if parameter.kind is Parameter.VAR_KEYWORD:
                 value = _call(_SORTED, value)
-            body += [ast.Constant(separator), _shown(_call(_PART, value, ast.Constant(parameter.name)))]
+            part: ast.expr = _call(_PART, value, ast.Constant(parameter.name))
+            if isinstance(value, ast.Name):
+                part = _unless_plain(value, _call(_REPR, value), part)
+            body += [ast.Constant(separator), _shown(part)]
             separator = ","
         body.append(ast.Constant(")"))
         return self._compile(_call(_FIT, ast.JoinedStr(body), ast.Constant(LONGEST_DEFAULT)))
@@ -122,7 +126,8 @@ class Templates:
                 value = ast.Attribute(value, attribute, ast.Load())
             else:
                 value = ast.Subscript(value, ast.Constant(int(item) if item.isdecimal() else item), ast.Load())
-        return _call(_TELLING, value, ast.Constant(field))
+        checked = _call(_TELLING, value, ast.Constant(field))
+        return _unless_plain(value, value, checked) if isinstance(value, ast.Name) else checked
 
     def _compile(self, body: ast.expr) -> Callable[..., Any]:
         kinds: dict[Any, list[ast.arg]] = {}
@@ -153,6 +158,9 @@ class Templates:
             _PART: self._part,
             _SORTED: _sorted,
             _CLASS: _class_name,
+            _TYPE: type,
+            _PLAIN_TYPES: _PLAIN,
+            _REPR: repr,
         }
         made = eval(compile(tree, f"<key of {self._name}>", "eval"), steps)  # noqa: S307 - built above, from no text
         made.__defaults__ = tuple(defaults)
@@ -196,6 +204,11 @@ def _load(name: str) -> ast.Name:
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
     return ast.Call(_load(name), list(arguments), [])
+
+
+def _unless_plain(argument: ast.Name, plainly: ast.expr, otherwise: ast.expr) -> ast.expr:
+    """Spare the types that nearly all arguments have a closer look."""
+    return ast.IfExp(ast.Compare(_call(_TYPE, argument), [ast.In()], [_load(_PLAIN_TYPES)]), plainly, otherwise)
 
 
 def _shown(value: ast.expr) -> ast.FormattedValue:

@@ -1,0 +1,62 @@
+"""Checked by mypy, not run: what `@cached` makes of a function's types. Each `ignore` stands for an error that there
+must be, since an ignore without one is an error itself."""
+
+from typing import assert_type
+
+from backburner import Cache, cached
+
+cache = Cache("memory://")
+
+
+@cached(ttl=60, key="user:{user_id}", cache=cache)
+def load(user_id: int, page: int = 1) -> list[str]:
+    return [str(user_id), str(page)]
+
+
+@cached
+async def aload(user_id: int) -> dict[str, int]:
+    return {"id": user_id}
+
+
+class Shop:
+    @cached(key="price:{book}", tags=["book:{book}"])
+    def price(self, book: int) -> float:
+        return book / 2
+
+    @cached()
+    async def stock(self, book: int) -> int:
+        return book
+
+    @staticmethod
+    @cached()
+    def tax(book: int) -> int:
+        return book
+
+
+async def main() -> None:
+    assert_type(load(5), list[str])
+    assert_type(load(5, page=2), list[str])
+    assert_type(load.refresh(user_id=5), list[str])
+    assert_type(load.forget(5), bool)
+    assert_type(load.key(5), str)
+    load("5")  # type: ignore[arg-type]
+    load.forget()  # type: ignore[call-arg]
+    load.key(5, nothing=1)  # type: ignore[call-arg]
+    load.forgot(5)  # type: ignore[attr-defined]
+
+    assert_type(await aload(5), dict[str, int])
+    assert_type(await aload.refresh(5), dict[str, int])
+    assert_type(await aload.forget(5), bool)
+    assert_type(aload.key(5), str)
+    await aload("5")  # type: ignore[arg-type]
+
+    shop = Shop()
+    assert_type(shop.price(5), float)
+    assert_type(shop.price.forget(5), bool)
+    assert_type(Shop.price(shop, 5), float)
+    shop.price("5")  # type: ignore[arg-type]
+    assert_type(await shop.stock(book=5), int)
+    assert_type(await shop.stock.refresh(5), int)
+    assert_type(Shop.tax(5), int)
+    assert_type(Shop.tax.key(5), str)
+    cached(5)  # type: ignore[call-overload]
