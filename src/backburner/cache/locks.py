@@ -6,12 +6,11 @@ without noticing. Where that matters, hand `Lock.fence` to what you write to, an
 """
 
 import asyncio
-import math
 import secrets
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from backburner.cache.entry import Duration, seconds
 from backburner.cache.keys import check_name
@@ -22,6 +21,8 @@ from backburner.events import Degraded, LockLost
 if TYPE_CHECKING:
     from backburner.cache.cache import Cache
     from backburner.cache.engine import Engine
+
+_LONGEST: Final = 366 * 86_400.0
 
 
 class Lock:
@@ -197,7 +198,7 @@ class Lock:
 
 def _positive(what: str, duration: Duration) -> float:
     length = seconds(duration)
-    if not 0 < length < math.inf:
+    if not 0 < length <= _LONGEST:
         raise ValueError(f"{what}={duration!r}: a lock is held for a time, since its holder may die; write ttl=30")
     return length
 
