@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from backburner import Cache
+from backburner.cache.keys import Keyspace
 from backburner.errors import LockTimeout, StoreUnavailable
 from backburner.events import Degraded, Event, LockLost
 from backburner.testing import FaultProxy
@@ -375,6 +376,20 @@ def test_a_killed_holder_is_replaced_after_its_ttl(redis_url: str) -> None:
     with cache.lock("import", wait=20) as held:
         assert held.fence > fence
         assert time.monotonic() - began < 10
+    cache.close()
+
+
+def test_a_wake_up_that_died_with_its_waiter_is_made_good(
+    redis_url: str, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.cache.stores.locks._LOST", 0.3)
+    cache = Cache(redis_url, timeout=5)
+    cache.lock("import", ttl=60).acquire()
+    with ThreadPoolExecutor(1) as pool, redis.Redis.from_url(redis_url) as server:
+        waiter = pool.submit(cache.lock("import").acquire, wait=50)
+        eventually(lambda: _waiting(cache, "import") == 1)
+        server.delete(Keyspace(cache.prefix).lock("import"))  # free, and nobody says so
+        assert waiter.result(10) is True
     cache.close()
 
 
