@@ -1,10 +1,6 @@
 """The caches: `cache()` for what can be computed again, `sessions()` for who is logged in."""
 
 from functools import lru_cache
-from typing import Any
-
-from sqlalchemy import inspect
-from sqlalchemy.orm import make_transient_to_detached
 
 from app.core.config import settings
 from app.models.book import Book
@@ -17,20 +13,22 @@ def cache() -> Cache:
     """The process's cache. It knows our models: ``cache().put("user:1", user)`` works."""
     built = Cache.from_settings(settings)
     built.codec.register_model(Book, tag="book")
-    built.codec.register(User, _user_to_json, _user_from_json, tag="user")
+    built.codec.register_model(User, tag="user", exclude={"password_hash"})
     return built
 
 
 @lru_cache(maxsize=1)
 def sessions() -> Cache:
     """Where login sessions are kept. They are not computed again, so they have a prefix of their own, which
-    ``cache().flush()`` leaves alone, and a server that does not answer is an error, never "not logged in".
+    ``cache().flush()`` leaves alone, and a server that does not answer is an error, never "not logged in". No copies in
+    this process: who logs out is out everywhere.
     """
     return Cache(
         settings.cache_url,
         prefix="session:",
         default_ttl=settings.session_ttl,
         timeout=settings.cache_timeout,
+        l1=False,
         strict=True,
     )
 
@@ -39,14 +37,3 @@ def close_caches() -> None:
     """Let go of the connections."""
     cache().close()
     sessions().close()
-
-
-def _user_to_json(user: User) -> dict[str, Any]:
-    columns = inspect(User).column_attrs
-    return {column.key: getattr(user, column.key) for column in columns if not column.columns[0].info.get("secret")}
-
-
-def _user_from_json(columns: dict[str, Any]) -> User:
-    user = User(**columns)
-    make_transient_to_detached(user)
-    return user

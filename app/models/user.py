@@ -17,7 +17,7 @@ class User(Record, Base):
 
     email: Mapped[str] = mapped_column(String(320), unique=True)
     name: Mapped[str] = mapped_column(String(100))
-    password_hash: Mapped[str] = mapped_column(String(200), info={"secret": True})
+    password_hash: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     welcomed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     """When the welcome e-mail was handed to the mail server."""
