@@ -8,7 +8,7 @@ import pytest
 from app.core.config import AppSettings
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
-ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z_]+=)", re.MULTILINE)
+ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z0-9_]+=)", re.MULTILINE)
 
 FROM_THE_GUIDE = """\
 # Redis Configuration
@@ -35,7 +35,7 @@ def uncommented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def named(path: Path) -> list[str]:
-    return re.findall(r"^([A-Z_]+)=", path.read_text(), re.MULTILINE)
+    return re.findall(r"^([A-Z0-9_]+)=", path.read_text(), re.MULTILINE)
 
 
 def test_every_setting_is_named_once_and_nothing_else_is(uncommented: Path) -> None:
