@@ -73,6 +73,7 @@ def test_a_second_ctrl_c_ends_all_at_once(project: Path, dev: Start) -> None:
     assert not processes_of(project)
 
 
+@pytest.mark.slow
 def test_what_does_not_end_is_killed_within_five_seconds(project: Path, dev: Start) -> None:
     running = dev()
     running.wait_for("ready in")
@@ -105,6 +106,7 @@ def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: P
     assert not processes_of(project)
 
 
+@pytest.mark.slow
 def test_a_guard_ends_what_a_killed_parent_left_even_if_nobody_starts_again(
     project: Path, dev: Start, eventually: Callable[..., object]
 ) -> None:
@@ -163,6 +165,7 @@ def test_failing_migrations_are_shown_and_end_the_start(project: Path, dev: Star
     assert not processes_of(project)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_all(project: Path, dev: Start) -> None:
     running = dev()
     running.wait_for("smtp://")
@@ -179,7 +182,9 @@ def test_a_directory_with_nothing_to_run_is_told_how_to_name_it(project: Path, d
     assert "[tool.backburner] app" in running.output
 
 
-@pytest.mark.parametrize("with_server", [False, True], ids=["embedded", "named"])
+@pytest.mark.parametrize(
+    "with_server", [pytest.param(False, id="embedded"), pytest.param(True, id="named", marks=pytest.mark.slow)]
+)
 def test_the_check_has_a_job_done_and_leaves_nothing(
     with_celery: Path, dev: Start, request: pytest.FixtureRequest, with_server: bool
 ) -> None:

@@ -50,7 +50,7 @@ def test_a_job_that_nobody_enqueued_is_not_found(api: httpx2.Client) -> None:
     assert "nonsense" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("pool", ["", "--pool=solo "])
+@pytest.mark.parametrize("pool", [pytest.param("", marks=pytest.mark.slow), "--pool=solo "])
 def test_tasks_called_from_an_interactive_session(
     valkey: EmbeddedServer, pool: str, eventually: Callable[..., Any]
 ) -> None:

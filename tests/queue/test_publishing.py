@@ -165,7 +165,7 @@ def test_awaiting_a_sick_broker_blocks_no_coroutine(make_app: MakeApp, proxy: Fa
         return longest
 
     with taking_at_most(0.5 + 2 * SLACK):
-        assert asyncio.run(main()) < 0.2
+        assert asyncio.run(main()) < 0.45  # one that blocked would take the whole budget
 
 
 def test_awaited_jobs_get_their_options(app: Celery, url: str) -> None:

@@ -56,6 +56,7 @@ def copy_of_app(tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_a_reloading_worker_runs_a_changed_task(
     copy_of_app: Path, env: dict[str, str], producer: Celery, eventually: Eventually
 ) -> None:

@@ -63,8 +63,8 @@ class ReadThrough:
             if leads:
                 return await self._lead(flight, key, plan)
             if not await self._runtime.wait(flight):
-                # Waiting here could never end.
-                value, _ = await self._read_or_compute(key, plan, Flight(None))
+                # Waiting here could never end: neither for the flight, nor for the lease that it holds.
+                value, _ = await self._read_or_compute(key, plan, Flight(None), may_wait=False)
                 return value
             entry = flight.outcome()
             if entry is not None and await self._still_holds(key, entry):
@@ -136,7 +136,9 @@ class ReadThrough:
             # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
             self._flights.land(key, flight)
 
-    async def _read_or_compute(self, key: str, plan: Plan, flight: Flight) -> tuple[object, Entry]:
+    async def _read_or_compute(
+        self, key: str, plan: Plan, flight: Flight, *, may_wait: bool = True
+    ) -> tuple[object, Entry]:
         stale: Entry | None = None
         turn: Turn | Taken | None = None
         try:
@@ -156,6 +158,8 @@ class ReadThrough:
                     stale = entry
                 turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
                 if isinstance(turn, Taken):
+                    if not may_wait:
+                        break
                     await self._engine.store.wait(turn)
             self._engine.count(key, MISSING)
         except StoreError as error:
@@ -164,7 +168,7 @@ class ReadThrough:
             self._engine.degraded("remember", (key,), error)
             self._engine.count(key, MISSING)
         try:
-            return await self._compute(key, plan, flight, turn)
+            return await self._compute(key, plan, flight, turn if isinstance(turn, Turn) else None)
         except Exception as error:
             if stale is None or (value := self._engine.value(key, stale)) is MISSING:
                 raise
