@@ -42,7 +42,7 @@ def test_the_python_of_a_page_runs(page: Path, redis_url: str, tmp_path: Path, e
     env = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db", "PYTHONPATH": str(ROOT)}
     shown = list(run(page, PYTHON))
     if any(re.search(r"app\.(workers|core\.celery_app)", block.code) for block in shown):
-        with running("celery -A app.core.celery_app worker --pool=threads", env=env) as worker:
+        with running("celery -A app.core.celery_app worker --pool=threads --loglevel=info", env=env) as worker:
             eventually(lambda: worker.says("ready."), timeout=20)
             run_python(page, shown, env)
     else:

@@ -10,6 +10,11 @@ from backburner import Settings
 class AppSettings(Settings):
     """Every field is an environment variable of the same name in capitals, or a line in ``.env``."""
 
+    cache_l1: bool = Field(
+        # Milliseconds are too long here: a write is to be seen by the very next read, in whichever process.
+        False,
+        description="Keep copies in each process, dropped when the server says that they changed",
+    )
     session_ttl: float = Field(7 * 86_400, gt=0, description="Seconds without a request after which a session ends")
     mail_from: str = Field("The Bookstore <books@localhost>", description="The sender of our e-mails")
     mail_timeout: float = Field(10, gt=0, description="Seconds that the mail server may take for each answer")

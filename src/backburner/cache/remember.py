@@ -89,7 +89,6 @@ class ReadThrough:
         return _mapping(given)[key]
 
     async def _lead_many(self, led: Mapping[str, Flight], plan: Plan) -> dict[str, object]:
-        landed: set[str] = set()
         try:
             versions: TagVersions | None = None
             values: dict[str, object] = {}
@@ -120,8 +119,7 @@ class ReadThrough:
             return values
         finally:
             for key, flight in led.items():
-                if key not in landed:
-                    self._flights.land(key, flight)
+                self._flights.land(key, flight)
 
     async def _lead(self, flight: Flight, key: str, plan: Plan) -> object:
         try:
