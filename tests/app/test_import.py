@@ -173,7 +173,8 @@ def test_an_id_that_nobody_enqueued_is_unknown(client: httpx2.Client) -> None:
     answer = client.get(f"/jobs/{uuid.uuid4()}")
     assert answer.status_code == 404
     assert answer.json()["title"] == "Not Found"
-    assert client.get("/jobs/42").status_code == 422
+    assert client.get("/jobs/42").status_code == 404
+    assert client.get("/jobs/%00").status_code == 422
 
 
 def test_a_job_tells_its_error(store: Bookstore, client: httpx2.Client) -> None:

@@ -1,6 +1,7 @@
 """`backburner dev` with real processes: what it starts, and that nothing of it is ever left."""
 
 import json
+import os
 import re
 import signal
 import smtplib
@@ -103,6 +104,23 @@ def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: P
     assert not {process.pid for process in left} & {process.pid for process in processes_of(project)}
     second.signal(signal.SIGTERM)
     assert second.end() == 0
+    assert not processes_of(project)
+
+
+def test_a_server_that_crashes_is_started_again_with_what_it_kept(project: Path, dev: Start) -> None:
+    running = dev()
+    running.wait_for("ready in")
+    with redis.Redis.from_url(running.where("valkey")) as client:
+        client.set("kept", "yes")
+        client.execute_command("WAITAOF", 1, 0, 2000)
+        pid = client.info("server")["process_id"]
+    os.kill(pid, signal.SIGKILL)
+    running.wait_for("it ended; starting it again")
+    running.wait_for("it runs again")
+    with redis.Redis.from_url(running.where("valkey")) as client:
+        assert client.get("kept") == b"yes"
+    running.signal(signal.SIGTERM)
+    assert running.end() == 0
     assert not processes_of(project)
 
 

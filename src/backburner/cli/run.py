@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -12,7 +13,7 @@ from backburner.cli import guard, plan
 from backburner.cli.home import Home
 from backburner.cli.project import Found, Project
 from backburner.cli.screen import Row
-from backburner.cli.service import Log, Program, Service, run_to_the_end
+from backburner.cli.service import Crashes, Log, Program, Service, run_to_the_end
 from backburner.errors import ConfigError, StoreUnavailable
 from backburner.ports import free_ports, listen
 from backburner.redis.client import connect
@@ -23,6 +24,7 @@ from backburner.settings import Settings
 if TYPE_CHECKING:
     from backburner.cli.mailserver import MailServer
 
+_SERVER_LOOK = 0.2  # seconds between looks whether the embedded server lives
 _SERVER_PATIENCE = 1.0  # seconds for a server that the settings name
 
 # Seconds from the signal to stop. With what the mail catcher and the server take, all is over within 5.
@@ -48,6 +50,7 @@ class Run:
         self._ports = ports
         self._log = log
         self._server: EmbeddedServer | None = None
+        self._keeping_server: asyncio.Task[None] | None = None
         self._mail_sockets: tuple[socket.socket, socket.socket] | None = None
         self._mail: MailServer | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -65,6 +68,7 @@ class Run:
             return
         wanted = self.settings.redis_port if self._ports.server else None
         self._server = self._home.server(wanted).start()
+        self._keeping_server = asyncio.create_task(self._keep_running(self._server))
         self.settings = Settings(redis_url=self._server.url)
         self._note_if_moved("Valkey", wanted, self._server.port)
         kept = self._home.directory.relative_to(self.project.directory) / "valkey"
@@ -119,6 +123,8 @@ class Run:
 
     async def stop(self) -> None:
         """Stop everything in order: who enqueues, who works, who stores. May be called again."""
+        if self._keeping_server is not None:
+            self._keeping_server.cancel()
         clock = asyncio.get_running_loop().time
         began = clock()
         workers = [service for service in self.services if service.name == "worker"]
@@ -151,6 +157,27 @@ class Run:
         for service in self.services:
             service.kill()
         self._family.kill()
+
+    async def _keep_running(self, server: EmbeddedServer) -> None:
+        """Start the server again when it has crashed, where the programs look for it."""
+        port, crashes = server.port, Crashes()
+        while True:
+            await asyncio.sleep(_SERVER_LOOK)
+            if server.alive:
+                continue
+            pause = crashes.pause_after("ended", partial(self._log, "valkey"), server.last_log_lines().splitlines)
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+            try:
+                server.restart()
+            except ConfigError as error:
+                self._log("valkey", f"ERROR: {error}")
+                continue
+            if server.port != port:
+                self._log("valkey", f"ERROR: port {port} was taken meanwhile, start again: it is at {server.port} now")
+                return
+            self._log("valkey", "it runs again, with what it had on disk")
 
     async def _ask_server(self) -> None:
         client = connect(self.settings.redis_url, timeout=_SERVER_PATIENCE)

@@ -5,9 +5,10 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,29 @@ class Program:
     ready_line: re.Pattern[str] | None = None
     hurry: signal.Signals = signal.SIGTERM
     """Sent after SIGTERM, to a program that takes too long to end."""
+
+
+class Crashes:
+    """Counts the crashes of a program, and says how long to wait before it is started again."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=_RESTARTS + 1)
+
+    def pause_after(
+        self, how: str, log: Callable[[str], None], last_words: Callable[[], Iterable[str]]
+    ) -> float | None:
+        """Note a crash now, and tell it. The seconds to wait; ``None``: it crashes too often, and is given up."""
+        now = asyncio.get_running_loop().time()
+        self._times.append(now)
+        if len(self._times) > _RESTARTS and now - self._times[0] < _WINDOW:
+            last = "\n".join(f"    {line}" for line in last_words())
+            times = f"{_RESTARTS + 1} times within {_WINDOW:.0f} s"
+            log(f"ERROR: it {how}, {times}: given up, the others go on. Its last words:\n{last}")
+            return None
+        recent = sum(crash > now - _WINDOW for crash in self._times)
+        delay: float = min(_BACKOFF * 2 ** (recent - 1), _LONGEST_BACKOFF)
+        log(f"ERROR: it {how}; starting it again in {delay:.1f} s ({recent} of {_RESTARTS})")
+        return delay
 
 
 class Service:
@@ -95,21 +119,17 @@ class Service:
                 self._process.send_signal(number)
 
     async def _keep_running(self) -> None:
-        clock = asyncio.get_running_loop().time
-        crashes: deque[float] = deque(maxlen=_RESTARTS + 1)
+        crashes = Crashes()
         while True:
             how = await self._run_once()
             if self._stopping.is_set():
                 return
-            crashes.append(clock())
-            if len(crashes) > _RESTARTS and crashes[-1] - crashes[0] < _WINDOW:
-                self._give_up(how)
+            pause = crashes.pause_after(how, partial(self._log, self.name), lambda: self.last_lines)
+            if pause is None:
+                self.given_up = True
                 return
-            recent = sum(crash > clock() - _WINDOW for crash in crashes)
-            delay = min(_BACKOFF * 2 ** (recent - 1), _LONGEST_BACKOFF)
-            self._log(self.name, f"ERROR: it {how}; starting it again in {delay:.1f} s ({recent} of {_RESTARTS})")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
+                await asyncio.wait_for(self._stopping.wait(), pause)
                 return
 
     async def _run_once(self) -> str:
@@ -138,15 +158,6 @@ class Service:
             if self._program.ready_line is not None and self._program.ready_line.search(line):
                 self.ready.set()
             self._log(self.name, line)
-
-    def _give_up(self, how: str) -> None:
-        self.given_up = True
-        last = "\n".join(f"    {line}" for line in self.last_lines)
-        self._log(
-            self.name,
-            f"ERROR: it {how}, {_RESTARTS + 1} times within {_WINDOW:.0f} s: given up, the others go on. "
-            f"Its last words:\n{last}",
-        )
 
 
 async def run_to_the_end(

@@ -73,6 +73,26 @@ class EmbeddedServer:
             self._record = self._adopt() or self._launch(binary)
         return self
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs; it may still be hung."""
+        return self._record is not None and self._record.server.find() is not None
+
+    def restart(self) -> Self:
+        """Start a server that has ended by itself: with its data, and on its port unless somebody has taken that.
+
+        Raises:
+            ConfigError: as from `start`.
+        """
+        self._wanted_port = self._running.port
+        if self._child is not None:
+            self._child.wait()
+        return self.start()
+
+    def last_log_lines(self) -> str:
+        """The end of what the server has written to its log since it was started."""
+        return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-8:])
+
     def stop(self) -> None:
         """End the server, its data saved. Stopping twice, or somebody else's server, does nothing."""
         record, self._record = self._record, None
@@ -144,10 +164,10 @@ class EmbeddedServer:
                 return record
             self._end(record.server)
             self._record_file.unlink()
-            if "Address already in use" not in self._last_log_lines():
+            if "Address already in use" not in self.last_log_lines():
                 raise ConfigError(
                     f"the embedded Valkey server did not start in {self._directory}; its log says:"
-                    f"\n{self._last_log_lines()}\n{_ELSEWHERE}"
+                    f"\n{self.last_log_lines()}\n{_ELSEWHERE}"
                 )
         raise ConfigError(f"no free port for the embedded Valkey server near {self._wanted_port}. {_ELSEWHERE}")
 
@@ -190,9 +210,6 @@ class EmbeddedServer:
         if self._child is not None and self._child.pid == server.pid:
             self._child.wait()
             self._child = None
-
-    def _last_log_lines(self) -> str:
-        return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-8:])
 
 
 @dataclass(frozen=True, slots=True)
