@@ -33,6 +33,7 @@ def order(shop: httpx2.Client, card: str) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_orders_go_through_all_five_states(shop: httpx2.Client, valkey: EmbeddedServer, states_of: Follow) -> None:
     cards = ["4242424242424242", "4000000000000002", "4000000000000119"]
     urls = [order(shop, card) for card in cards]
