@@ -133,3 +133,15 @@ def test_remember_many_tags_and_lets_errors_through(cache: Any) -> None:
     with pytest.raises(TypeError, match="must give a dict"):
         cache.remember_many(["a"], 60, lambda keys: keys)
     assert cache.remember_many(["a"], 60, lambda keys: dict.fromkeys(keys, 2)) == {"a": 2}
+
+
+def test_a_callback_of_remember_many_that_asks_for_its_own_keys_is_told_instead_of_hanging(cache: Any) -> None:
+    blocking = getattr(cache, "_cache", cache)
+
+    def load(keys: list[str]) -> dict[str, int]:
+        return blocking.remember_many(["other", *keys], 60, lambda missing: dict.fromkeys(missing, 1))
+
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        cache.remember_many(["a", "b"], 60, load)
+    assert not blocking._flights._under_way
+    assert cache.remember_many(["a", "other"], 60, lambda keys: dict.fromkeys(keys, 2)) == {"a": 2, "other": 2}

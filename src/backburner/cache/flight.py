@@ -107,13 +107,13 @@ class Flights:
 
 
 class leading:  # noqa: N801 - reads as a statement: `with leading(flight):`
-    """Marks the calls made from inside as the flight's own."""
+    """Marks the calls made from inside as the flights' own."""
 
-    def __init__(self, flight: Flight) -> None:
-        self._flight = flight
+    def __init__(self, *flights: Flight) -> None:
+        self._flights = flights
 
     def __enter__(self) -> None:
-        self._token = _leading.set(_leading.get() | {self._flight})
+        self._token = _leading.set(_leading.get().union(self._flights))
 
     def __exit__(self, *_: object) -> None:
         _leading.reset(self._token)

@@ -7,6 +7,7 @@ so that what it computes from old data dies with a flush that happens meanwhile.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,19 +75,35 @@ class ReadThrough:
 
     async def remember_many(self, keys: Sequence[str], plan: Plan) -> dict[str, object]:
         """The values of keys; those missing are computed together, by one call with the list of them."""
-        joined = {key: self._flights.join(key, self._runtime.loop()) for key in dict.fromkeys(keys)}
-        led = {key: flight for key, (flight, leads) in joined.items() if leads}
+        wanted = tuple(dict.fromkeys(keys))
+        led = self._lead_those_that_nobody_leads(wanted)
         values = await self._lead_many(led, plan) if led else {}
-        for key in joined:
+        for key in wanted:
             if key not in led:
                 # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
                 alone = Plan(lambda key=key: self._one_of(key, plan), plan.lifetime, plan.tags)
-                values[key] = await self.remember(key, alone)
-        return {key: values[key] for key in joined if key in values}
+                with suppress(_LeftOut):
+                    values[key] = await self.remember(key, alone)
+        return {key: values[key] for key in wanted if key in values}
+
+    def _lead_those_that_nobody_leads(self, keys: Sequence[str]) -> dict[str, Flight]:
+        led: dict[str, Flight] = {}
+        try:
+            for key in keys:
+                flight, leads = self._flights.join(key, self._runtime.loop())
+                if leads:
+                    led[key] = flight
+        except RuntimeError:
+            for key, flight in led.items():
+                self._flights.land(key, flight)
+            raise
+        return led
 
     async def _one_of(self, key: str, plan: Plan) -> object:
-        given = await self._runtime.call(plan.callback, [key])
-        return _mapping(given)[key]
+        given = _mapping(await self._runtime.call(plan.callback, [key]))
+        if key not in given:
+            raise _LeftOut(f"the callback of remember_many gave no value for {key!r}")
+        return given[key]
 
     async def _lead_many(self, led: Mapping[str, Flight], plan: Plan) -> dict[str, object]:
         try:
@@ -101,7 +118,8 @@ class ReadThrough:
             if not missing:
                 return values
             started = self._runtime.elapsed()
-            given = _mapping(await self._runtime.call(plan.callback, missing))
+            with leading(*led.values()):
+                given = _mapping(await self._runtime.call(plan.callback, missing))
             took = self._runtime.elapsed() - started
             entries = {}
             for key in missing:
@@ -223,6 +241,10 @@ class ReadThrough:
             self._engine.degraded("remember", (key,), error)
             return True
         return [version for _, version in entry.tags] == list(current)
+
+
+class _LeftOut(LookupError):
+    """A callback for several keys gave no value for one that it was asked for alone."""
 
 
 def _mapping(given: object) -> Mapping[str, object]:
