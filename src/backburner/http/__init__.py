@@ -1,0 +1,6 @@
+"""The HTTP response cache: whole responses, by the standard, in front of routing."""
+
+from backburner.http.middleware import CacheMiddleware
+from backburner.http.policy import Policy
+
+__all__ = ["CacheMiddleware", "Policy"]

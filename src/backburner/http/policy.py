@@ -1,0 +1,113 @@
+"""What the owner of an application decides about the caching of its responses, where HTTP leaves a choice.
+
+The defaults are those of a cache in front of one's own application: responses say themselves whether they may be
+stored, clients cannot force the application to work, and who shows a cookie or a password gets nobody else's response.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from backburner.cache.entry import Duration, seconds
+from backburner.cache.keys import check_tags
+from backburner.errors import ConfigError
+from backburner.http.headers import is_token
+
+Scope = Mapping[str, Any]
+Identity = Callable[[Scope], str]
+"""Says who asks, from an ASGI scope; responses are shared among requests for which it says the same."""
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+_WITH_BODY: Final = frozenset({"QUERY", "POST"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How responses are cached. Durations are seconds, a `timedelta` or text such as ``"10m"``.
+
+    Raises:
+        ConfigError: a value makes no sense; the message says which, and what would.
+    """
+
+    ttl: Duration | None = None
+    """How long responses are fresh that do not say so themselves; ``None``: these are not stored."""
+    stale_while_revalidate: Duration = 0
+    """How long they are given beyond that while they are renewed, unless they say."""
+    stale_if_error: Duration = 0
+    """How long they are given beyond that where the application fails, unless they say."""
+    tags: Sequence[str] = ()
+    """Tags of every response, besides those of its ``Cache-Groups``; `Cache.tags(…).flush()` empties them."""
+    namespace: str = ""
+    """Responses with a namespace can be purged together."""
+    vary_on: Sequence[str] | Identity = ()
+    """Who a response is for: names of request headers, or a function of the ASGI scope. Requests with credentials may
+    then be cached, each for itself."""
+    ignore_cookies: bool = False
+    """Whether responses do not depend on cookies. Else a request with a cookie gets, and leaves, only responses that
+    are ``public`` or have an ``s-maxage``."""
+    methods: frozenset[str] = _SAFE_METHODS
+    """``QUERY`` and ``POST`` may be added: their bodies are then part of the key."""
+    max_body_bytes: int = 1 << 20
+    """Larger responses, and requests with a larger body, pass through uncached."""
+    heuristic: float = 0.0
+    """Responses without a freshness, but with a ``Last-Modified``, are fresh for this part of their age; 0: never."""
+    request_directives: bool = False
+    """Whether clients may ask for fresher responses than the stored ones (``Cache-Control: no-cache`` and others)."""
+    targets: Sequence[str] = ("cdn-cache-control",)
+    """Response headers that are meant for this cache, and win over ``Cache-Control``; the first that is there counts
+    (RFC 9213)."""
+    cache_status: str = ""
+    """The name under which the cache says what it did, in ``Cache-Status`` (RFC 9211); empty: it does not."""
+    foreign: bool = False
+    """Whether the origins belong to somebody else: their cache groups are then kept apart from each other's, and from
+    the application's tags."""
+    _seconds: tuple[float | None, float, float] = field(init=False, repr=False, compare=False, default=(None, 0, 0))
+
+    def __post_init__(self) -> None:
+        try:
+            ttl = None if self.ttl is None else seconds(self.ttl)
+            times = (ttl, seconds(self.stale_while_revalidate), seconds(self.stale_if_error))
+            if self.tags:
+                check_tags(self.tags)
+        except ValueError as error:
+            raise ConfigError(f"Policy: {error}") from error
+        if any(time is not None and (time < 0 or math.isinf(time)) for time in times):
+            raise ConfigError("Policy: durations must not be negative, nor for ever")
+        if unknown := set(self.methods) - _SAFE_METHODS - _WITH_BODY:
+            raise ConfigError(f"Policy: methods={sorted(unknown)}: only GET, HEAD, QUERY and POST can be cached")
+        names = (*self.targets, *(() if callable(self.vary_on) else self.vary_on))
+        if isinstance(self.vary_on, str) or not all(is_token(name) for name in names):
+            raise ConfigError(f"Policy: {names!r} must be names of headers, each a text of its own")
+        if self.cache_status and not is_token(self.cache_status):
+            raise ConfigError(f"Policy: cache_status={self.cache_status!r} must be one word, such as 'backburner'")
+        if self.max_body_bytes < 0 or not 0 <= self.heuristic <= 1:
+            raise ConfigError("Policy: max_body_bytes must not be negative, and heuristic is from 0 to 1")
+        object.__setattr__(self, "_seconds", times)
+
+    @classmethod
+    def gateway(cls, **changes: Any) -> Self:
+        """For a cache in front of origins of others, which does what RFC 9111 allows and clients ask for."""
+        defaults: dict[str, Any] = {
+            "heuristic": 0.1,
+            "request_directives": True,
+            "ignore_cookies": True,
+            "foreign": True,
+            "max_body_bytes": 16 << 20,
+        }
+        return cls(**{**defaults, **changes})
+
+    @property
+    def default_freshness(self) -> float | None:
+        """`ttl` in seconds."""
+        return self._seconds[0]
+
+    @property
+    def default_while_revalidate(self) -> float:
+        """`stale_while_revalidate` in seconds."""
+        return self._seconds[1]
+
+    @property
+    def default_if_error(self) -> float:
+        """`stale_if_error` in seconds."""
+        return self._seconds[2]
