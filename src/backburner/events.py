@@ -6,13 +6,17 @@ must be quick, and an error in one is logged and reaches nobody else.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Final, Literal
 
 __all__ = [
+    "COUNTED",
     "TROUBLE",
     "BreakerClosed",
     "BreakerOpened",
+    "Computed",
     "Degraded",
     "Event",
     "Events",
@@ -23,11 +27,16 @@ __all__ = [
     "RefreshFailed",
     "StaleServed",
     "Stored",
+    "Tier",
     "Undecodable",
+    "Waited",
     "log_trouble",
 ]
 
 log = logging.getLogger("backburner.cache")
+
+Tier = Literal["memory", "server", "flight"]
+"""Where a value came from: this process's memory, the server, or the call of another caller who was just at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +46,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Hit(Event):
-    """A fresh entry was read."""
+    """A value was given without calling back."""
 
     key: str
+    tier: Tier
+    stale: bool = False
+    """It is beyond its freshness, and given while it is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +78,29 @@ class RefreshFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Computed(Event):
+    """A callback gave what was asked of it: the value of a key, or of several together."""
+
+    keys: tuple[str, ...]
+    seconds: float
+    refresh: bool
+    """Whether the values of before were still given meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waited(Event):
+    """A caller waited while another one computed: in this process (flight), or in another one (lease)."""
+
+    key: str
+    seconds: float
+    on: Literal["flight", "lease"]
+
+
+@dataclass(frozen=True, slots=True)
 class Stored(Event):
     """An entry was written."""
 
     key: str
-    seconds: float | None
-    """How long the callback took to compute the value; ``None`` where there was no callback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +156,20 @@ class BreakerClosed(Event):
 Subscriber = Callable[[Event], None]
 
 
-class Events:
-    """A list of subscribers. Reading `listening` first spares the making of frequent events that nobody wants."""
+Tracer = Callable[[Sequence[str]], AbstractContextManager[object]]
 
-    __slots__ = ("_subscriptions", "listening")
+
+class Events:
+    """A list of subscribers. A look at `listening` first spares the making of frequent events that nobody wants."""
+
+    __slots__ = ("_subscriptions", "listening", "trace")
 
     def __init__(self) -> None:
         self._subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
-        self.listening = False
-        """Whether anybody wants `Hit`, `Miss` or `Stored`."""
+        self.listening: frozenset[type[Event]] = frozenset()
+        """The kinds that somebody wants, of those that are frequent: `Hit`, `Miss`, `Stored`, `Computed`, `Waited`."""
+        self.trace: Tracer = nullcontext
+        """Makes what surrounds each call of a callback, given its keys: a span has to be there while it runs."""
 
     def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> Callable[[], None]:
         """Call `subscriber` with every event from now on, or those of some kinds; the function returned ends that."""
@@ -154,11 +188,13 @@ class Events:
 
     def _set(self, subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...]) -> None:
         self._subscriptions = subscriptions
-        self.listening = any(issubclass(frequent, kinds) for _, kinds in subscriptions for frequent in FREQUENT)
+        wanted = tuple(kind for _, kinds in subscriptions for kind in kinds)
+        self.listening = frozenset(kind for kind in FREQUENT if issubclass(kind, wanted))
 
 
-FREQUENT = (Hit, Miss, Stored)
-TROUBLE = (BreakerOpened, BreakerClosed, Degraded, LockLost, RefreshFailed, StaleServed, Undecodable)
+FREQUENT: Final = (Hit, Miss, Stored, Computed, Waited)
+COUNTED: Final = (Invalidated, Degraded, StaleServed, Undecodable)
+TROUBLE: Final = (BreakerOpened, BreakerClosed, Degraded, LockLost, RefreshFailed, StaleServed, Undecodable)
 
 
 def log_trouble(event: Event) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from backburner.cache.codec import JSONCodec
-from backburner.cache.engine import Counters, Engine
+from backburner.cache.counters import Counters
+from backburner.cache.engine import Engine
 from backburner.cache.flight import Flights
 from backburner.cache.owed import Owed
 from backburner.cache.remember import Plan, ReadThrough
@@ -26,6 +27,7 @@ class Scripted:
         self.log: list[str] = []
         self._fail_at = fail_at
         self._store = MemoryStore()
+        self.tier_of = self._store.tier_of
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)

@@ -9,14 +9,15 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from backburner.cache.codec import codec_for
-from backburner.cache.engine import FOREVER, MISSING, Counters, Engine
+from backburner.cache.counters import Counters, Counts
+from backburner.cache.engine import FOREVER, MISSING, Engine
 from backburner.cache.entry import ENCODED, TTL, Duration, seconds
 from backburner.cache.flight import Flights
 from backburner.cache.keys import Keyspace, check_key, check_tags
@@ -27,10 +28,11 @@ from backburner.cache.remember import Context, Plan, ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
 from backburner.errors import ConfigError
-from backburner.events import TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
+from backburner.events import COUNTED, TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import aconnect, connect
 from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.tracking import Mode
 from backburner.redis.url import ServerURL
 from backburner.settings import Settings
 
@@ -49,28 +51,18 @@ def _no_callback(*_: object) -> NoReturn:
     raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a cache did in this process since it was made. Operations by other processes are not in it."""
+@dataclass(slots=True, kw_only=True)
+class Stats(Counts):
+    """What a cache did in this process since it was made, or forked. What other processes did is not in it."""
 
-    hits: int
-    misses: int
-    stale: int
-    """Entries of before that were given because the callback failed."""
-    stored: int
-    invalidated: int
-    """Commands that removed keys or flushed tags, however many entries that touched."""
-    degraded: int
-    """Operations that the server could not do."""
-    undecodable: int
+    namespaces: Mapping[str, Counts]
+    """The same by what keys have before their first colon. Of many, the later ones together as ``"other"``."""
     available: bool
     """Whether the server answered when last asked."""
-
-    @property
-    def hit_ratio(self) -> float:
-        """Hits among all reads; 0 before the first."""
-        reads = self.hits + self.misses
-        return self.hits / reads if reads else 0.0
+    tracking: Mode | None
+    """How changes of what is kept in memory are heard of; ``None`` where nothing is kept of a server."""
+    memory_items: int
+    """Entries kept in this process."""
 
 
 class Verbs:
@@ -396,6 +388,7 @@ class Cache(Verbs):
         self._clock = clock
         self._default_ttl = FOREVER if default_ttl is None else seconds(default_ttl)
         self._counters = Counters()
+        self.events.subscribe(self._counters.note, *COUNTED)
         self._owed = Owed()
         self._memory = _memory_store(url) if url.startswith("memory://") else None
         self._server = "" if self._memory is not None else ServerURL.parse(url).masked
@@ -460,7 +453,16 @@ class Cache(Verbs):
 
     def stats(self) -> Stats:
         """What happened so far."""
-        return Stats(**asdict(self._counters), available=not self._breaker.open)
+        namespaces = self._counters.snapshot()
+        stats = Stats(
+            namespaces=namespaces,
+            available=not self._breaker.open,
+            tracking=self._near.tracking if self._near is not None else None,
+            memory_items=len(self._local) if self._local is not None else 0,
+        )
+        for counts in namespaces.values():
+            stats += counts
+        return stats
 
     def close(self) -> None:
         """Close the connections of the blocking verbs. The cache can be used again; it connects anew."""
@@ -488,6 +490,7 @@ class Cache(Verbs):
         """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
         if self._local is not None:
             self._local.after_fork()
+        self._counters.after_fork()
         self._start()
 
     def _engine(self) -> Engine:
@@ -543,9 +546,12 @@ class Cache(Verbs):
         value = entry.value
         if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
-        self._counters.hits += 1
-        if self.events.listening:
-            self.events.emit(Hit(key))
+        counts = entry.counts
+        if counts is None:
+            counts = entry.counts = self._counters.of(key).tiers["memory"]
+        counts.hits += 1
+        if self.events.listening and Hit in self.events.listening:
+            self.events.emit(Hit(key, "memory"))
         return value
 
 

@@ -7,27 +7,38 @@ callback raises passes through as it is.
 """
 
 import math
-import re
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum, auto
 from random import random
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from backburner.cache.codec import Codec, is_immutable
-from backburner.cache.entry import ENCODED, TTL, Decision, Entry, TagVersions, decide, refresh_point, seconds
+from backburner.cache.counters import Counters
+from backburner.cache.entry import COUNTER, ENCODED, TTL, Decision, Entry, TagVersions, decide, refresh_point, seconds
 from backburner.cache.flight import Flights
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import Runtime
 from backburner.cache.stores.base import Store, Taken, Turn
 from backburner.errors import CodecError, StoreError
-from backburner.events import Degraded, Event, Events, Hit, Invalidated, Miss, StaleServed, Stored, Undecodable
+from backburner.events import (
+    Computed,
+    Degraded,
+    Event,
+    Events,
+    Hit,
+    Invalidated,
+    Miss,
+    Stored,
+    Tier,
+    Undecodable,
+    Waited,
+)
 
 T = TypeVar("T")
 
 FOREVER: Final = math.inf
 _INT64: Final = range(-(2**63), 2**63)
-_COUNTER: Final = re.compile(rb"J-?\d{1,19}")
 _TAGS_OUTLIVE: Final = 60.0
 """Seconds that the version of a tag outlives the entry: computing and writing take their time."""
 
@@ -41,17 +52,13 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 
 
-@dataclass(slots=True)
-class Counters:
-    """How often what happened in this process since the cache was made."""
+class Computation:
+    """A call of a user's callback, when it is over."""
 
-    hits: int = 0
-    misses: int = 0
-    stale: int = 0
-    stored: int = 0
-    invalidated: int = 0
-    degraded: int = 0
-    undecodable: int = 0
+    __slots__ = ("seconds",)
+
+    seconds: float
+    """How long it took."""
 
 
 class Engine:
@@ -86,7 +93,15 @@ class Engine:
 
     async def get(self, key: str) -> object:
         """The value, or `MISSING`."""
-        return (await self.many((key,))).get(key, MISSING)
+        # Not `many` of one: this is the way of most reads, and each coroutine that it suspends in costs.
+        try:
+            entry, decision = await self.judge(key)
+        except StoreError as error:
+            self.degraded("get", (key,), error)
+            return MISSING
+        value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
+        self.count(key, value, entry)
+        return value
 
     async def many(self, keys: Sequence[str]) -> dict[str, object]:
         """The values of those keys that have one."""
@@ -114,7 +129,7 @@ class Engine:
         self.flights.supersede((key,))
         decision = decide(entry, self.runtime.now(), await self.current(entry))
         value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
-        self.count(key, value)
+        self.count(key, value, entry)
         return value
 
     # Writing
@@ -141,7 +156,7 @@ class Engine:
         await self.store.write(entries, self.runtime.now())
         self.flights.supersede(entries)
         for key in entries:
-            self._stored(key, None)
+            self._stored(key)
         return True
 
     async def add(self, key: str, value: object, ttl: TTL, tags: Sequence[str]) -> bool:
@@ -162,7 +177,7 @@ class Engine:
             if not await self.store.replace(key, found, entry, now):
                 return False
         self.flights.supersede((key,))
-        self._stored(key, None)
+        self._stored(key)
         return True
 
     async def increment(self, key: str, amount: int, ttl: TTL, tags: Sequence[str]) -> int | None:
@@ -172,7 +187,7 @@ class Engine:
             raise TypeError(f"the amount must be a whole number, not {amount!r}")
         if amount not in _INT64:
             raise OverflowError(f"the amount {amount} does not fit into 64 bits")
-        begin = self.entry(key, amount, lifetime)
+        begin = self.entry(key, int(amount), lifetime)
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
     async def _increment(self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]) -> int | None:
@@ -187,7 +202,9 @@ class Engine:
                 else:
                     await self.store.forget((key,))
         except TypeError as error:
-            raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
+            if await self.store.add(key, begin, now) is not None:  # not even an entry, if it can be put
+                raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
+            total = amount
         except OverflowError as error:
             raise OverflowError(f"{key!r} cannot be incremented by {amount}: {error}") from None
         self.flights.supersede((key,))
@@ -222,7 +239,7 @@ class Engine:
         self.flights.supersede(keys)
         count = await self.store.forget(keys)
         self.flights.supersede(keys)
-        self._invalidated(Invalidated(keys=tuple(keys)))
+        self.tell(Invalidated(keys=tuple(keys)))
         return count
 
     async def expire(self, key: str) -> bool:
@@ -233,7 +250,7 @@ class Engine:
         self.flights.supersede((key,))
         existed = await self.store.expire(key, self.runtime.now())
         self.flights.supersede((key,))
-        self._invalidated(Invalidated(keys=(key,)))
+        self.tell(Invalidated(keys=(key,)))
         return existed
 
     async def flush_tags(self, tags: Sequence[str]) -> bool:
@@ -249,7 +266,7 @@ class Engine:
         self.flights.supersede(None)
         await flushing
         self.flights.supersede(None)
-        self._invalidated(Invalidated(tags=tags))
+        self.tell(Invalidated(tags=tags))
         return True
 
     # Steps that all of them share
@@ -260,25 +277,56 @@ class Engine:
             return entry.value
         payload = entry.payload or b""
         try:
-            if _COUNTER.fullmatch(payload):
-                return int(payload[1:])  # plain with every codec, since the server adds to it
+            if payload.endswith(b"\n") and (counter := COUNTER.fullmatch(payload)):
+                return int(counter[1])
             return self._codec.decode(payload, key)
         except CodecError as error:
-            self._counters.undecodable += 1
             self._events.emit(Undecodable(key, str(error)))
             return MISSING
 
-    def count(self, key: str, value: object, *, stale: bool = False) -> bool:
-        """Note whether a value was found, and say so."""
-        found = value is not MISSING
-        if found:
-            self._counters.hits += 1
-            self._counters.stale += stale
-        else:
-            self._counters.misses += 1
-        if self._events.listening:
-            self._events.emit(Hit(key) if found else Miss(key))
-        return found
+    def count(self, key: str, value: object, entry: Entry | None = None, *, stale: bool = False) -> bool:
+        """Note whether a value was found, and say so. Without its entry, it was found in somebody's flight."""
+        counts = self._counters.of(key)
+        if value is MISSING:
+            counts.misses += 1
+            if Miss in self._events.listening:
+                self._events.emit(Miss(key))
+            return False
+        tier: Tier = "flight" if entry is None else self.store.tier_of(key, entry)
+        counts.tiers[tier].hits += 1
+        counts.tiers[tier].stale += stale
+        if Hit in self._events.listening:
+            self._events.emit(Hit(key, tier, stale))
+        return True
+
+    @contextmanager
+    def computing(self, keys: Sequence[str], *, refresh: bool = False) -> Iterator[Computation]:
+        """Surrounds the call of a callback that computes the values of keys; counts it, and says so when it is over."""
+        computation = Computation()
+        counts = self._counters.of(keys[0])
+        started = self.runtime.elapsed()
+        try:
+            with self._events.trace(keys):
+                yield computation
+        except Exception:
+            counts.failed += 1
+            raise
+        finally:
+            computation.seconds = self.runtime.elapsed() - started
+            counts.compute_seconds += computation.seconds
+        counts.computed += 1
+        counts.refreshed += refresh
+        if Computed in self._events.listening:
+            self._events.emit(Computed(tuple(keys), computation.seconds, refresh))
+
+    def waited(self, key: str, since: float, on: Literal["flight", "lease"]) -> None:
+        """Note that a caller has waited for another one, from a time of the runtime's `elapsed` on, and say so."""
+        seconds = self.runtime.elapsed() - since
+        counts = self._counters.of(key)
+        counts.waited += 1
+        counts.wait_seconds += seconds
+        if Waited in self._events.listening:
+            self._events.emit(Waited(key, seconds, on))
 
     def entry(self, key: str, value: object, lifetime: float, took: float = 0.0, *, grace: float = 0.0) -> Entry:
         """Make an entry of a value that was computed in `took` seconds.
@@ -292,7 +340,7 @@ class Engine:
         times = (now, refresh_at, fresh_until, fresh_until + grace)
         if self.store.shares_values and is_immutable(value):
             return Entry(None, *times, compute_seconds=took, value=value)
-        payload = b"J%d" % value if type(value) is int and value in _INT64 else self._codec.encode(value, key)
+        payload = b"J%d\n" % value if type(value) is int and value in _INT64 else self._codec.encode(value, key)
         return Entry(payload, *times, compute_seconds=took)
 
     def lifetime(self, ttl: TTL) -> float:
@@ -309,14 +357,17 @@ class Engine:
         Raises:
             StoreError: the store cannot tell.
         """
-        return (await self._judged((key,)))[key]
+        if self._owed.some:
+            await self._owed.pay(self.store)
+        entry = await self.store.read_one(key)
+        return entry, decide(entry, self.runtime.now(), await self.current(entry) if entry and entry.tags else ())
 
     async def fresh_values(self, keys: Sequence[str]) -> dict[str, object]:
         """The values of those keys that have a fresh one; as `judge` otherwise."""
         found = {}
         for key, (entry, decision) in (await self._judged(keys)).items():
             value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
-            if self.count(key, value):
+            if self.count(key, value, entry):
                 found[key] = value
         return found
 
@@ -353,14 +404,10 @@ class Engine:
         versions = await self.store.pin_tags(tags, lifetime + _TAGS_OUTLIVE)
         return tuple(zip(tags, versions, strict=True))
 
-    def _stored(self, key: str, took: float | None) -> None:
-        self._counters.stored += 1
-        if self._events.listening:
-            self._events.emit(Stored(key, took))
-
-    def _invalidated(self, event: Invalidated) -> None:
-        self._counters.invalidated += 1
-        self._events.emit(event)
+    def _stored(self, key: str) -> None:
+        self._counters.of(key).stored += 1
+        if Stored in self._events.listening:
+            self._events.emit(Stored(key))
 
     async def begin(self, key: str, tags: Sequence[str], lifetime: float) -> Turn | Taken:
         """Ask to compute a value.
@@ -378,7 +425,7 @@ class Engine:
         now = self.runtime.now()
         entry.tags = turn.versions + await self.pin(late, entry.expires_at - now)
         if await self.store.finish(key, turn, entry, now):
-            self._stored(key, entry.compute_seconds)
+            self._stored(key)
 
     async def give_up(self, key: str, turn: Turn) -> None:
         """Say that nothing was computed. If that cannot be said, the lease ends by itself."""
@@ -397,12 +444,10 @@ class Engine:
             entry.tags = versions
         await self.store.write(entries, self.runtime.now())
         for key, entry in entries.items():
-            self._stored(key, entry.compute_seconds)
+            self._stored(key)
 
     def tell(self, event: Event) -> None:
-        """Emit an event of a callback that failed."""
-        if isinstance(event, StaleServed):
-            self._counters.stale += 1
+        """Emit an event; it is counted with that."""
         self._events.emit(event)
 
     def degraded(self, operation: str, keys: Sequence[str], error: StoreError) -> None:
@@ -413,7 +458,6 @@ class Engine:
         """
         if self._strict:
             raise error
-        self._counters.degraded += 1
         self._events.emit(Degraded(operation, tuple(keys), error))
 
     async def _or_else(

@@ -4,27 +4,34 @@ An entry is fresh until `fresh_until` and is served. From `refresh_at` on, a lit
 the others still get it. From `fresh_until` to `expires_at` it is stale: kept for when a callback fails, or takes its
 time. The store removes it at `expires_at`.
 
-    0      1        2               4         12          20            28           36               40
-    magic  version  payload offset  created   refresh_at  fresh_until   expires_at   compute seconds  tags…  payload
+    0      1        2               4        12          20           28          36               40     44
+    magic  version  payload offset  created  refresh_at  fresh_until  expires_at  compute seconds  check  tags…  payload
 
 Numbers are big-endian, times are Unix seconds as doubles, infinity means for ever. Each tag is the length of its name
 (2 bytes), its name in UTF-8 and the 8 bytes of its version at the time the value was computed.
+
+The check is the CRC-32 of key, tags and payload. Damaged bytes, and those of another key, are recognised by it. It is
+no signature: whoever can write to the server can make one. A counter's covers its key only, since the server adds to
+the number, which ends with a newline so that none that was cut off passes for a whole one.
 """
 
 import math
 import re
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Final
 
+from backburner.cache.counters import TierCounts
 from backburner.errors import CodecError
 
 MAGIC: Final = 0xBB
-VERSION: Final = 1
-HEADER: Final = struct.Struct(">BBHddddf")
+VERSION: Final = 2
+MARK: Final = bytes((MAGIC, VERSION))
+HEADER: Final = struct.Struct(">BBHddddfI")
 _TAG: Final = struct.Struct(">H")
 VERSION_BYTES: Final = 8
 TIMES: Final = struct.Struct(">ddd")
@@ -32,6 +39,8 @@ TIMES: Final = struct.Struct(">ddd")
 them."""
 TIMES_OFFSET: Final = 12
 MAX_HEADER: Final = 0xFFFF
+COUNTER: Final = re.compile(rb"J(-?\d{1,19})\n")
+"""The payload of a whole number of 64 bits, whatever the codec."""
 
 Duration = float | int | timedelta | str
 TTL = Duration | None
@@ -65,9 +74,11 @@ class Entry:
     """The value itself where it is immutable and so can be shared; else `ENCODED`, and each reader decodes its own."""
     tags_held_at: int = field(default=-1, compare=False)
     """The generation of its store in which the tags were last seen to hold."""
+    counts: TierCounts | None = field(default=None, compare=False)
+    """Where hits on it are counted, once it had one in this process: a look-up for each would cost too much."""
 
-    def pack(self) -> bytes:
-        """The entry as bytes.
+    def pack(self, key: str) -> bytes:
+        """The entry as the bytes that stand for it under a key.
 
         Raises:
             ValueError: it is not encoded, or its tags take more than 64 KiB.
@@ -83,24 +94,37 @@ class Entry:
         if offset > MAX_HEADER:
             raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; 64 KiB is the limit")
         times = (self.created, self.refresh_at, self.fresh_until, self.expires_at, self.compute_seconds)
-        return b"".join((HEADER.pack(MAGIC, VERSION, offset, *times), tags, payload))
+        header = HEADER.pack(MAGIC, VERSION, offset, *times, _check(key, tags, payload))
+        return b"".join((header, tags, payload))
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Entry":
-        """Read what `pack` wrote.
+    def unpack(cls, data: bytes, key: str) -> "Entry":
+        """Read what `pack` wrote for the same key.
 
         Raises:
-            CodecError: these bytes are not an entry of this version.
+            CodecError: these bytes are not an entry of this version, or not of this key.
         """
-        if len(data) < HEADER.size or data[0] != MAGIC:
+        if data[:1] != MARK[:1]:
             raise CodecError("not an entry of Backburner")
-        _, version, offset, created, refresh_at, fresh_until, expires_at, took = HEADER.unpack_from(data)
-        if version != VERSION:
-            raise CodecError(f"entry format {version}, this program reads {VERSION}")
-        if offset > len(data) or any(map(math.isnan, (refresh_at, fresh_until, expires_at))):
+        if data[:2] != MARK:
+            raise CodecError(f"entry format {data[1] if data[1:] else '?'}, this program reads {VERSION}")
+        if len(data) < HEADER.size:
+            raise CodecError("the header is cut off")
+        _, _, offset, created, refresh_at, fresh_until, expires_at, took, check = HEADER.unpack_from(data)
+        if not HEADER.size <= offset <= len(data) or math.isnan(refresh_at + fresh_until + expires_at):
             raise CodecError("the header is damaged")
+        payload = data[offset:]
+        if check != _check(key, data[HEADER.size : offset], payload):
+            raise CodecError("the bytes are damaged, or belong to another key")
         tags = _unpack_tags(data, offset) if offset > HEADER.size else ()
-        return cls(data[offset:], created, refresh_at, fresh_until, expires_at, tags, took)
+        return cls(payload, created, refresh_at, fresh_until, expires_at, tags, took)
+
+
+def _check(key: str, tags: bytes, payload: bytes) -> int:
+    of_key = zlib.crc32(key.encode())
+    if payload.endswith(b"\n") and COUNTER.fullmatch(payload):
+        return of_key
+    return zlib.crc32(payload, zlib.crc32(tags, of_key) if tags else of_key)
 
 
 def _unpack_tags(data: bytes, end: int) -> TagVersions:

@@ -63,10 +63,12 @@ class ReadThrough:
             flight, leads = self._flights.join(key, self._runtime.loop())
             if leads:
                 return await self._lead(flight, key, plan)
+            since = self._runtime.elapsed()
             if not await self._runtime.wait(flight):
                 # Waiting here could never end: neither for the flight, nor for the lease that it holds.
                 value, _ = await self._read_or_compute(key, plan, Flight(None), may_wait=False)
                 return value
+            self._engine.waited(key, since, "flight")
             entry = flight.outcome()
             if entry is not None and await self._still_holds(key, entry):
                 value = self._engine.value(key, entry)
@@ -117,15 +119,14 @@ class ReadThrough:
             missing = [key for key in led if key not in values]
             if not missing:
                 return values
-            started = self._runtime.elapsed()
-            with leading(*led.values()):
+            with leading(*led.values()), self._engine.computing(missing) as computation:
                 given = _mapping(await self._runtime.call(plan.callback, missing))
-            took = self._runtime.elapsed() - started
             entries = {}
             for key in missing:
                 if key in given:
                     values[key] = given[key]
-                    entries[key] = led[key].entry = self._engine.entry(key, given[key], plan.lifetime, took)
+                    entry = self._engine.entry(key, given[key], plan.lifetime, computation.seconds)
+                    entries[key] = led[key].entry = entry
             storable = {key: entry for key, entry in entries.items() if not led[key].superseded}
             if versions is not None and storable and plan.lifetime > 0:
                 await self._engine.put_computed(storable, versions)
@@ -157,6 +158,7 @@ class ReadThrough:
     ) -> tuple[object, Entry]:
         stale: Entry | None = None
         turn: Turn | Taken | None = None
+        since = 0.0
         try:
             while turn is None or isinstance(turn, Taken):
                 entry, decision = await self._engine.judge(key)
@@ -164,10 +166,10 @@ class ReadThrough:
                 value = self._engine.value(key, entry) if entry is not None and usable else MISSING
                 if entry is not None and value is not MISSING:
                     if decision is Decision.HIT:
-                        self._engine.count(key, value)
+                        self._engine.count(key, value, entry)
                         return value, entry
                     if decision is Decision.REFRESH or plan.in_background:
-                        self._engine.count(key, value, stale=decision is Decision.STALE)
+                        self._engine.count(key, value, entry, stale=decision is Decision.STALE)
                         flight.entry = entry
                         self._flights.land(key, flight)  # the others need not wait for what follows
                         return await self._renew(key, plan, value, entry)
@@ -176,6 +178,7 @@ class ReadThrough:
                 if isinstance(turn, Taken):
                     if not may_wait:
                         break
+                    since = since or self._runtime.elapsed()
                     await self._engine.store.wait(turn)
             self._engine.count(key, MISSING)
         except StoreError as error:
@@ -183,6 +186,9 @@ class ReadThrough:
             turn = None
             self._engine.degraded("remember", (key,), error)
             self._engine.count(key, MISSING)
+        finally:
+            if since:
+                self._engine.waited(key, since, "lease")
         try:
             return await self._compute(key, plan, flight, turn if isinstance(turn, Turn) else None)
         except Exception as error:
@@ -204,23 +210,25 @@ class ReadThrough:
     async def _renew_with(self, key: str, plan: Plan, flight: Flight) -> tuple[object, Entry] | None:
         try:
             turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
-            return None if isinstance(turn, Taken) else await self._compute(key, plan, flight, turn)
+            return None if isinstance(turn, Taken) else await self._compute(key, plan, flight, turn, refresh=True)
         except Exception as error:  # noqa: BLE001 - the caller has a good value; whoever wants to know is told
             self._engine.tell(RefreshFailed(key, error))
             return None
         finally:
             self._flights.land_renewal(key, flight)
 
-    async def _compute(self, key: str, plan: Plan, flight: Flight, turn: Turn | None) -> tuple[object, Entry]:
+    async def _compute(
+        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, *, refresh: bool = False
+    ) -> tuple[object, Entry]:
         """Call back, and store what it gives if there is a turn to do so."""
         context = Context(key, plan.lifetime, list(plan.tags))
         finished = turn is None
         try:
-            started = self._runtime.elapsed()
-            value = await self._runtime.call(plan.callback, *((context,) if _takes_context(plan.callback) else ()))
-            took = self._runtime.elapsed() - started
+            arguments = (context,) if _takes_context(plan.callback) else ()
+            with self._engine.computing((key,), refresh=refresh) as computation:
+                value = await self._runtime.call(plan.callback, *arguments)
             lifetime = self._engine.lifetime(context.ttl)
-            entry = self._engine.entry(key, value, lifetime, took, grace=plan.grace)
+            entry = self._engine.entry(key, value, lifetime, computation.seconds, grace=plan.grace)
             if turn is not None and lifetime > 0 and not context.skipped and not flight.superseded:
                 finished = True
                 known = {tag for tag, _ in turn.versions}

@@ -15,6 +15,7 @@ from typing import Protocol
 from backburner.cache.entry import Entry, TagVersions
 from backburner.cache.stores.limits import Limits
 from backburner.cache.stores.locks import Locks
+from backburner.events import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,14 @@ class Store(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    def tier_of(self, key: str, entry: Entry) -> Tier:
+        """Where an entry came from that was read a moment ago."""
+        ...
+
+    async def read_one(self, key: str) -> Entry | None:
+        """The entry of a key; ``None`` if there is none, or none that can be read."""
+        ...
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         """The entries of keys, in their order; ``None`` where there is none, or none that can be read."""

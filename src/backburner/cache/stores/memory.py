@@ -17,6 +17,7 @@ from backburner.cache.stores.base import Taken, Turn
 from backburner.cache.stores.limits import MemoryLimits
 from backburner.cache.stores.locks import MemoryLocks
 from backburner.errors import ConfigError
+from backburner.events import Tier
 
 _INT64: Final = range(-(2**63), 2**63)
 _SWEEP: Final = 4
@@ -218,6 +219,10 @@ class MemoryStore:
                 pass  # another thread removed it since
         return entry
 
+    def look(self, key: str) -> Entry | None:
+        """As `peek`, for who only wants to know: it is no use."""
+        return self._entries.get(key)
+
     def flushed(self, entry: Entry) -> bool:
         """Whether a tag of an entry was flushed since it was made. Looked up once per entry and `generation`."""
         generation = self.generation
@@ -231,6 +236,12 @@ class MemoryStore:
         self._lock = Lock()
         self.locks.after_fork()
         self.limits.after_fork()
+
+    def tier_of(self, key: str, entry: Entry) -> Tier:  # noqa: ARG002
+        return "memory"
+
+    async def read_one(self, key: str) -> Entry | None:
+        return self.peek(key)
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         return [self.peek(key) for key in keys]

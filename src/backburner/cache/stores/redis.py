@@ -24,13 +24,13 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from backburner.cache.entry import TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
+from backburner.cache.entry import MARK, TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
 from backburner.cache.keys import Keyspace
 from backburner.cache.stores.base import Taken, Turn
 from backburner.cache.stores.limits import RedisLimits
 from backburner.cache.stores.locks import RedisLocks
 from backburner.errors import CodecError, StoreError, StoreUnavailable
-from backburner.events import Events, Undecodable
+from backburner.events import Events, Tier, Undecodable
 from backburner.redis.breaker import Breaker
 from backburner.redis.script import Script
 
@@ -89,25 +89,27 @@ class RedisStore:
         self.locks = RedisLocks(self._script, self._pop, keyspace)
         self.limits = RedisLimits(self._script, keyspace)
 
+    def tier_of(self, key: str, entry: Entry) -> Tier:  # noqa: ARG002
+        return "server"
+
+    async def read_one(self, key: str) -> Entry | None:
+        return self._unpack(key, await self._command("GET", self._keyspace.entry(key)))
+
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
-        names = [self._keyspace.entry(key) for key in keys]
-        if len(names) == 1:
-            found = [await self._command("GET", names[0])]
-        else:
-            found = await self._command("MGET", *names)
+        found = await self._command("MGET", *map(self._keyspace.entry, keys))
         return [self._unpack(key, data) for key, data in zip(keys, found, strict=True)]
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         # The lease goes first: who computes now must not overwrite this with what was true before.
         commands: list[tuple[Any, ...]] = [("UNLINK", *map(self._keyspace.lease, entries))]
         commands += [
-            ("SET", self._keyspace.entry(key), entry.pack(), *_expiry(entry.expires_at, now))
+            ("SET", self._keyspace.entry(key), entry.pack(key), *_expiry(entry.expires_at, now))
             for key, entry in entries.items()
         ]
         await self._pipeline(commands)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
-        name, data = self._keyspace.entry(key), entry.pack()
+        name, data = self._keyspace.entry(key), entry.pack(key)
         while not await self._command("SET", name, data, "NX", *_expiry(entry.expires_at, now)):
             there = await self._command("GET", name)
             if there is None:
@@ -120,7 +122,8 @@ class RedisStore:
         return None
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
-        return await self._replace(self._keyspace.entry(key), found.pack(), entry.pack(), entry.expires_at - now)
+        lifetime = entry.expires_at - now
+        return await self._replace(self._keyspace.entry(key), found.pack(key), entry.pack(key), lifetime)
 
     async def _replace(self, name: str, there: bytes, data: bytes, lifetime: float) -> bool:
         return bool(await self._script(_REPLACE, [name], [there, data, _milliseconds(lifetime)]))
@@ -135,7 +138,7 @@ class RedisStore:
         return int((await self._pipeline(commands))[1])
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
-        data = begin.pack()
+        data = begin.pack(key)
         payload = begin.payload or b""
         arguments = [
             amount,
@@ -157,12 +160,12 @@ class RedisStore:
 
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
         times = TIMES.pack(fresh_until, fresh_until, expires_at)
-        arguments = [TIMES_OFFSET, times, _milliseconds(expires_at - now)]
+        arguments = [TIMES_OFFSET, times, _milliseconds(expires_at - now), MARK]
         return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], arguments))
 
     async def expire(self, key: str, now: float) -> bool:
         until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
-        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, until, ""]))
+        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, until, "", MARK]))
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))
@@ -188,7 +191,7 @@ class RedisStore:
 
     async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
         names = [self._keyspace.lease(key), self._keyspace.wake(turn.token), self._keyspace.entry(key)]
-        data, lifetime = (entry.pack(), entry.expires_at - now) if entry else (b"", 0)
+        data, lifetime = (entry.pack(key), entry.expires_at - now) if entry else (b"", 0)
         arguments = [turn.token, data, _milliseconds(lifetime), _milliseconds(_WAKE_KEPT)]
         return bool(await self._script(_FINISH, names, arguments)) and entry is not None
 
@@ -239,7 +242,7 @@ class RedisStore:
         if data is None:
             return None
         try:
-            return Entry.unpack(data)
+            return Entry.unpack(data, key)
         except CodecError as error:
             self._events.emit(Undecodable(key, str(error)))
             return None
@@ -254,7 +257,9 @@ class RedisStore:
     async def _command(self, *command: Any) -> Any:
         self._ask_breaker()
         try:
-            reply = await _settle(self._client.execute_command(*command))
+            reply = self._client.execute_command(*command)
+            if hasattr(reply, "__await__"):
+                reply = await reply
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
         self._breaker.succeeded()

@@ -21,7 +21,8 @@ from backburner.cache.stores.base import Taken, Turn
 from backburner.cache.stores.memory import MemoryStore
 from backburner.cache.stores.redis import RedisStore
 from backburner.errors import CodecError
-from backburner.redis.tracking import Tracking
+from backburner.events import Tier
+from backburner.redis.tracking import Mode, Tracking
 
 CAP: Final = 60.0
 """Seconds that a copy is kept at most: the bound if, against all of the above, news were lost."""
@@ -63,6 +64,11 @@ class Near(MemoryStore):
         self._guard = Lock()
         self._tracking.after_fork()
         self._distrust()
+
+    @property
+    def tracking(self) -> Mode:
+        """How changes are heard of."""
+        return self._tracking.mode if self._trusted else "off"
 
     @property
     def must_publish(self) -> bool:
@@ -165,6 +171,26 @@ class TieredStore:
         self._keyspace = keyspace
         self._decode = decode
         self._clock = clock
+
+    def tier_of(self, key: str, entry: Entry) -> Tier:
+        return "memory" if self._near.look(key) is entry else "server"
+
+    async def read_one(self, key: str) -> Entry | None:
+        self._near.start()
+        now = self._clock()
+        entry = self._near.copy_of(key, now)
+        if entry is not None:
+            return entry
+        tokens = self._near.ask((self._keyspace.entry(key),))
+        try:
+            entry = await self._far.read_one(key)
+            if entry is not None and tokens:
+                _, token = tokens.popitem()
+                self._near.keep_entry(key, self._shared(entry), token, now)
+        finally:
+            if tokens:
+                self._near.let_go(tokens)
+        return entry
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         self._near.start()
