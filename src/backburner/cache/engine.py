@@ -187,7 +187,8 @@ class Engine:
             raise TypeError(f"the amount must be a whole number, not {amount!r}")
         if amount not in _INT64:
             raise OverflowError(f"the amount {amount} does not fit into 64 bits")
-        begin = self.entry(key, int(amount), lifetime)
+        amount = int(amount)  # of an enum, say
+        begin = self.entry(key, amount, lifetime)
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
     async def _increment(self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]) -> int | None:
@@ -202,7 +203,7 @@ class Engine:
                 else:
                     await self.store.forget((key,))
         except TypeError as error:
-            if await self.store.add(key, begin, now) is not None:  # not even an entry, if it can be put
+            if await self.store.add(key, begin, now) is not None:  # what cannot be read counts as nothing
                 raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
             total = amount
         except OverflowError as error:

@@ -2,24 +2,20 @@
 -- KEYS[1]  the entry
 -- ARGV[1]  the amount, may be negative
 -- ARGV[2]  the time, Unix seconds
--- ARGV[3]  header of a new entry, put before the number if there is none yet (or only a stale or unreadable one)
+-- ARGV[3]  header of a new entry, put before the number if there is none yet, or only a stale one
 -- ARGV[4]  milliseconds a new entry lives; 0: for ever
 -- ARGV[5]  '1': the caller has seen that the entry's tags are still valid
--- Result   {'ok', number} | {'tagged'}: ask again once the tags are checked | {'type'}: not a whole number | {'overflow'}
+-- Result   {'ok', number} | {'tagged'}: ask again once the tags are checked | {'overflow'} |
+--          {'type'}: no whole number, or no entry of this key
 -- O(1)
 local data = redis.call('GET', KEYS[1])
-local alive = false
-local offset
-if data and #data >= 40 and string.byte(data, 1) == 0xBB and string.byte(data, 2) == 1 then
-  local fresh_until
-  offset, fresh_until = struct.unpack('>I2', data, 3), struct.unpack('>d', data, 21)
-  alive = fresh_until > tonumber(ARGV[2])
-end
+if data and (#data < 44 or string.sub(data, 1, 2) ~= string.sub(ARGV[3], 1, 2)) then return {'type'} end
 
-if alive then
-  if offset > 40 and ARGV[5] ~= '1' then return {'tagged'} end
-  local digits = string.match(data, '^J(%-?%d+)$', offset + 1)
-  if not digits then return {'type'} end
+if data and struct.unpack('>d', data, 21) > tonumber(ARGV[2]) then
+  local offset = struct.unpack('>I2', data, 3)
+  if offset > 44 and ARGV[5] ~= '1' then return {'tagged'} end
+  local digits = string.match(data, '^J(%-?%d+)\n$', offset + 1)
+  if not digits or string.sub(data, 41, 44) ~= string.sub(ARGV[3], 41, 44) then return {'type'} end
   redis.call('SET', KEYS[1], digits, 'KEEPTTL')
   local sum = redis.pcall('INCRBY', KEYS[1], ARGV[1])
   if type(sum) == 'table' then
@@ -27,11 +23,11 @@ if alive then
     return {'overflow'}
   end
   digits = redis.call('GET', KEYS[1])
-  redis.call('SET', KEYS[1], string.sub(data, 1, offset) .. 'J' .. digits, 'KEEPTTL')
+  redis.call('SET', KEYS[1], string.sub(data, 1, offset) .. 'J' .. digits .. '\n', 'KEEPTTL')
   return {'ok', digits}
 end
 
-local entry = ARGV[3] .. 'J' .. ARGV[1]
+local entry = ARGV[3] .. 'J' .. ARGV[1] .. '\n'
 if ARGV[4] == '0' then
   redis.call('SET', KEYS[1], entry)
 else
