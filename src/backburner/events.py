@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from backburner.errors import ValueTooLarge
+
 __all__ = [
     "COUNTED",
     "TROUBLE",
@@ -22,6 +24,8 @@ __all__ = [
     "Events",
     "Hit",
     "Invalidated",
+    "LateCallback",
+    "LeaseLost",
     "LockLost",
     "Miss",
     "RefreshFailed",
@@ -70,8 +74,26 @@ class StaleServed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LateCallback(Event):
+    """A callback took longer than a caller's timeout, `seconds`. It goes on, and what it gives will be stored."""
+
+    key: str
+    seconds: float
+    stale: bool
+    """Whether the caller got the value of before (soft timeout), or a `CallbackTimeout` (hard timeout)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost(Event):
+    """A callback will not have its result stored: its key was written or removed since it began, or this process was
+    held up for longer than its lease, and another one computes."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshFailed(Event):
-    """The callback failed to renew an entry that may still be given; the next caller tries again."""
+    """A callback failed when nobody waited for it: it was to renew an entry that may still be given, or was late."""
 
     key: str
     error: Exception
@@ -221,6 +243,8 @@ def log_trouble(event: Event) -> None:
             log.warning("cache entry %r cannot be read and counts as a miss: %s", key, reason)
         case RefreshFailed(key, error) | StaleServed(key, error):
             log.warning("cache entry %r could not be renewed, the one of before is given: %r", key, error)
+        case Degraded(operation, _, ValueTooLarge() as error):
+            log.warning("cache %s: not stored, %s", operation, error)
         case Degraded(operation, keys, error):
             log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
         case _:

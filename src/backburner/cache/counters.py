@@ -53,7 +53,7 @@ class Counts:
     """Callers who waited for somebody else's callback."""
     wait_seconds: float = 0.0
     invalidated: int = 0
-    """Keys and tags that were removed, however many entries that touched; `flush` counts one in the namespace ``""``."""
+    """Keys and tags that were removed, however many entries that touched. `flush` counts one, in ``""``."""
     degraded: int = 0
     """Operations that the server could not do. One on several keys counts for the namespace of the first."""
     undecodable: int = 0
