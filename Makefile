@@ -16,10 +16,10 @@ UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header
 
-.PHONY: help venv run test test-all lint types fmt bench docs pins clean
+.PHONY: help venv run test test-all lint types fmt bench bench-cache docs pins clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 venv: ## Fill .venv with the pinned packages and this project; every other target does it first
 	@"$(PYTHON)" -c '$(OLD_ENOUGH)' 2>/dev/null || { \
@@ -47,10 +47,13 @@ fmt: venv ## Put the code into shape: ruff format, and what ruff can mend by its
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
 
-bench: venv ## Run every script in benchmarks/
-	@found=; for script in benchmarks/*.py; do test -e "$$script" || continue; found=yes; \
-		echo "$$script"; $(VENV)/python "$$script" $(ARGS) || exit 1; done; \
-	test -n "$$found" || echo "benchmarks/ has no scripts yet: nothing was measured."
+bench: bench-cache ## Run all benchmarks, beside the peers that they compare with
+
+bench-cache: venv ## Run those of the cache; ten minutes on a machine that has nothing else to do
+	@"$(PYTHON)" requirements/sync.py bench
+	@for script in benchmarks/cache_*.py benchmarks/codec.py benchmarks/pipelining.py; do \
+		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
+	@.venv-bench/bin/python benchmarks/summary.py cache_
 
 docs: venv ## Check the documentation: run every code block, follow every link between its files
 	@$(VENV)/python -m pytest tests/test_readme.py $(ARGS)
@@ -60,9 +63,11 @@ pins: ## Pin the requirements again after a change in pyproject.toml; newest ver
 	@$(COMPILE) pyproject.toml --all-extras --group work --output-file requirements/dev.txt $(ARGS) >/dev/null
 	@$(COMPILE) pyproject.toml --extra celery --extra fastapi --group deploy --constraint requirements/dev.txt \
 		--output-file requirements/run.txt $(ARGS) >/dev/null
+	@$(COMPILE) pyproject.toml --all-extras --group work --group bench --constraint requirements/dev.txt \
+		--output-file requirements/bench.txt $(ARGS) >/dev/null
 	@$(COMPILE) --group build --constraint requirements/dev.txt \
 		--output-file requirements/build.txt $(ARGS) >/dev/null
 
 clean: ## Remove .venv, caches and build files; data in .backburner/ stays
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist
+	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist
 	@find . \( -name .git -o -name .backburner \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
 """Make ``.venv`` hold exactly the pinned packages, and this project in editable form. Run by ``make``.
 
 Does nothing when the pins, the project's metadata and the interpreter are those of the last time. Everything
-installed is named in ``requirements/dev.txt`` with its hash, the build backend included. Uses the standard
-library only.
+installed is named in ``requirements/dev.txt`` with its hash, the build backend included. ``sync.py bench`` does the
+same for ``.venv-bench`` and ``requirements/bench.txt``, which hold what the benchmarks compare with, too. Uses the
+standard library only.
 """
 
 import fcntl
@@ -14,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+BENCH = sys.argv[1:] == ["bench"]
+VENV = ROOT / (".venv-bench" if BENCH else ".venv")
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".synced"
-PINS = ROOT / "requirements" / "dev.txt"
+PINS = ROOT / "requirements" / ("bench.txt" if BENCH else "dev.txt")
 PROJECT = ROOT / "pyproject.toml"
 
 
@@ -36,7 +38,7 @@ def sync() -> None:
         return
     if found[:1] != [packages]:
         build()
-    say("Installing the project into .venv, editable")
+    say(f"Installing the project into {VENV.name}, editable")
     pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     STAMP.write_text(f"{packages}\n{project}\n")
 
@@ -49,9 +51,9 @@ def build() -> None:
             "Or name another Python: make PYTHON=/path/to/python3.11"
         )
     count = sum(1 for line in PINS.read_text().splitlines() if "==" in line)
-    say(f"Making .venv with Python {sys.version.split()[0]} ({base_executable()})")
+    say(f"Making {VENV.name} with Python {sys.version.split()[0]} ({base_executable()})")
     run(base_executable(), "-I", "-m", "venv", "--clear", str(VENV))
-    say(f"Installing {count} pinned packages into .venv; the first time takes a minute")
+    say(f"Installing {count} pinned packages into {VENV.name}; the first time takes a minute")
     pip("--require-hashes", "--requirement", str(PINS))
 
 
