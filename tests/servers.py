@@ -26,7 +26,7 @@ from tests.processes import free_port
 _DATABASE_NUMBERS = count(1)
 
 
-def _missing(server: str) -> NoReturn:
+def missing(server: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{server} is not installed, and in CI it must be")
     pytest.skip(f"{server} is not installed")
@@ -48,7 +48,7 @@ def _server(command: Sequence[str], log: Path, **options: Any) -> Iterator[subpr
 @pytest.fixture(scope="session")
 def redis7(tmp_path_factory: pytest.TempPathFactory, eventually: Any) -> Iterator[str]:
     """The URL of one Redis server for all tests. Take `redis7_url` instead."""
-    program = shutil.which("redis-server") or _missing("Redis")
+    program = shutil.which("redis-server") or missing("Redis")
     folder, port = tmp_path_factory.mktemp("redis7"), free_port()
     options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
     with (
@@ -79,7 +79,7 @@ def _answers(client: redis.Redis) -> bool:
 @pytest.fixture(scope="session")
 def postgres(eventually: Any) -> Iterator[str]:
     """The URL of one PostgreSQL server for all tests. Take `postgres_url` instead."""
-    programs = _postgres_programs() or _missing("PostgreSQL")
+    programs = _postgres_programs() or missing("PostgreSQL")
     # It refuses to run as root, and its user may not enter pytest's own directories.
     account: dict[str, Any] = {}
     if os.geteuid() == 0:
