@@ -10,12 +10,13 @@ import pickle
 import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,11 +25,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, HttpUrl, PrivateAttr, RootModel, TypeAdapter
 from pydantic_core import TzInfo
-from sqlalchemy import ForeignKey, create_engine
+from sqlalchemy import DateTime, ForeignKey, Integer, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from backburner.cache.codec import JSONCodec, PickleCodec, codec_for, is_immutable
+from backburner.cache.converters import converter_for, name_of
+from backburner.cache.schema import _written, fingerprint
 from backburner.errors import CodecError, ConfigError
 
 KEY = b"a signing key of some length"
@@ -641,8 +644,8 @@ def module():
 
 def define(module: types.ModuleType, source: str) -> None:
     prelude = (
-        "from dataclasses import dataclass\nfrom enum import Enum\nfrom typing import NamedTuple\n"
-        "from pydantic import BaseModel, PrivateAttr\n"
+        "from dataclasses import dataclass\nfrom enum import Enum, Flag\n"
+        "from typing import Annotated, NamedTuple, Optional\nfrom pydantic import BaseModel, Field, PrivateAttr\n"
     )
     exec(prelude + source, module.__dict__)
 
@@ -676,6 +679,17 @@ def define(module: types.ModuleType, source: str) -> None:
         ("class A(BaseModel, extra='allow'):\n x: int", "A(x=1, y=2)", "class A(BaseModel):\n x: int"),
         ("class A(BaseModel):\n x: int = 0", "A()", "class A(BaseModel, extra='allow'):\n x: int = 0"),
         ("class A(BaseModel):\n x: int", "A(x=1)", "import colorsys as A"),
+        ("class A(NamedTuple):\n x: int", "A(1)", "class A(NamedTuple):\n x: str"),
+        ("class A(NamedTuple):\n x: int", "A(1)", "class A(NamedTuple):\n x: 'int'"),
+        ("@dataclass\nclass A:\n x: int", "A(1)", "@dataclass\nclass A:\n x: float"),
+        ("@dataclass\nclass A:\n x: 'int'", "A(1)", "@dataclass\nclass A:\n x: 'float'"),
+        ("@dataclass\nclass A:\n x: list[int]", "A([])", "@dataclass\nclass A:\n x: list[str]"),
+        ("@dataclass\nclass A:\n x: int", "A(1)", "@dataclass\nclass A:\n x: int | None"),
+        ("class A(BaseModel):\n x: int", "A(x=1)", "class A(BaseModel):\n x: str"),
+        ("class A(BaseModel):\n x: dict[str, int]", "A(x={})", "class A(BaseModel):\n x: dict[str, str]"),
+        ("class A(Flag):\n X = 1\n Y = 2", "A.X", "class A(Flag):\n Y = 1\n X = 2"),
+        ("class A(Flag):\n X = 1", "A.X", "class A(Flag):\n X = 1\n Y = 2"),
+        ("class A(Flag):\n X = 1", "A.X", "class A(Enum):\n X = 1"),
     ],
 )
 def test_a_class_that_changed_gives_a_codec_error_and_no_half_built_object(
@@ -689,6 +703,85 @@ def test_a_class_that_changed_gives_a_codec_error_and_no_half_built_object(
     define(module, after)
     with pytest.raises(CodecError):
         JSONCodec().decode(data)
+
+
+NESTED = "@dataclass\nclass B:\n y: int\n@dataclass\nclass A:\n x: list[B]"
+
+
+def test_a_class_inside_another_that_changed_gives_a_codec_error(module: types.ModuleType) -> None:
+    define(module, NESTED)
+    data = JSONCodec().encode([module.A([module.B(1)])] * 5)
+    empty = JSONCodec().encode(module.A([]))
+    define(module, NESTED.replace("y: int", "y: str"))
+    with pytest.raises(CodecError, match=r"dataclass:module_that_changes:B has other fields"):
+        JSONCodec().decode(data)
+    assert JSONCodec().decode(empty) == module.A([]), "nothing of the class that changed is in it"
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after"),
+    [
+        ("class A(Enum):\n X = 1", "A.X", "class A(Enum):\n Y = 1\n X = 2"),
+        ("@dataclass\nclass A:\n x: int\n y: str", "A(1, 'a')", "@dataclass\nclass A:\n y: str\n x: int"),
+        ("@dataclass\nclass A:\n x: Optional[int]", "A(1)", "@dataclass\nclass A:\n x: None | int = None"),
+        ("class A(BaseModel):\n x: int", "A(x=1)", "class A(BaseModel):\n x: Annotated[int, Field(gt=0)]"),
+    ],
+    ids=["members of an enum", "order", "spelling", "validation"],
+)
+def test_a_change_that_leaves_stored_values_right_is_none(
+    module: types.ModuleType, before: str, value: str, after: str
+) -> None:
+    define(module, before)
+    data = JSONCodec().encode(eval(value, module.__dict__))
+    define(module, after)
+    assert JSONCodec().decode(data) == eval(value.replace("A(1, 'a')", "A(x=1, y='a')"), module.__dict__)
+
+
+def test_what_was_stored_before_there_were_fingerprints_is_a_codec_error() -> None:
+    with pytest.raises(CodecError, match="other fields"):
+        JSONCodec().decode(b'K"model:%b:Author"\n{"name":"Jane","born":null}' % __name__.encode())
+
+
+def test_a_model_that_refers_to_a_later_class_has_one_fingerprint(module: types.ModuleType) -> None:
+    source = "class A(BaseModel):\n b: 'B'\nclass B(BaseModel):\n y: int"
+    define(module, source)
+    data = JSONCodec().encode(module.A(b=module.B(y=1)))
+    del module.A, module.B
+    define(module, source)
+    assert not module.A.__pydantic_complete__, "nobody has made an instance yet"
+    assert JSONCodec().decode(data) == module.A(b=module.B(y=1))
+
+
+def test_types_are_written_out_alike_in_every_process() -> None:
+    def handler(event: str) -> None: ...
+
+    assert fingerprint({"a": int, "b": str}) == fingerprint({"b": str, "a": int}) == "9daf92e5"
+    odd = {
+        "a": Callable[[int], None],
+        "b": Literal["x", 1],
+        "c": tuple[int, ...],
+        "d": Item,
+        "e": Annotated[int, handler],
+    }
+    assert "0x" not in _written(handler)
+    assert fingerprint(odd) == fingerprint({**odd, "e": int}) != fingerprint({**odd, "b": Literal["y", 1]})
+
+
+def test_a_registered_tag_leaves_room_for_the_fingerprint(codec: JSONCodec) -> None:
+    with pytest.raises(ConfigError, match="use another character"):
+        codec.register(Author, tag="author#2")
+
+
+def test_a_class_defined_anew_with_other_fields_takes_nothing_of_the_old_one(
+    codec: JSONCodec, module: types.ModuleType
+) -> None:
+    define(module, "@dataclass\nclass A:\n x: int")
+    data = codec.encode(module.A(1))
+    codec.decode(data)
+    define(module, "@dataclass\nclass A:\n x: str")
+    codec.encode(module.A("a"))
+    with pytest.raises(CodecError, match="other fields"):
+        codec.decode(data)
 
 
 def test_a_class_defined_anew_under_the_same_name_replaces_the_old_one(
@@ -819,6 +912,20 @@ def test_a_model_with_other_columns_now_is_a_codec_error(models: JSONCodec, engi
         data = models.encode(db.get(User, 1))
     with pytest.raises(CodecError, match="other fields"):
         models.decode(data.replace(b'"name"', b'"nome"'))
+    for change in ({"name": String}, {"nome": String}, {"name": Integer}):
+        base: Any = type("Base", (DeclarativeBase,), {})
+        columns = {
+            name: mapped_column(kind) for name, kind in ({"joined": DateTime, "biography": String} | change).items()
+        }
+        columns |= {"id": mapped_column(Integer, primary_key=True)}
+        other = type("User", (base,), {"__tablename__": "user", **columns})
+        changed = JSONCodec()
+        changed.register_model(other, tag=f"{__name__}:User")
+        if change == {"name": String}:
+            assert changed.decode(data).name == "Jane"
+        else:
+            with pytest.raises(CodecError, match="does not have, or not with these fields"):
+                changed.decode(data)
 
 
 def test_pickle_loads_expired_columns_before_storing(signed: PickleCodec, engine: Any) -> None:
@@ -952,10 +1059,10 @@ json_like = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=10,
 )
-tags = st.sampled_from([*CODEC._by_tag, *(f"{kind}:{__name__}:{cls.__name__}" for kind, cls in [
-    ("enum", Colour), ("flag", Right), ("namedtuple", Point), ("dataclass", Money), ("dataclass", Office),
-    ("model", Book), ("model", Author), ("model", Names), ("model", Point), ("enum", Author),
-])])  # fmt: skip
+described = [converter_for(cls, name_of(cls)) for cls in (Colour, Right, Point, Money, Office, Book, Author, Names)]
+tags = st.sampled_from(
+    [*CODEC._by_tag, *(converter.tag for converter in described if converter), f"model:{__name__}:Point", "enum:a:B#0"]
+)
 maps = st.recursive(
     tags,
     lambda inner: st.one_of(

@@ -124,7 +124,7 @@ class JSONCodec(Codec):
     ) -> None:
         if cls in _JSON_TYPES:
             raise ConfigError(f"{cls.__name__} is what JSON consists of and cannot be registered")
-        name = tag or name_of(cls)
+        name = _tag_for(cls, tag)
         if to_json is not None and from_json is not None:
             self._learn(cls, Converter(f"custom:{name}", to_json, from_json))
         elif to_json is not None or from_json is not None:
@@ -140,7 +140,7 @@ class JSONCodec(Codec):
             )
 
     def register_model(self, cls: type, *, exclude: Collection[str] = (), tag: str | None = None) -> None:
-        self._learn(cls, model_converter(cls, tag or name_of(cls), frozenset(exclude)))
+        self._learn(cls, model_converter(cls, _tag_for(cls, tag), frozenset(exclude)))
 
     def encode(self, value: object, key: str = "") -> bytes:  # noqa: ARG002
         try:
@@ -175,11 +175,12 @@ class JSONCodec(Codec):
         raise CodecError(f"The stored value is not JSON of this cache: it begins with {data[:1]!r}")
 
     def _learn(self, cls: type, converter: Converter) -> None:
-        known = self._by_tag.get(converter.tag)
+        known = [tag for tag, other in self._by_tag.items() if other.base == converter.base]
         self._by_type[cls] = converter
+        for tag in known:  # the class was defined anew, as a reload does
+            del self._by_tag[tag]
+            self._decoders.clear()
         self._by_tag[converter.tag] = converter
-        if known is not None:
-            self._decoders.clear()  # the class was defined anew, as a reload does
 
     def _describe(self, cls: type) -> Converter:
         name = name_of(cls)
@@ -353,6 +354,12 @@ def codec_for(serializer: str, signing_key: bytes | None = None) -> Codec:
             "can write to the server could run code in yours"
         )
     return PickleCodec(signing_key)
+
+
+def _tag_for(cls: type, tag: str | None) -> str:
+    if tag is not None and "#" in tag:
+        raise ConfigError(f"tag={tag!r}: what follows a # is ours, a fingerprint of the fields; use another character")
+    return tag or name_of(cls)
 
 
 def is_immutable(value: object) -> bool:

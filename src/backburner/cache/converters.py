@@ -5,7 +5,8 @@ pydantic models get theirs by looking at the class; SQLAlchemy models on request
 value the codec knows (it goes on from there), `from_json` gets exactly that back.
 
 Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put
-together from their state as pickle does it, without calling ``__init__`` or validating again.
+together from their state as pickle does it, without calling ``__init__`` or validating again. So the tag of a class
+ends with a fingerprint of its fields (see `schema`): what was stored with other fields is not put together at all.
 """
 
 import binascii
@@ -16,7 +17,8 @@ import ipaddress
 import pathlib
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -29,6 +31,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AnyHttpUrl, AnyUrl, BaseModel, HttpUrl, RootModel
 from pydantic_core import PydanticUndefined, TzInfo
 
+from backburner.cache.schema import fingerprint
 from backburner.errors import CodecError, ConfigError
 
 __all__ = [
@@ -47,8 +50,14 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Converter:
     tag: str
+    """Stands for the type in the bytes. Of a class with fields: the kind, the name, ``#`` and the fingerprint."""
     to_json: Callable[[Any], object]
     from_json: Callable[[Any], object]
+
+    @property
+    def base(self) -> str:
+        """The tag without what changes with the fields."""
+        return self.tag.partition("#")[0]
 
 
 def name_of(cls: type) -> str:
@@ -58,17 +67,18 @@ def name_of(cls: type) -> str:
 def converter_for(cls: type, name: str) -> Converter | None:
     """Give the converter of a class that describes itself: enum, named tuple, dataclass or pydantic model."""
     if issubclass(cls, Flag):
-        return Converter(f"flag:{name}", _flag_to_json, functools.partial(_flag_from_json, cls))
+        tag = _tag("flag", name, {bit: str(member.value) for bit, member in cls.__members__.items()})
+        return Converter(tag, _flag_to_json, functools.partial(_flag_from_json, cls))
     if issubclass(cls, Enum):
         return Converter(f"enum:{name}", _enum_to_json, functools.partial(_enum_from_json, cls))
     if issubclass(cls, tuple):
-        return _named_tuple(cls, f"namedtuple:{name}") if hasattr(cls, "_fields") else None
+        return _named_tuple(cls, name) if hasattr(cls, "_fields") else None
     if hasattr(cls, "__mapper__") or not _holds_attributes_only(cls):
         return None
     if issubclass(cls, BaseModel):
-        return _pydantic_model(cls, f"model:{name}")
+        return _pydantic_model(cls, name)
     if dataclasses.is_dataclass(cls):
-        return _dataclass(cls, f"dataclass:{name}")
+        return _dataclass(cls, name)
     return None
 
 
@@ -78,11 +88,16 @@ def converter_named(tag: str) -> Converter:
     Raises:
         CodecError: there is no such class, or it is something else now.
     """
-    name = tag.partition(":")[2]
+    base = tag.partition("#")[0]
+    name = base.partition(":")[2]
     cls = find_class(name)
     converter = converter_for(cls, name) if cls else None
-    if converter is None or converter.tag != tag:
-        raise CodecError(f"The stored value needs the type {tag!r}, which this process does not have")
+    if converter is None or converter.base != base:
+        raise CodecError(
+            f"The stored value needs the type {tag!r}, which this process does not have, or not with these fields"
+        )
+    if converter.tag != tag:
+        raise _mismatch(base)
     return converter
 
 
@@ -109,6 +124,10 @@ def _holds_attributes_only(cls: type) -> bool:
     return True
 
 
+def _tag(kind: str, name: str, fields: Mapping[str, object]) -> str:
+    return f"{kind}:{name}#{fingerprint(fields)}"
+
+
 # Enums
 
 
@@ -133,8 +152,13 @@ def _flag_from_json(cls: type[Flag], value: object) -> Flag:
 # Classes with fields
 
 
-def _named_tuple(cls: type[tuple[Any, ...]], tag: str) -> Converter:
+def _named_tuple(cls: type[tuple[Any, ...]], name: str) -> Converter:
     fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+    types: dict[str, object] = {}
+    for base in cls.__mro__:
+        with suppress(NameError):  # later versions of Python evaluate annotations only now
+            types = inspect.get_annotations(base) | types
+    tag = _tag("namedtuple", name, {field: types.get(field) for field in fields})
 
     def to_json(value: tuple[Any, ...]) -> object:
         if getattr(value, "__dict__", None):
@@ -149,9 +173,10 @@ def _named_tuple(cls: type[tuple[Any, ...]], tag: str) -> Converter:
     return Converter(tag, to_json, from_json)
 
 
-def _dataclass(cls: type[Any], tag: str) -> Converter:
-    names = tuple(field.name for field in dataclasses.fields(cls))
-    expected = frozenset(names)
+def _dataclass(cls: type[Any], name: str) -> Converter:
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    tag = _tag("dataclass", name, types)
+    names, expected = tuple(types), frozenset(types)
     has_slots = any(inspect.isdatadescriptor(getattr(cls, name, None)) for name in names)
     cached = frozenset(name for name, kind in _members(cls) if isinstance(kind, functools.cached_property))
 
@@ -180,7 +205,10 @@ def _dataclass(cls: type[Any], tag: str) -> Converter:
     return Converter(tag, to_json, from_json)
 
 
-def _pydantic_model(cls: type[BaseModel], tag: str) -> Converter:
+def _pydantic_model(cls: type[BaseModel], name: str) -> Converter:
+    if not cls.__pydantic_complete__:
+        cls.model_rebuild(raise_errors=False)  # some types are known by name only until then
+    tag = _tag("model", name, {field: info.annotation for field, info in cls.model_fields.items()})
     names = frozenset(cls.model_fields)
     is_root_model = issubclass(cls, RootModel)
     allows_extra = cls.model_config.get("extra") == "allow"
@@ -247,13 +275,14 @@ def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozens
     mapper = inspect_mapped(cls, raiseerr=False)
     if not hasattr(mapper, "column_attrs"):
         raise ConfigError(f"register_model() needs a class mapped by SQLAlchemy, not {cls!r}")
-    tag = f"sqlalchemy:{name}"
     columns = columns_of(cls)
     primary = {mapper.get_property_by_column(column).key for column in mapper.primary_key}
     if wrong := exclude - set(columns) | exclude & primary:
         raise ConfigError(f"{cls.__name__} has no columns {sorted(wrong)} that could be excluded")
     stored = tuple(column for column in columns if column not in exclude)
     expected = frozenset(stored)
+    types = {column: type(mapper.get_property(column).columns[0].type).__name__ for column in stored}
+    tag = _tag("sqlalchemy", name, types)
 
     def to_json(instance: object) -> object:
         if inspect_mapped(instance).key is None:
