@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     cache_default_ttl: float = Field(3600, gt=0, description="Seconds that an entry lives when nothing else is said")
     cache_serializer: Literal["json", "pickle"] = Field("json", description="How values become bytes")
     cache_signing_key: SecretStr | None = Field(None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle")
+    cache_compression: Literal["auto", "zstd", "none"] = Field(
+        "auto", description="Of large values on the server; auto: zstd if the package zstandard is installed"
+    )
+    cache_max_value_bytes: int = Field(
+        16 * 1024 * 1024, gt=0, description="Larger values are not cached; 16 MiB take half of the timeout at 1 Gbit/s"
+    )
     cache_l1: bool = Field(
         True, description="Keep copies in each process, dropped when the server says that they changed"
     )

@@ -131,7 +131,7 @@ def test_an_entry_of_an_older_format_is_a_miss(watched: Watched, server: Any, ve
     header = struct.pack(">BBHddddf", 0xBB, 1, 40, 0.0, for_ever, for_ever, for_ever, 0.0)
     server.set(f"app:{KEY}", header + b"J5")
     finds_nothing(watched.cache, verb)
-    assert verb == "expire" or watched.reasons() == ["entry format 1, this program reads 2"]
+    assert verb == "expire" or set(watched.reasons()) == {"entry format 1, this program reads 2"}
 
 
 @pytest.mark.parametrize("verb", ["get", "many", "pull", "remember", "add", "increment", "touch"])
