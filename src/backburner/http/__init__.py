@@ -1,6 +1,7 @@
 """The HTTP response cache: whole responses, by the standard, in front of routing."""
 
+from backburner.http.engine import ResponseCache
 from backburner.http.middleware import CacheMiddleware
 from backburner.http.policy import Policy
 
-__all__ = ["CacheMiddleware", "Policy"]
+__all__ = ["CacheMiddleware", "Policy", "ResponseCache"]

@@ -1,24 +1,61 @@
 """The cache as ASGI middleware: the outermost layer, in front of routing."""
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from backburner.cache import Cache
+from backburner.errors import ConfigError
+from backburner.http.engine import ResponseCache
+from backburner.http.exchange import ASGIApp, Receive, Send
 from backburner.http.policy import Policy
-
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 class CacheMiddleware:
-    """Answer requests from stored responses where HTTP allows it."""
+    """Answers requests from stored responses where HTTP allows it, and stores those that may be.
 
-    def __init__(self, app: ASGIApp, *, cache: Cache, policy: Policy | None = None) -> None:
+    Wrap the application itself to have it outermost: ``app = CacheMiddleware(FastAPI(), cache=cache)``; by
+    ``app.add_middleware(CacheMiddleware, cache=cache)`` it stands behind the framework's error handler.
+
+    Args:
+        cache: where responses lie; its tags and its flush are theirs too.
+        policy: for all paths that no rule is about.
+        rules: policies by path, of which the first that matches counts; ``*`` stands for any text. ``None``: never
+            cached. ``{"/admin/*": None, "/books*": Policy(ttl="1m", tags=["books"])}``.
+
+    Raises:
+        ConfigError: a path does not begin with a slash or ``*``.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        cache: Cache,
+        policy: Policy | None = None,
+        rules: Mapping[str, Policy | None] | None = None,
+    ) -> None:
         self._app = app
-        self._cache = cache
-        self._policy = policy or Policy()
+        self._policy: Policy | None = policy or Policy()
+        for path in rules or ():
+            if not path.startswith(("/", "*")):
+                raise ConfigError(f"rules: {path!r} must begin with a slash, as the paths of requests do")
+        self._rules = [
+            (re.compile(".*".join(map(re.escape, path.split("*"))), re.DOTALL), found)
+            for path, found in (rules or {}).items()
+        ]
+        self.responses = ResponseCache(cache)
+        """To purge what is stored."""
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one connection; those that are not HTTP go to the application."""
+        policy = self._policy
+        if scope["type"] == "http":
+            for path, found in self._rules:
+                if path.fullmatch(scope["path"]):
+                    policy = found
+                    break
+            if policy is not None:
+                await self.responses.respond(scope, receive, send, self._app, policy)
+                return
         await self._app(scope, receive, send)

@@ -93,9 +93,22 @@ class Policy:
             "request_directives": True,
             "ignore_cookies": True,
             "foreign": True,
+            "stale_if_error": 60,
             "max_body_bytes": 16 << 20,
         }
         return cls(**{**defaults, **changes})
+
+    @property
+    def all_tags(self) -> tuple[str, ...]:
+        """Those of every response, with that of the namespace."""
+        return (*self.tags, f"http:{self.namespace}") if self.namespace else tuple(self.tags)
+
+    def groups(self, names: Sequence[str], target: str) -> tuple[str, ...]:
+        """The tags that stand for the cache groups of a target's origin."""
+        if not self.foreign:
+            return tuple(names)
+        scheme, _, rest = target.partition("://")
+        return tuple(f"{scheme}://{rest.partition('/')[0]} {name}" for name in names)
 
     @property
     def default_freshness(self) -> float | None:

@@ -1,0 +1,65 @@
+"""What a request gets from a stored response: the whole, a part, only its headers, or that nothing changed.
+
+RFC 9110 sections 13 (conditions) and 14 (ranges), as RFC 9111 sections 4.3.2 and 3.4 want them of a cache.
+"""
+
+from collections.abc import Mapping
+
+from backburner.http.headers import byte_ranges, names_tag, strong, without
+from backburner.http.stored import Stored
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and content."""
+
+
+def answer(stored: Stored, method: str, seen: Mapping[bytes, bytes]) -> Answer:
+    """Answer a request with these fields; headers that depend on the time are not in it."""
+    if stored.status == 200 and method in ("GET", "HEAD", "QUERY"):
+        condition = seen.get(b"if-none-match")
+        if condition is not None:
+            if stored.etag is not None and names_tag(condition, stored.etag):
+                return 304, list(stored.not_modified), b""
+        elif (condition := seen.get(b"if-modified-since")) is not None and not stored.modified_since(condition):
+            return 304, list(stored.not_modified), b""
+        if b"range" in seen and method == "GET" and _range_counts(stored, seen.get(b"if-range")):
+            ranges = byte_ranges(seen[b"range"].decode("latin-1"), len(stored.body))
+            if ranges is not None:
+                return _partial(stored, ranges)
+    return stored.status, list(stored.headers), b"" if method == "HEAD" else stored.body
+
+
+def _range_counts(stored: Stored, condition: bytes | None) -> bool:
+    """RFC 9110 section 13.1.5: whether the client's other parts are of this very content."""
+    if condition is None:
+        return True
+    if condition.startswith((b'"', b"W/")):
+        return stored.etag is not None and strong(stored.etag) and condition == stored.etag
+    return condition == stored.modified
+
+
+def _partial(stored: Stored, ranges: list[tuple[int, int]]) -> Answer:
+    size = len(stored.body)
+    headers = without(stored.headers, (b"content-length", b"content-range"))
+    if not ranges:
+        headers = without(headers, (b"content-type", b"content-encoding"))
+        return 416, [*headers, (b"content-range", b"bytes */%d" % size), (b"content-length", b"0")], b""
+    if len(ranges) == 1:
+        first, behind = ranges[0]
+        part = stored.body[first:behind]
+        span = b"bytes %d-%d/%d" % (first, behind - 1, size)
+        return 206, [*headers, (b"content-range", span), (b"content-length", b"%d" % len(part))], part
+    # The etag is of this content, so what it consists of cannot be in it.
+    boundary = b"part-%s" % (stored.etag or b"of-a-response").strip(b'W/"').hex().encode()
+    kind = next((value for name, value in stored.headers if name == b"content-type"), b"application/octet-stream")
+    body = b"".join(
+        b"--%s\r\ncontent-type: %s\r\ncontent-range: bytes %d-%d/%d\r\n\r\n%s\r\n"
+        % (boundary, kind, first, behind - 1, size, stored.body[first:behind])
+        for first, behind in ranges
+    )
+    body += b"--%s--\r\n" % boundary
+    headers = [
+        *without(headers, (b"content-type",)),
+        (b"content-type", b"multipart/byteranges; boundary=" + boundary),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return 206, headers, body

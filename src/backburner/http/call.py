@@ -1,0 +1,357 @@
+"""What a response of the application means for the cache: to be kept, to update what is stored, or to be passed on.
+
+One object for one call. It holds the right to store under the key, which is asked for before the application is called,
+so that what is purged, or whose tag is flushed, in the meantime is not stored afterwards.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import random
+from typing import Any, Final
+
+from backburner.cache.engine import Engine
+from backburner.cache.entry import ENCODED, Decision, Entry, refresh_point
+from backburner.cache.flight import Flight
+from backburner.cache.stores.base import Turn
+from backburner.errors import CodecError, StoreError
+from backburner.events import StaleServed, Undecodable
+from backburner.http import rules
+from backburner.http.exchange import Way
+from backburner.http.headers import Headers, entity_tag_of, field
+from backburner.http.policy import Policy
+from backburner.http.request import Request, digest
+from backburner.http.stored import Stored, Variants, unpack
+
+_TAGS_KEPT: Final = 86_400.0
+"""Seconds that the versions of tags are kept at least, when it is not known yet how long the response will be."""
+_VARIANTS_OUTLIVE: Final = 86_400.0
+"""Seconds that what tells variants apart is kept longer than the first of them."""
+
+
+_LASTING: Final = frozenset({"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale"})
+"""Reasons for not storing a response that the next one for the same key is likely to have too."""
+
+
+class Passing:
+    """Keys whose responses were for one client only a moment ago: requests for them need not wait for each other."""
+
+    _SECONDS: Final = 10.0
+    _MOST: Final = 10_000
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, key: str) -> None:
+        """Note one; when there are too many, it begins anew."""
+        if len(self._until) >= self._MOST:
+            self._until.clear()
+        self._until[key] = time.monotonic() + self._SECONDS
+
+    def __contains__(self, key: str) -> bool:
+        return self._until.get(key, 0.0) > time.monotonic()
+
+
+class NotShared(Exception):
+    """The response that others waited for is for one client only."""
+
+
+class ServerError(Exception):
+    """The application answered with an error of its own, in place of which a stored response was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored response that matches a request."""
+
+    stored: Stored
+    entry: Entry
+    fresh_until: float
+    """Earlier than the entry's, if all variants were made stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a flight brought: a response, and which of the requests for its key it answers."""
+
+    stored: Stored
+    variants: Variants | None
+    values: tuple[str, ...]
+
+    def answers(self, headers: Headers) -> bool:
+        """Whether it answers a request with these headers."""
+        return self.variants is None or self.variants.values(headers) == self.values
+
+
+class Place:
+    """Where responses to one request lie: under the key of its target, or under one that also tells what they vary by.
+
+    Args:
+        tags: of whatever is stored here.
+    """
+
+    def __init__(self, engine: Engine, primary: str, headers: Headers, tags: tuple[str, ...]) -> None:
+        self.engine = engine
+        self.primary = primary
+        self.key = primary
+        self.tags = tags
+        self.variants: Variants | None = None
+        self.variants_end = 0.0
+        self.mark: bytes | None = None
+        """Of what was found under the key (see `Entry.mark`)."""
+        self._headers = headers
+
+    async def find(self) -> Found | None:
+        """The response that is stored for the request, fresh or not.
+
+        Raises:
+            StoreError: the store cannot tell.
+        """
+        self.key, self.variants = self.primary, None
+        entry, decision = await self.engine.judge(self.primary)
+        self.mark = entry.mark if entry else b""
+        if entry is None or decision is Decision.MISS:
+            return None
+        value = value_of(self.primary, entry, self.engine.tell)
+        fresh_until = entry.fresh_until
+        if isinstance(value, Variants):
+            self.variants, self.variants_end = value, entry.expires_at
+            self.key = self.key_of(value)
+            stale_since = entry.fresh_until
+            entry, decision = await self.engine.judge(self.key)
+            self.mark = entry.mark if entry else b""
+            if entry is None or decision is Decision.MISS:
+                return None
+            value = value_of(self.key, entry, self.engine.tell)
+            fresh_until = min(entry.fresh_until, stale_since) if entry.created <= stale_since else entry.fresh_until
+        return Found(value, entry, fresh_until) if isinstance(value, Stored) else None
+
+    def key_of(self, variants: Variants) -> str:
+        """The key of the variant that the request selects."""
+        return f"{self.primary}\x01{variants.token}{digest(*(v.encode() for v in variants.values(self._headers)))}"
+
+    def landed(self, stored: Stored, variants: Variants | None) -> Landed:
+        """A response for this request, for those who wait for it."""
+        return Landed(stored, variants, variants.values(self._headers) if variants else ())
+
+
+def value_of(key: str, entry: Entry, tell: Callable[[Undecodable], None]) -> Stored | Variants | None:
+    """What lies under a key. Decoded once for each copy in this process, since all readers can share it."""
+    if entry.value is ENCODED:
+        try:
+            entry.value = unpack(entry.payload or b"")
+        except CodecError as error:
+            tell(Undecodable(key, str(error)))
+            return None
+    return entry.value if isinstance(entry.value, (Stored, Variants)) else None
+
+
+class Call:
+    """One call of the application, as an `exchange.Keeper`.
+
+    Args:
+        found: what is stored, to be validated, or given where the application fails.
+        flight: of those who wait.
+        settled: called when the client that leads can be answered from `response`.
+    """
+
+    def __init__(
+        self, place: Place, request: Request, policy: Policy, found: Found | None, flight: Flight, passing: Passing
+    ) -> None:
+        self._place = place
+        self._engine = place.engine
+        self._request = request
+        self._policy = policy
+        self._found = found
+        self.flight = flight
+        self._passing = passing
+        self.settled: Callable[[], None] = lambda: None
+        self.response: Stored | None = None
+        """For the client that leads; what others get has no cookies."""
+        self.aged = False
+        """Whether it comes from the cache."""
+        self.forwarded = "fwd=stale" if found else "fwd=vary-miss" if place.variants else "fwd=uri-miss"
+        self.detail = ""
+        self.renewal = False
+        self._turn: Turn | None = None
+        self._validates = False
+        self._terms: rules.Terms | None = None
+        self._started = 0.0
+        self._reason = ""
+
+    async def begin(self) -> bool:
+        """Ask for the right to store. False if another process has just stored what is wanted."""
+        key = self._place.key
+        try:
+            while True:
+                turn = await self._engine.begin({key: self._place.mark}, self._place.tags, _TAGS_KEPT)
+                if key in turn.keys:
+                    self._turn = turn
+                    break
+                if self.renewal:
+                    return False
+                if key in turn.taken:
+                    await self._engine.store.wait(turn.taken[key])
+                found = await self._place.find()
+                if self._place.key != key:
+                    break  # it varies now, and what is computed under this key would not be found
+                if found is not None and self._is_new(found):
+                    self.response, self.aged = found.stored, True
+                    self.forwarded += "; collapsed"
+                    self._land(found.stored)
+                    return False
+        except StoreError as error:
+            self.detail = "store-unavailable"
+            self._engine.degraded("respond", (key,), error)
+        self._started = self._engine.runtime.elapsed()
+        return True
+
+    def _is_new(self, found: Found) -> bool:
+        before = self._found.entry.created if self._found else 0.0
+        return found.entry.created > before and found.fresh_until > self._engine.runtime.now()
+
+    def scope(self) -> Any:
+        """The request as the application gets it: for the whole response, or for the news that it has not changed."""
+        conditions = []
+        if self._found is not None:
+            stored = self._found.stored
+            if stored.etag is not None and not stored.own_tag:
+                conditions.append((b"if-none-match", stored.etag))
+            if stored.modified is not None:
+                conditions.append((b"if-modified-since", stored.modified))
+        self._validates = bool(conditions)
+        return self._request.unconditional(conditions)
+
+    # As a keeper
+
+    def judge(self, status: int, headers: Headers) -> Way:
+        """Way of a response."""
+        self.forwarded += f"; fwd-status={status}"
+        if status in rules.SERVER_ERRORS and self.stand_in(ServerError(f"status {status}")):
+            return Way.DROP
+        if status == 304 and self._validates and self._found is not None:
+            return Way.KEEP
+        self._terms, self._reason = self._judged(status, headers)
+        return Way.PASS if self._terms is None else Way.KEEP
+
+    def _judged(self, status: int, headers: Headers) -> tuple[rules.Terms | None, str]:
+        return rules.may_store(
+            status,
+            headers,
+            self._policy,
+            credentials=self._request.credentials(self._policy),
+            now=self._engine.runtime.now(),
+            delay=self._engine.runtime.elapsed() - self._started,
+        )
+
+    async def keep(self, status: int, headers: Headers, body: bytes) -> None:
+        """Store a complete response, and give it to those who wait."""
+        headers = list(headers)
+        directives, _ = rules.cache_control(headers, self._policy)
+        own_tag = False
+        if status == 304 and self._found is not None:
+            before = self._found.stored
+            cookies = [pair for pair in headers if pair[0] == b"set-cookie"]
+            kept = rules.updated_fields(before.headers, headers, directives)
+            status, body, own_tag = before.status, before.body, before.own_tag
+            self._terms, self._reason = self._judged(status, kept)
+            headers = kept + cookies
+        else:
+            length = field(headers, b"content-length")
+            if length is None:
+                headers.append((b"content-length", b"%d" % len(body)))
+            elif length != str(len(body)):
+                self._terms = None  # part of it is missing (RFC 9111 section 3.3)
+            if status == 200 and field(headers, b"etag") is None:
+                headers.append((b"etag", entity_tag_of(body)))
+                own_tag = True
+            kept = rules.stored_fields(headers, directives)
+        terms = self._terms or rules.Terms(0.0, self._engine.runtime.now())
+        self.response = Stored(status, headers, body, terms, own_tag=own_tag)
+        if self._terms is None:
+            self.passed()
+        else:
+            stored = Stored(status, kept, body, terms, own_tag=own_tag)
+            groups = self._policy.groups(rules.groups(headers, b"cache-groups"), self._request.target)
+            await self._store(stored, rules.vary(headers) or [], groups)
+        self.settled()
+
+    def passed(self) -> None:
+        """Let those who wait go on by themselves."""
+        if self._reason in _LASTING:
+            self._passing.add(self._place.key)
+        self.flight.error = NotShared()
+        self._engine.flights.land(self._place.key, self.flight)
+
+    def stand_in(self, error: Exception) -> bool:
+        """Give what is stored in place of an error, if it may be given."""
+        found = self._found
+        now = self._engine.runtime.now()
+        if found is None or not rules.may_stand_in(found.stored.terms, found.fresh_until, now):
+            return False
+        self._engine.tell(StaleServed(self._place.key, error))
+        self.response, self.aged = found.stored, True
+        self._land(found.stored)
+        self.settled()
+        return True
+
+    def _land(self, stored: Stored, variants: Variants | None = None) -> None:
+        landed = self._place.landed(stored, variants or self._place.variants)
+        self.flight.entry = Entry(None, 0.0, 0.0, 0.0, 0.0, value=landed)
+        self._engine.flights.land(self._place.key, self.flight)
+
+    async def end(self) -> None:
+        """Give back the right to store, if nothing was."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            await self._engine.give_up(turn)
+        land = self._engine.flights.land_renewal if self.renewal else self._engine.flights.land
+        land(self._place.key, self.flight)
+
+    # Storing
+
+    async def _store(self, stored: Stored, fields: list[bytes], groups: tuple[str, ...]) -> None:
+        place = self._place
+        turn, self._turn = self._turn, None
+        variants = place.variants
+        if variants is None and fields:
+            variants = Variants(tuple(fields), secrets.token_hex(4))
+        if turn is not None and not self.flight.superseded:
+            try:
+                await self._finish(turn, stored, variants, fields, groups)
+                self.forwarded += "; stored"
+            except StoreError as error:
+                self.detail = "store-unavailable"
+                self._engine.degraded("respond", (place.key,), error)
+        self._land(stored, variants)
+
+    async def _finish(
+        self, turn: Turn, stored: Stored, variants: Variants | None, fields: list[bytes], groups: tuple[str, ...]
+    ) -> None:
+        place, engine = self._place, self._engine
+        now = engine.runtime.now()
+        entry = self._entry(stored, now)
+        entry.tags = turn.versions + await engine.pin(groups, entry.expires_at - now)
+        outcomes = {place.key: entry}
+        if place.variants is not None:
+            if set(fields) <= set(place.variants.fields):
+                entry.expires_at = min(entry.expires_at, place.variants_end)
+            else:
+                # More fields than before matter: what was told apart by fewer is found no more.
+                outcomes = {}
+                await engine.forget((place.primary,))
+        elif variants is not None:
+            await engine.store.write({place.key_of(variants): entry}, now)
+            ends = entry.expires_at + _VARIANTS_OUTLIVE
+            outcomes = {place.key: Entry(variants.pack(), now, ends, ends, ends, turn.versions)}
+        await engine.finish(turn, outcomes)
+
+    def _entry(self, stored: Stored, now: float) -> Entry:
+        terms = stored.terms
+        fresh_until = terms.born + terms.lifetime
+        took = self._engine.runtime.elapsed() - self._started
+        refresh_at = refresh_point(fresh_until, took, 1.0 - random())  # noqa: S311 - no secret
+        if self._engine.store.shares_values:
+            return Entry(None, now, refresh_at, fresh_until, fresh_until + terms.kept, value=stored)
+        return Entry(stored.pack(), now, refresh_at, fresh_until, fresh_until + terms.kept)

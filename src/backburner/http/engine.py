@@ -1,0 +1,190 @@
+"""The response cache itself: hits at once, everything else by a `Visit`; what changes data, and purging.
+
+Nothing here knows where it stands: in front of an application, of a route, or behind its dependencies. A hit costs one
+look at the request's headers and one look-up, or two where responses vary.
+"""
+
+from typing import Any
+
+from backburner.cache import Cache
+from backburner.cache.engine import Engine
+from backburner.cache.entry import Entry
+from backburner.cache.runtime import run
+from backburner.http import rules
+from backburner.http.call import Passing, Place, value_of
+from backburner.http.exchange import ASGIApp, Message, Receive, Send
+from backburner.http.policy import Policy
+from backburner.http.request import Request, digest, key_of, target_of
+from backburner.http.stored import Stored, Variants
+from backburner.http.visit import Visit, replayed
+
+
+class ResponseCache:
+    """HTTP responses in a `Cache`.
+
+    What they depend on can be removed by URL, by namespace or by tag, from every process, worker or request that uses
+    the same cache; for tags, `cache.tags("books").flush()` does the same.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._passing = Passing()
+
+    async def respond(self, scope: Any, receive: Receive, send: Send, app: ASGIApp, policy: Policy) -> None:
+        """Answer one HTTP request of `app`, from what is stored or by calling it."""
+        request = Request(scope)
+        method = request.method
+        if method == "GET" or method == "HEAD":
+            if not request.target or request.is_uncommon() or request.has_body():
+                await app(scope, receive, send)
+                return
+            key = request.key(policy)
+            if len(request.seen) == 1 and (hit := self._hit(key, request)) is not None:
+                stored, entry = hit
+                self._cache._count_hit(key, entry)  # noqa: SLF001
+                await self._serve(stored, entry, method, policy, send)
+                return
+            await self._visit(key, request, policy, app, receive, send)
+        elif method in policy.methods:
+            await self._with_body(request, policy, app, receive, send)
+        elif method in rules.SAFE or not request.target:
+            await app(scope, receive, send)
+        else:
+            await app(scope, receive, self._invalidating(request, policy, send))
+
+    def _hit(self, key: str, request: Request) -> tuple[Stored, Entry] | None:
+        entry = self._cache._peek(key)  # noqa: SLF001
+        if entry is None:
+            return None
+        value = value_of(key, entry, self._cache.events.emit)
+        if isinstance(value, Variants):
+            key = f"{key}\x01{value.token}{digest(*(v.encode() for v in value.values(request.headers)))}"
+            entry = self._cache._peek(key)  # noqa: SLF001
+            if entry is None:
+                return None
+            value = value_of(key, entry, self._cache.events.emit)
+        if not isinstance(value, Stored) or value.terms.validate:
+            return None
+        return value, entry
+
+    # The response cache is a part of the cache, as locks are.
+
+    def _engine(self) -> Engine:
+        return self._cache._engine()  # noqa: SLF001
+
+    def _aengine(self) -> Engine:
+        return self._cache._aengine()  # noqa: SLF001
+
+    async def _serve(self, stored: Stored, entry: Entry, method: str, policy: Policy, send: Send) -> None:
+        now = self._cache._clock()  # noqa: SLF001
+        headers = [*stored.headers, (b"age", b"%d" % max(0, now - stored.terms.born))]
+        if policy.cache_status:
+            ttl = int(entry.fresh_until - now)
+            headers.append((b"cache-status", f"{policy.cache_status}; hit; ttl={ttl}".encode()))
+        # New dicts for each: layers further out change them in place.
+        await send({"type": "http.response.start", "status": stored.status, "headers": headers})
+        await send({"type": "http.response.body", "body": stored.body if method == "GET" else b""})
+
+    async def _visit(
+        self,
+        key: str,
+        request: Request,
+        policy: Policy,
+        app: ASGIApp,
+        receive: Receive,
+        send: Send,
+        body: bytes | None = None,
+    ) -> None:
+        tags = policy.all_tags
+        if body is not None or policy.vary_on:
+            tags = (*tags, key_of(request.target))  # so that purging the URL reaches all that lie under keys like it
+        place = Place(self._aengine(), key, request.headers, tags)
+        await Visit(place, request, policy, self._passing, app, receive, send, body).run()
+
+    async def _with_body(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if message["type"] != "http.request" or len(body) > policy.max_body_bytes:
+                await app(request.scope, _then(body, message, receive), send)
+                return
+            if not message.get("more_body", False):
+                break
+        if request.target and not request.is_uncommon():
+            await self._visit(request.key(policy, body), request, policy, app, receive, send, body)
+        else:
+            await app(request.scope, replayed(body, receive), send)
+
+    # Invalidation
+
+    def _invalidating(self, request: Request, policy: Policy, send: Send) -> Send:
+        async def invalidate(message: Message) -> None:
+            if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
+                headers = message.get("headers", ())
+                # Before the client knows: what it asks for next must not be from before.
+                urls = rules.invalidated(request.url, headers)
+                tags = rules.groups(headers, b"cache-group-invalidation")
+                await self._drop([key_of(target_of(url)) for url in urls], policy.groups(tags, request.target))
+            await send(message)
+
+        return invalidate
+
+    async def _drop(self, keys: list[str], tags: tuple[str, ...]) -> None:
+        engine = self._aengine()
+        await engine.forget(keys)
+        # Keys are tags too, of what varies by more than the URL.
+        await engine.flush_tags((*keys, *tags))
+
+    def purge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
+        """Remove the responses of a URL, of a namespace, or with a tag. Whether the server could be told; if not, it is
+        before the next read from it.
+
+        Args:
+            url: a whole one, with its query.
+
+        Raises:
+            ValueError: not exactly one of them is given, or it makes no sense.
+        """
+        keys, tags = _named(url, namespace, tag)
+        engine = self._engine()
+        if keys:
+            run(engine.forget(keys))
+        return run(engine.flush_tags((*keys, *tags)))
+
+    async def apurge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
+        """As `purge`."""
+        keys, tags = _named(url, namespace, tag)
+        engine = self._aengine()
+        if keys:
+            await engine.forget(keys)
+        return await engine.flush_tags((*keys, *tags))
+
+    def expire(self, url: str) -> bool:
+        """Make the responses of a URL stale: the application is asked before they are used again, and if it fails they
+        may stand in. Whether there was one."""
+        return run(self._engine().expire(key_of(target_of(url))))
+
+    async def aexpire(self, url: str) -> bool:
+        """As `expire`."""
+        return await self._aengine().expire(key_of(target_of(url)))
+
+
+def _named(url: str | None, namespace: str | None, tag: str | None) -> tuple[list[str], list[str]]:
+    if sum(name is not None for name in (url, namespace, tag)) != 1:
+        raise ValueError("purge by one of url=…, namespace=… and tag=…")
+    if url is not None:
+        return [key_of(target_of(url))], []
+    return [], [tag if tag is not None else f"http:{namespace}"]
+
+
+def _then(body: bytes, message: Message, receive: Receive) -> Receive:
+    """A `receive` that gives what was read of a body, its last message as it was."""
+    if message["type"] == "http.request":
+        message = {**message, "body": body}
+    messages = [message]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again

@@ -1,0 +1,199 @@
+"""One call of the application, whose response is kept if it may be, and passed on as it comes if not.
+
+A response that may be stored is collected, up to a size; whoever waits gets it when it is complete and stored. Any
+other goes to the one client that it is for, message by message, as fast as that client takes it: streams, server-sent
+events, what is too large. A response that may be stored and comes in pieces goes both ways.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from backburner.http.headers import Headers
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+class Way(Enum):
+    """What becomes of a response."""
+
+    KEEP = auto()
+    PASS = auto()
+    DROP = auto()
+    """Something else was given in its place."""
+
+
+class Keeper(Protocol):
+    """Decides about the response of a call."""
+
+    def judge(self, status: int, headers: Headers) -> Way:
+        """Say what becomes of a response that starts so."""
+        ...
+
+    async def keep(self, status: int, headers: Headers, body: bytes) -> None:
+        """Take a response that was collected."""
+        ...
+
+    def passed(self) -> None:
+        """Learn that the response will not be kept after all, or was not to be kept."""
+        ...
+
+
+class Exchange:
+    """Takes what the application sends, in place of the client.
+
+    Args:
+        most: bytes of content that are collected.
+    """
+
+    def __init__(self, keeper: Keeper, most: int) -> None:
+        self._keeper = keeper
+        self._most = most
+        self._way: Way | None = None
+        self._collected: list[Message] = []
+        self._forwarded = 0
+        self._size = 0
+
+    @property
+    def passing(self) -> bool:
+        """Whether the application's messages go to the client and nowhere else."""
+        return self._way is Way.PASS
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the client got messages already."""
+        return self._forwarded > 0 or self.passing
+
+    def let_pass(self) -> None:
+        """Say beforehand that the response is for one client only."""
+        self._way = Way.PASS
+
+    async def forward(self, message: Message) -> None:
+        """Give a message to the client."""
+        raise NotImplementedError
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application's."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            message["headers"] = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+            if self._way is None:
+                trailers = message.get("trailers", False)
+                self._way = Way.PASS if trailers else self._keeper.judge(message["status"], message["headers"])
+                if self._way is Way.PASS:
+                    self._keeper.passed()
+        if self._way is Way.KEEP:
+            await self._collect(message)
+        elif self._way is not Way.DROP:
+            await self.forward(message)
+
+    async def _collect(self, message: Message) -> None:
+        self._collected.append(message)
+        if message["type"] == "http.response.start":
+            return
+        self._size += len(message.get("body", b""))
+        if message["type"] != "http.response.body" or self._size > self._most:
+            self._way = Way.PASS
+            self._keeper.passed()
+        elif not message.get("more_body", False):
+            start, *rest = self._collected
+            body = b"".join(part.get("body", b"") for part in rest)
+            await self._keeper.keep(start["status"], start["headers"], body)
+            if not self._forwarded:
+                return  # the client gets what was kept
+        while self._forwarded < len(self._collected):
+            self._forwarded += 1
+            await self.forward(self._collected[self._forwarded - 1])
+        if self._way is Way.PASS:
+            self._collected.clear()
+
+
+class Direct(Exchange):
+    """For one client that waits inside the call."""
+
+    def __init__(self, keeper: Keeper, most: int, send: Send) -> None:
+        super().__init__(keeper, most)
+        self._send = send
+
+    async def forward(self, message: Message) -> None:
+        await self._send(message)
+
+
+class Shared(Exchange):
+    """For several clients, of which any may go at any time. The call runs in a task of its own; what is not kept goes
+    to the first of them.
+
+    Args:
+        receive: that client's.
+        body: of the request, read before.
+    """
+
+    def __init__(self, keeper: Keeper, most: int, receive: Receive, body: bytes) -> None:
+        super().__init__(keeper, most)
+        self._receive = receive
+        self._body: bytes | None = body
+        self._queue: deque[Message] = deque()
+        self.abandoned = False
+        """The client that messages go to has gone, or there never was one."""
+        self._settled = False
+        self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    async def receive(self) -> Message:
+        """What the application calls. Until it is known that the response is for one client only, that client's
+        leaving is not the application's concern."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._connected.wait()
+        if self.abandoned:
+            return {"type": "http.disconnect"}
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        await super().send(message)
+        if self.passing:
+            self._connected.set()
+
+    async def forward(self, message: Message) -> None:
+        if self.abandoned:
+            if self.passing:
+                raise ConnectionResetError("the client that this response is for has gone")
+            return
+        self._queue.append(message)
+        self._changed.set()
+        while self.passing and self._queue and not self.abandoned:
+            self._connected.set()
+            self._taken.clear()
+            await self._taken.wait()
+
+    def settle(self) -> None:
+        """Say that the first client, too, gets what was kept, or something else in its place."""
+        self._settled = True
+        self._changed.set()
+
+    async def relay(self, send: Send, task: "asyncio.Task[None]") -> None:
+        """Give the first client what is for it, until `settle` or the end of the task that calls the application."""
+        task.add_done_callback(lambda _: self._changed.set())
+        try:
+            while True:
+                self._changed.clear()
+                while self._queue:
+                    await send(self._queue[0])
+                    self._queue.popleft()
+                    if not self._queue:
+                        self._taken.set()
+                if task.done() or (self._settled and not self.streamed):
+                    return
+                await self._changed.wait()
+        except BaseException:
+            self.abandoned = True
+            self._taken.set()
+            self._connected.set()
+            raise

@@ -1,0 +1,147 @@
+"""What a cache has to know of a request: which stored responses may answer it, and what it asks for.
+
+Of the headers only those that matter here are looked at, once. A request whose target cannot be told from another one's
+has no key, and is not cached.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from backburner.cache.keys import MAX_LENGTH, fit
+from backburner.http.headers import Directives, directives
+from backburner.http.policy import Policy
+
+MARK: Final = "\x01http:"
+"""Begins the keys of responses; users' keys hold no control characters."""
+_SEEN: Final = frozenset(
+    {
+        *(b"host", b"authorization", b"cookie", b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"),
+        *(b"if-match", b"if-unmodified-since", b"range", b"if-range", b"content-length", b"transfer-encoding"),
+        *(b"upgrade", b"connection"),
+    }
+)
+_CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
+_UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"transfer-encoding", b"upgrade"})
+"""With these a request goes to the application as it is."""
+_HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_LONGEST: Final = MAX_LENGTH // 2
+"""Characters of a target within a key, so that there is room for what varies."""
+
+
+class Request:
+    """One request, from its ASGI scope."""
+
+    __slots__ = ("headers", "method", "scope", "seen", "target")
+
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        seen: dict[bytes, bytes] = {}
+        for name, value in self.headers:
+            if name in _SEEN:
+                seen[name] = value if name not in seen else seen[name] + b", " + value
+        self.seen = seen
+        """The fields that matter, lines of one name joined."""
+        authority = _authority(scope["scheme"], seen.get(b"host"))
+        path = scope.get("raw_path")
+        path = quote(scope["path"]) if path is None else path.decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
+        self.target = "" if authority is None else f"{authority}{path}?{query}"
+        """The URL in one form; empty if it makes no sense."""
+
+    @property
+    def url(self) -> str:
+        """The target as others write it."""
+        return self.target.removesuffix("?")
+
+    def key(self, policy: Policy, body: bytes | None = None) -> str:
+        """Under which key a response to this lies; `body` where it is part of the key."""
+        key = key_of(self.target)
+        if body is None and not policy.vary_on:
+            return key
+        parts = []
+        if body is not None:
+            parts += [self.method.encode(), self._of_the_content(), body]
+        if callable(policy.vary_on):
+            parts.append(policy.vary_on(self.scope).encode("utf-8", "surrogatepass"))
+        elif policy.vary_on:
+            names = [name.lower().encode() for name in policy.vary_on]
+            parts += [repr([value for name, value in self.headers if name == wanted]).encode() for wanted in names]
+        return f"{key}\x01{digest(*parts)}"
+
+    def _of_the_content(self) -> bytes:
+        return repr(sorted(pair for pair in self.headers if pair[0].startswith(b"content-"))).encode()
+
+    def credentials(self, policy: Policy) -> bool:
+        """Whether it shows credentials that the key does not hold."""
+        if policy.vary_on:
+            return False
+        return b"authorization" in self.seen or (b"cookie" in self.seen and not policy.ignore_cookies)
+
+    def directives(self, policy: Policy) -> Directives | None:
+        """RFC 9111 section 5.2.1, where the owner lets clients say so; `Pragma` as in section 5.4."""
+        if not policy.request_directives:
+            return None
+        value = self.seen.get(b"cache-control")
+        if value is not None:
+            return directives(value.decode("latin-1"))
+        if b"no-cache" in self.seen.get(b"pragma", b"").lower():
+            return {"no-cache": [None]}
+        return None
+
+    def has_body(self) -> bool:
+        """Whether something follows that a response might depend on."""
+        return b"transfer-encoding" in self.seen or self.seen.get(b"content-length", b"0").strip(b"0") != b""
+
+    def is_uncommon(self) -> bool:
+        """Whether it asks for what a stored response cannot answer."""
+        return not _UNCOMMON.isdisjoint(self.seen)
+
+    def unconditional(self, extra: list[tuple[bytes, bytes]] | None = None) -> Any:
+        """A scope that asks for the whole response, so that it can be stored, with other headers instead."""
+        headers = [pair for pair in self.headers if pair[0] not in _CONDITIONS]
+        return {**self.scope, "headers": headers + (extra or [])}
+
+
+def key_of(target: str) -> str:
+    """Under which key a response to a GET lies."""
+    return MARK + fit(target, _LONGEST)
+
+
+def target_of(url: str) -> str:
+    """The target of an absolute URL, as `Request.target` has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    authority = _authority(parts.scheme, parts.netloc.encode())
+    if authority is None or not parts.scheme:
+        raise ValueError(f"{url!r} must be a whole URL, such as https://example.com/books?page=1")
+    return f"{authority}{parts.path or '/'}?{parts.query}"
+
+
+def digest(*parts: bytes) -> str:
+    """A short text that differs where the parts do."""
+    summary = blake2b(digest_size=16)
+    for part in parts:
+        summary.update(b"%d:" % len(part))
+        summary.update(part)
+    return summary.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _authority(scheme: str, host: bytes | None) -> str | None:
+    # One spelling for one host: without regard to case, and without the port that goes without saying.
+    if host is None or _HOST.fullmatch(host) is None:
+        return None
+    return f"{scheme}://{host.decode('ascii').lower().removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"
+
+
+Scope = Mapping[str, Any]

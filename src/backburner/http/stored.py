@@ -1,0 +1,136 @@
+"""One stored response: what is sent, prepared as far as it can be, and its bytes on the server.
+
+    0      1       2       4      6     14        22                38      42
+    magic  format  status  flags  born  lifetime  four durations    length  headers, NUL-separated; content
+
+Numbers are big-endian; times are Unix seconds, and durations seconds, as doubles. Nothing here changes after it was
+made, so that all requests of a process share it.
+"""
+
+import struct
+from typing import Final
+
+from backburner.errors import CodecError
+from backburner.http.headers import Headers, date, field, normalised
+from backburner.http.rules import Terms, not_modified_fields
+
+_MAGIC: Final = ord("H")
+_FORMAT: Final = 1
+_VARIANTS: Final = ord("V")
+_HEADER: Final = struct.Struct(">BBHHddfffI")
+_PUBLIC, _VALIDATE, _STALE_ALLOWED, _OWN_TAG = 1, 2, 4, 8
+_ALL_FLAGS: Final = 15
+
+
+class Stored:
+    """A response with its terms."""
+
+    __slots__ = ("body", "etag", "headers", "modified", "not_modified", "own_tag", "status", "terms")
+
+    def __init__(self, status: int, headers: Headers, body: bytes, terms: Terms, *, own_tag: bool) -> None:
+        self.status = status
+        self.headers = tuple(headers)
+        self.body = body
+        self.terms = terms
+        self.own_tag = own_tag
+        """Whether the application did not say an entity-tag, and so will not know it."""
+        self.etag = next((value for name, value in headers if name == b"etag"), None)
+        self.modified = next((value for name, value in headers if name == b"last-modified"), None)
+        self.not_modified = tuple(not_modified_fields(headers))
+
+    def pack(self) -> bytes:
+        """The response as bytes."""
+        terms = self.terms
+        flags = (
+            _PUBLIC * terms.public
+            | _VALIDATE * terms.validate
+            | _STALE_ALLOWED * terms.stale_allowed
+            | _OWN_TAG * self.own_tag
+        )
+        head = b"\0".join(part for pair in self.headers for part in pair)
+        return b"".join(
+            (
+                _HEADER.pack(
+                    _MAGIC,
+                    _FORMAT,
+                    self.status,
+                    flags,
+                    terms.born,
+                    terms.lifetime,
+                    terms.while_revalidate,
+                    terms.if_error,
+                    terms.kept,
+                    len(head),
+                ),
+                head,
+                self.body,
+            )
+        )
+
+    def modified_since(self, condition: bytes) -> bool:
+        """Whether it was, as far as can be known (RFC 9110 section 13.1.3)."""
+        if condition == self.modified:
+            return False
+        since = date(condition.decode("latin-1"))
+        if since is None:
+            return True
+        changed = date(field(self.headers, b"last-modified")) or date(field(self.headers, b"date"))
+        return (self.terms.born if changed is None else changed) > since
+
+
+class Variants:
+    """In place of a response: which request fields decide about which of several responses is meant.
+
+    They lie under keys of their own, which hold `token`; without this here, no one finds them.
+    """
+
+    __slots__ = ("fields", "token")
+
+    def __init__(self, fields: tuple[bytes, ...], token: str) -> None:
+        self.fields = fields
+        self.token = token
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return b"%c%c%s\0%s" % (_VARIANTS, _FORMAT, self.token.encode(), b"\0".join(self.fields))
+
+    def values(self, headers: Headers) -> tuple[str, ...]:
+        """What a request says in these fields, normalised, each telling a field that is not there from one that is
+        empty (RFC 9111 section 4.1)."""
+        said = []
+        for name in self.fields:
+            text = field(headers, name)
+            said.append("-" if text is None else "=" + normalised(name, text))
+        return tuple(said)
+
+
+def unpack(data: bytes) -> Stored | Variants:
+    """Read what `pack` wrote.
+
+    Raises:
+        CodecError: these bytes are neither.
+    """
+    if data[:2] == b"%c%c" % (_VARIANTS, _FORMAT):
+        token, *fields = data[2:].split(b"\0")
+        if not fields or not token.isalnum() or not all(fields):
+            raise CodecError("damaged variants of a response")
+        return Variants(tuple(fields), token.decode("ascii", "replace"))
+    if len(data) < _HEADER.size or data[0] != _MAGIC or data[1] != _FORMAT:
+        raise CodecError("not a response of this version")
+    _, _, status, flags, born, lifetime, while_revalidate, if_error, kept, length = _HEADER.unpack_from(data)
+    end = _HEADER.size + length
+    parts = data[_HEADER.size : end].split(b"\0") if length else []
+    if end > len(data) or len(parts) % 2 or flags > _ALL_FLAGS or not 200 <= status <= 599 or born != born:
+        raise CodecError("a damaged response")
+    headers = tuple(zip(parts[::2], parts[1::2], strict=True))
+    terms = Terms(
+        lifetime,
+        born,
+        bool(flags & _PUBLIC),
+        bool(flags & _VALIDATE),
+        while_revalidate,
+        if_error,
+        kept,
+        bool(flags & _STALE_ALLOWED),
+    )
+    return Stored(status, headers, data[end:], terms, own_tag=bool(flags & _OWN_TAG))

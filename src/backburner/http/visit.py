@@ -1,0 +1,239 @@
+"""One request's way through the cache: find, judge, and then serve, wait, or call the application.
+
+Of concurrent requests for one key one leads: it calls the application, in a task of its own, so that no client's
+leaving ends what others wait for; a lease in the server keeps other processes from calling theirs. What turns out to
+be for one client only is passed on to the leader, and the others go on by themselves, at once, and for a while without
+waiting for each other.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from backburner.cache.engine import MISSING
+from backburner.cache.flight import Flight, leading
+from backburner.errors import StoreError
+from backburner.events import RefreshFailed
+from backburner.http import rules
+from backburner.http.answer import answer
+from backburner.http.call import Call, Found, Landed, NotShared, Passing, Place
+from backburner.http.exchange import ASGIApp, Direct, Message, Receive, Send, Shared
+from backburner.http.policy import Policy
+from backburner.http.request import Request
+from backburner.http.stored import Stored
+
+_flying: Final[set["asyncio.Task[None]"]] = set()
+"""Calls under way; an event loop itself keeps no more than weak references."""
+
+
+class Visit:
+    """A request, and what it takes to answer it.
+
+    Args:
+        body: the request's, where it was read to be part of the key.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        request: Request,
+        policy: Policy,
+        passing: Passing,
+        app: ASGIApp,
+        receive: Receive,
+        send: Send,
+        body: bytes | None = None,
+    ) -> None:
+        self._place = place
+        self._engine = place.engine
+        self._request = request
+        self._policy = policy
+        self._passing = passing
+        self._app = app
+        self._receive = receive if body is None else replayed(body, receive)
+        self._send = send
+        self._body = body or b""
+        self._credentials = request.credentials(policy)
+        self._asked = request.directives(policy)
+        self._detail = ""
+
+    async def run(self) -> None:
+        """Answer the request."""
+        while True:
+            found = await self._find()
+            if found is not None and await self._serve_found(found):
+                return
+            if self._asked is not None and "only-if-cached" in self._asked:
+                await self._refuse()
+                return
+            self._engine.count(self._place.key, MISSING)
+            if not self._may_wait(found):
+                await self._alone(found)
+                return
+            flight, leads = self._engine.flights.join(self._place.key, self._engine.runtime.loop())
+            if leads:
+                await self._lead(flight, found)
+                return
+            await self._engine.runtime.wait(flight)
+            if await self._follow(flight):
+                return
+
+    async def _find(self) -> Found | None:
+        try:
+            found = await self._place.find()
+        except StoreError as error:
+            self._detail = "store-unavailable"
+            self._engine.degraded("respond", (self._place.key,), error)
+            return None
+        return found if found is not None and self._may_have(found.stored) else None
+
+    def _may_have(self, stored: Stored) -> bool:
+        return stored.terms.public or not self._credentials
+
+    async def _serve_found(self, found: Found) -> bool:
+        now = self._engine.runtime.now()
+        verdict = rules.use(found.stored.terms, found.fresh_until, found.entry.refresh_at, now, self._asked)
+        if verdict is rules.Use.VALIDATE:
+            return False
+        self._engine.count(self._place.key, found.stored, found.entry, stale=now >= found.fresh_until)
+        if verdict is rules.Use.RENEW:
+            self._renew(found)
+        await self._serve(found.stored, f"hit; ttl={int(found.fresh_until - now)}")
+        return True
+
+    def _may_wait(self, found: Found | None) -> bool:
+        """Whether what others get would do for this request too, as far as can be told before."""
+        seen = self._request.seen
+        if self._credentials or self._request.method == "HEAD" or self._place.key in self._passing:
+            return False
+        if found is None and b"range" in seen:
+            return False
+        return self._asked is None or "no-store" not in self._asked
+
+    async def _follow(self, flight: Flight) -> bool:
+        try:
+            landed = flight.outcome()
+        except NotShared:
+            await self._alone(None)
+            return True
+        if landed is None:
+            return False  # who led was killed
+        if isinstance(landed.value, Landed) and landed.value.answers(self._request.headers):
+            await self._serve(landed.value.stored, "fwd=uri-miss; collapsed")
+        else:
+            await self._alone(None)
+        return True
+
+    # Answering
+
+    async def _serve(self, stored: Stored, status: str, *, aged: bool = True) -> None:
+        code, headers, body = answer(stored, self._request.method, self._request.seen)
+        if aged:
+            headers.append((b"age", b"%d" % max(0, self._engine.runtime.now() - stored.terms.born)))
+        self._sign(headers, status)
+        await self._send({"type": "http.response.start", "status": code, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _sign(self, headers: list[tuple[bytes, bytes]], status: str) -> None:
+        """Say what the cache did, after what others said (RFC 9211)."""
+        if self._policy.cache_status:
+            detail = f"; detail={self._detail}" if self._detail else ""
+            headers.append((b"cache-status", f"{self._policy.cache_status}; {status}{detail}".encode()))
+
+    async def _refuse(self) -> None:
+        headers = [(b"content-length", b"0")]
+        self._sign(headers, "fwd=request; fwd-status=504")
+        await self._send({"type": "http.response.start", "status": 504, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _answer(self, call: Call, exchange: "Direct | Shared") -> None:
+        if call.response is not None and not exchange.streamed:
+            self._detail = call.detail or self._detail
+            await self._serve(call.response, call.forwarded, aged=call.aged)
+
+    def _signed(self, call: Call) -> Send:
+        if not self._policy.cache_status:
+            return self._send
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._sign(message["headers"], call.forwarded)
+            await self._send(message)
+
+        return send
+
+    # Calling the application
+
+    def _call(self, found: Found | None, flight: Flight) -> Call:
+        return Call(self._place, self._request, self._policy, found, flight, self._passing)
+
+    async def _alone(self, found: Found | None) -> None:
+        """Call the application for this request only, as it is; unless it is the kind of request whose response may
+        still be for all, though others do not wait for it."""
+        call = self._call(found, Flight(None))
+        exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
+        if not self._credentials or self._request.method == "HEAD" or self._place.key in self._passing:
+            call.forwarded = "fwd=bypass"
+            exchange.let_pass()
+            await self._app(self._request.scope, self._receive, exchange.send)
+            return
+        try:
+            if await call.begin():
+                await self._app(call.scope(), self._receive, exchange.send)
+        finally:
+            await call.end()
+        await self._answer(call, exchange)
+
+    async def _lead(self, flight: Flight, found: Found | None) -> None:
+        call = self._call(found, flight)
+        exchange = Shared(call, self._policy.max_body_bytes, self._receive, self._body)
+        call.settled = exchange.settle
+        task = asyncio.create_task(self._fly(call, exchange))
+        _flying.add(task)
+        task.add_done_callback(_flying.discard)
+        await exchange.relay(self._signed(call), task)
+        await self._answer(call, exchange)
+        # Background tasks belong to the request, and so does what they raise.
+        await asyncio.shield(task)
+
+    def _renew(self, found: Found) -> None:
+        """Call the application for nobody, unless somebody does."""
+        flight = self._engine.flights.try_renewing(self._place.key, self._engine.runtime.loop())
+        if flight is None:
+            return
+        call = self._call(found, flight)
+        call.renewal = True
+        exchange = Shared(call, self._policy.max_body_bytes, self._receive, self._body)
+        exchange.abandoned = True
+        self._engine.runtime.spawn(self._renewing(call, exchange))
+
+    async def _renewing(self, call: Call, exchange: Shared) -> None:
+        try:
+            await self._fly(call, exchange)
+        except Exception as error:  # noqa: BLE001 - the client has a good response; whoever wants to know is told
+            self._engine.tell(RefreshFailed(self._place.key, error))
+
+    async def _fly(self, call: Call, exchange: Shared) -> None:
+        try:
+            with leading(call.flight):
+                if await call.begin():
+                    await self._app(call.scope(), exchange.receive, exchange.send)
+        except Exception as error:
+            answered = call.response is not None or exchange.streamed
+            if not answered and call.stand_in(error):
+                return
+            if not answered:
+                call.flight.error = error
+            if not (exchange.abandoned and isinstance(error, ConnectionResetError)):
+                raise
+        finally:
+            await call.end()
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already, and then what follows."""
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
