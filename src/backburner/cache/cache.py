@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet, finalize
 from backburner.cache.codec import codec_for
 from backburner.cache.counters import Counters, Counts
 from backburner.cache.engine import FOREVER, MISSING, Engine
-from backburner.cache.entry import ENCODED, TTL, Duration, seconds
+from backburner.cache.entry import ENCODED, TTL, Duration, Entry, seconds
 from backburner.cache.flight import Flights
 from backburner.cache.keys import Keyspace, check_key, check_tags
 from backburner.cache.limiter import Limiter
@@ -529,6 +529,24 @@ class Cache(Verbs):
         if self._near is None:
             return far
         return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)
+
+    def _peek(self, key: str) -> Entry | None:
+        """A fresh entry that is in this process, as `_hit` finds it; not counted."""
+        local = self._local
+        entry = local.peek(key) if local is not None else None
+        if local is None or entry is None or (now := self._clock()) >= entry.refresh_at or now >= entry.fresh_until:
+            return None
+        if entry.tags and entry.tags_held_at != local.generation and local.flushed(entry):
+            return None
+        return entry
+
+    def _count_hit(self, key: str, entry: Entry) -> None:
+        """Note that an entry of `_peek` was given, and say so."""
+        if entry.counts is None:
+            entry.counts = self._counters.of(key).tiers["memory"]
+        entry.counts.hits += 1
+        if self.events.listening and Hit in self.events.listening:
+            self.events.emit(Hit(key, "memory"))
 
     def _hit(self, key: str) -> object:
         """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""
