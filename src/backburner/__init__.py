@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backburner.cache import Cache
     from backburner.cache.decorators import cached
+    from backburner.cache.default import default_cache, set_default_cache
     from backburner.queue import Celery
     from backburner.settings import Settings
 
-__all__ = ["Cache", "Celery", "Settings", "cached"]
+__all__ = ["Cache", "Celery", "Settings", "cached", "default_cache", "set_default_cache"]
 
 _HOMES = {
     "Cache": "backburner.cache",
     "Celery": "backburner.queue",
     "Settings": "backburner.settings",
     "cached": "backburner.cache.decorators",
+    "default_cache": "backburner.cache.default",
+    "set_default_cache": "backburner.cache.default",
 }
 
 

@@ -9,22 +9,41 @@
 
 It moves bytes and knows no protocol. What goes wrong inside a server (full memory, a failover) is not its
 subject.
+
+``override_default_cache`` gives functions under `@cached`, and all that asks for the process's cache, one that is empty
+and of their own.
 """
 
 import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any, Self
 
-__all__ = ["FaultProxy"]
+from backburner.cache import Cache
+from backburner.cache.default import set_default_cache
+
+__all__ = ["FaultProxy", "override_default_cache"]
 
 _CHUNK = 65536
 _COMMAND_TIMEOUT = 10.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST instead of FIN
+
+
+@contextlib.contextmanager
+def override_default_cache(cache: Cache | None = None) -> Iterator[Cache]:
+    """Within, the process's default cache is another one; in memory, unless one is given. Not for tests that run at the
+    same time in one process: there is one default.
+    """
+    cache = Cache("memory://") if cache is None else cache
+    before = set_default_cache(cache)
+    try:
+        yield cache
+    finally:
+        set_default_cache(before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backburner import Cache, Settings, cached
-from backburner.cache import decorators
+from backburner import Cache, cached
 from backburner.cache.keys import check_key, fit
 from backburner.errors import CodecError, ConfigError
 from tests.contract.test_locks import STORES
@@ -364,14 +364,81 @@ def test_arguments_that_differ_in_value_or_type_have_different_keys(memory: Cach
     assert load.key({"a", "b", "c"}) == load.key({"c", "b", "a"}) == load.key(frozenset("abc"))
 
 
+@cached
+def pair(one: str, other: str) -> None: ...
+
+
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=2, unique=True))
 def test_no_two_texts_have_the_same_key(pairs: list[tuple[str, str]]) -> None:
-    @cached(cache=Cache("memory://"))
-    def load(one: str, other: str) -> None: ...
-
-    first, second = (load.key(*pair) for pair in pairs)
+    first, second = (pair.key(*texts) for texts in pairs)
     assert first != second
     check_key(first)
+
+
+TEXTS = st.text("aw:%-h#/ \n", max_size=4)
+
+
+@pytest.mark.parametrize("separator", [":", "-", "h", " ", "#", "::", "a:", "/%"])
+@pytest.mark.parametrize("conversion", ["", "!r"])
+def test_no_argument_can_pass_for_a_part_of_another_key(separator: str, conversion: str) -> None:
+    cache = Cache("memory://")
+
+    @cached(key=f"w{{one{conversion}}}{separator}{{other{conversion}}}", cache=cache)
+    def load(one: Any, other: Any) -> list[Any]:
+        return [one, other]
+
+    @given(TEXTS, TEXTS, TEXTS)
+    @example("a", "a", "a")
+    def wherever_the_text_is_divided(begin: str, middle: str, end: str) -> None:
+        for one, other in [(f"{begin}{separator}{middle}", end), (begin, f"{middle}{separator}{end}")]:
+            assert load(one, other) == [one, other]
+            assert cache.has(load.key(one, other))
+
+    wherever_the_text_is_divided()
+
+
+def test_no_argument_can_pass_for_the_hash_of_longer_ones(memory: Cache) -> None:
+    @cached(key="{words}#{page}", cache=memory)
+    def search(words: str, page: str) -> str:
+        return page
+
+    assert search("a" * 2000, "1") == "1"
+    begin, _, digest = search.key("a" * 2000, "1").rpartition("#")
+    assert search(begin, digest) == digest
+
+
+@given(st.one_of(st.integers(), st.floats(), st.dates(), st.datetimes(), st.text("-5:", max_size=3)), st.integers())
+def test_negative_numbers_and_dates_do_not_run_into_each_other(one: Any, other: int) -> None:
+    assert dashed(one, "", other) == [one, "", other]
+    assert dashed("", one, other) == ["", one, other]
+
+
+@cached(key="{one}-{two}-{three}", cache=Cache("memory://"))
+def dashed(one: Any, two: Any, three: Any) -> list[Any]:
+    return [one, two, three]
+
+
+def test_a_colon_in_an_argument_does_not_lead_into_another_template(memory: Cache) -> None:
+    @cached(key="user:{user_id}", cache=memory)
+    def user(user_id: str) -> str:
+        return "user"
+
+    @cached(key="user:{user_id}:posts", cache=memory)
+    def posts(user_id: str) -> str:
+        return "posts"
+
+    assert posts("5") == "posts"
+    assert user("5:posts") == "user"
+    assert user.key("5:posts") == "user:5%3Aposts"
+    assert user.key("ada@example.org") == "user:ada@example.org"
+
+
+@pytest.mark.parametrize("template", ["{one}{other}", "{one}0{other}", "{one}%{other}"])
+def test_a_template_that_cannot_tell_its_fields_apart_is_refused(memory: Cache, template: str) -> None:
+    with pytest.raises(ConfigError, match=r"nothing tells two of its fields apart.*put a colon"):
+
+        @cached(key=template, cache=memory)
+        def load(one: int, other: int) -> None: ...
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(10, 60))
@@ -489,13 +556,21 @@ async def _asynchronous_generator() -> Any:
         (_asynchronous_generator, "one by one.*a list"),
         (cached(_load), "cached already"),
         (Session, "functions and methods"),
-        (lambda: 1, "a lambda has no name"),
     ],
-    ids=["generator", "asynchronous generator", "cached", "class", "lambda"],
+    ids=["generator", "asynchronous generator", "cached", "class"],
 )
 def test_what_cannot_be_cached_is_refused_at_once(function: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(TypeError, match=message):
         cached(function)
+
+
+@pytest.mark.parametrize(
+    "nameless", [lambda: 5, partial(_load, 5), Counted().__call__], ids=["lambda", "partial", "bound method"]
+)
+def test_what_has_no_name_of_its_own_needs_a_key(memory: Cache, nameless: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no name that is its own.*give @cached a key"):
+        cached(nameless)
+    assert cached(key="given", cache=memory)(nameless).key() == "given"
 
 
 def test_a_result_that_cannot_be_stored_is_an_error(memory: Cache) -> None:
@@ -521,25 +596,22 @@ def test_it_looks_like_the_function_it_wraps(memory: Cache) -> None:
     assert of_the_module.__doc__ == "Doubles a number."
     assert list(inspect.signature(of_the_module).parameters) == ["number"]
     assert list(inspect.signature(Shop("one").price).parameters) == ["book"]
+    assert Shop("one").price.__name__ == "price"
     assert "of_the_module" in repr(of_the_module)
+    assert "Shop.price" in repr(Shop("one").price)
+    with pytest.raises(AttributeError, match=r"Shop\.price.*no attribute 'forgot'"):
+        Shop("one").price.forgot  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_frameworks_see_whether_it_is_to_be_awaited() -> None:
+    shop = Shop("one")
+    assert all(map(inspect.iscoroutinefunction, [Shop.stock, shop.stock]))
+    assert not any(map(inspect.iscoroutinefunction, [of_the_module, shop.price]))
 
 
 def test_it_is_pickled_by_its_name(shops: type[Shop]) -> None:
     assert pickle.loads(pickle.dumps(Shop.price)) is Shop.price
     assert pickle.loads(pickle.dumps(Shop("one").price)).key(5) == "price:one:5"
-
-
-def test_without_a_cache_the_one_of_the_settings_is_used(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    decorators.default_cache.cache_clear()
-    try:
-        assert of_the_module(21) == 42
-        cache = Cache.from_settings(Settings())
-        assert cache.get("module:21") == 42
-        cache.close()
-        decorators.default_cache().close()
-    finally:
-        decorators.default_cache.cache_clear()
 
 
 def test_a_function_that_gives_the_cache_is_asked_with_each_call() -> None:

@@ -1,129 +1,50 @@
 """`@cached`: a function whose results are remembered, for blocking and asyncio code, methods included.
 
-The key is compiled once from the signature (see `templates`); all else is `Cache.remember` and `Cache.flexible`, with
-their promises: one computation at a time, tags, grace. Nothing is cached here.
+What comes out is a function with the signature of the one that went in. It looks for its result in this process; all
+else is `Cache.remember` and `Cache.flexible`, with their promises: one computation at a time, tags, grace. Nothing is
+cached here.
 """
 
+import ast
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
-from functools import lru_cache, update_wrapper
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial, update_wrapper
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from backburner.cache.cache import Cache, TaggedCache
+from backburner.cache.cache import Cache, TaggedCache, Verbs
+from backburner.cache.compiled import call, compiled, forward, load
+from backburner.cache.default import default_cache
 from backburner.cache.engine import MISSING
 from backburner.cache.entry import TTL, Duration, seconds
 from backburner.cache.keys import check_key, check_tags
-from backburner.cache.templates import Templates
+from backburner.cache.templates import KeyExpression, Templates
 from backburner.errors import ConfigError
-from backburner.settings import Settings
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 
 Lifetime = TTL | tuple[Duration, Duration]
+AnyCache = Cache | TaggedCache
+Source = AnyCache | Callable[[], AnyCache]
 
 
-@lru_cache(maxsize=1)
-def default_cache() -> Cache:
-    """The cache of functions that name none: one for the process, as ``CACHE_*`` and ``REDIS_*`` describe it."""
-    return Cache.from_settings(Settings())
+class CachedFunction(Protocol[P, T_co]):
+    """A cached `def`: called as before, with verbs that take the same arguments."""
 
-
-class _Binds(Enum):
-    """What a class that holds the function puts before its arguments."""
-
-    OBJECT = auto()
-    CLASS = auto()
-    NOTHING = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """What all calls of one cached function have in common."""
-
-    function: Callable[..., Any]
-    key: Callable[..., str]
-    tags: Callable[..., tuple[str, ...]] | None
-    cache: Callable[[], Cache]
-    hit: Callable[[str], object]
-    """The value of a key if it is in this process and fresh, else `MISSING`."""
-    ttl: Lifetime
-    grace: Duration
-    binds: _Binds
-
-    def tagged(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Cache | TaggedCache:
-        cache = self.cache()
-        return cache if self.tags is None else cache.tags(*self.tags(*arguments, **keywords))
-
-
-class _Cached(Generic[P, T]):
-    """A function, or a method bound to its object, with the recipe for caching it."""
-
-    def __init__(self, recipe: _Recipe, bound: tuple[Any, ...] = ()) -> None:
-        self._recipe = recipe
-        self._bound = bound
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
-        return self._recipe.key(*self._bound, *args, **kwargs)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        function = self._recipe.function
-        return inspect.signature(MethodType(function, *self._bound) if self._bound else function)
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        # By its name, as functions are.
-        name = self._recipe.function.__name__
-        return (getattr, (*self._bound, name)) if self._bound else self._recipe.function.__qualname__
-
-    def __repr__(self) -> str:
-        return f"<cached {self._recipe.function!r}>"
-
-    def _get(self, instance: object, owner: type | None) -> Self:
-        binds = self._recipe.binds
-        if binds is _Binds.OBJECT:
-            return self if instance is None else type(self)(self._recipe, (instance,))
-        return self if binds is _Binds.NOTHING else type(self)(self._recipe, (owner,))
-
-
-class CachedFunction(_Cached[P, T]):
-    """A cached `def`: called as before, with verbs that take the same arguments."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        recipe = self._recipe
-        arguments = self._bound + args  # costs nothing for a function, which has nothing bound
-        key = recipe.key(*arguments, **kwargs)
-        value = recipe.hit(key)
-        if value is not MISSING:
-            return value  # type: ignore[return-value]
-        return self._read(key, arguments, kwargs)
 
     def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
-        return self._recipe.cache().forget(self.key(*args, **kwargs))
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Forget the result for these arguments, and compute it anew. Who asks meanwhile waits for it."""
-        key = self.key(*args, **kwargs)
-        self._recipe.cache().forget(key)
-        return self._read(key, (*self._bound, *args), kwargs)
-
-    def _read(self, key: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> T:
-        recipe = self._recipe
-        cache = recipe.tagged(arguments, keywords)
-
-        def compute() -> T:
-            return cast("T", recipe.function(*arguments, **keywords))
-
-        if isinstance(recipe.ttl, tuple):
-            return cache.flexible(key, recipe.ttl, compute)
-        return cache.remember(key, recipe.ttl, compute, grace=recipe.grace)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -131,42 +52,21 @@ class CachedFunction(_Cached[P, T]):
     def __get__(
         self: "CachedFunction[Concatenate[S, Q], T]", instance: S, owner: type | None = None
     ) -> "CachedFunction[Q, T]": ...
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self._get(instance, owner)
 
 
-class AsyncCachedFunction(_Cached[P, T]):
+class AsyncCachedFunction(Protocol[P, T_co]):
     """A cached `async def`: awaited as before, and so are its verbs, which take the same arguments."""
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        recipe = self._recipe
-        arguments = self._bound + args
-        key = recipe.key(*arguments, **kwargs)
-        value = recipe.hit(key)
-        if value is not MISSING:
-            return value  # type: ignore[return-value]
-        return await self._read(key, arguments, kwargs)
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key under which the result for these arguments is cached."""
 
     async def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
-        return await self._recipe.cache().aforget(self.key(*args, **kwargs))
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Forget the result for these arguments, and compute it anew. Who asks meanwhile waits for it."""
-        key = self.key(*args, **kwargs)
-        await self._recipe.cache().aforget(key)
-        return await self._read(key, (*self._bound, *args), kwargs)
-
-    async def _read(self, key: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> T:
-        recipe = self._recipe
-        cache = recipe.tagged(arguments, keywords)
-
-        def compute() -> Awaitable[T]:
-            return cast("Awaitable[T]", recipe.function(*arguments, **keywords))
-
-        if isinstance(recipe.ttl, tuple):
-            return await cache.aflexible(key, recipe.ttl, compute)
-        return await cache.aremember(key, recipe.ttl, compute, grace=recipe.grace)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -174,8 +74,6 @@ class AsyncCachedFunction(_Cached[P, T]):
     def __get__(
         self: "AsyncCachedFunction[Concatenate[S, Q], T]", instance: S, owner: type | None = None
     ) -> "AsyncCachedFunction[Q, T]": ...
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self._get(instance, owner)
 
 
 class _Decorator(Protocol):
@@ -198,7 +96,7 @@ def cached(
     tags: Sequence[str] = (),
     namespace: str = "",
     grace: Duration = 0,
-    cache: Cache | Callable[[], Cache] = default_cache,
+    cache: Source = default_cache,
 ) -> _Decorator: ...
 def cached(
     function: Callable[..., Any] | None = None,
@@ -209,7 +107,7 @@ def cached(
     tags: Sequence[str] = (),
     namespace: str = "",
     grace: Duration = 0,
-    cache: Cache | Callable[[], Cache] = default_cache,
+    cache: Source = default_cache,
 ) -> Any:
     """Remember what a function gives for its arguments.
 
@@ -221,73 +119,176 @@ def cached(
         namespace: put before the key, with a colon.
         grace: how much longer a result is kept for when the function fails; as for `Cache.remember`.
         cache: where results are kept: a cache, or a function that gives one and is asked with each call. Without it,
-            one cache for the process as the settings describe it.
+            the process's `default_cache`.
 
     Raises:
-        ConfigError: the template names what is no argument, or the function cannot be cached.
-        TypeError: (when called) an argument cannot be part of a key; the message says what to do.
+        ConfigError: the template names what is no argument, or could not tell different arguments apart.
+        TypeError: the function cannot be cached; or (when called) an argument cannot be part of a key. The message says
+            what to do.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        return _cached(function, ttl, key, tags, namespace, grace, cache)
+    def decorate(decorated: Any) -> Any:
+        binding = type(decorated) if isinstance(decorated, (classmethod, staticmethod)) else None
+        plain = decorated if binding is None else decorated.__func__
+        _refuse_what_cannot_be_cached(plain)
+        made = _Calls(plain, ttl, key, tags, namespace, grace, cache).function()
+        if binding is staticmethod:
+            return staticmethod(made)
+        if binding is classmethod or _in_class(plain):
+            return _CachedMethod(made, of_class=binding is classmethod)
+        return made
 
     return decorate if function is None else decorate(function)
 
 
-def _cached(
-    decorated: Any,
-    ttl: Lifetime,
-    key: str | None,
-    tags: Sequence[str],
-    namespace: str,
-    grace: Duration,
-    cache: Cache | Callable[[], Cache],
-) -> Any:
-    function = decorated.__func__ if isinstance(decorated, (classmethod, staticmethod)) else decorated
-    _refuse_what_cannot_be_cached(function)
-    if not (isinstance(cache, Cache) or callable(cache)):
-        raise ConfigError(f"cache={cache!r}: give a Cache, or a function that gives one")
-    for duration in ttl if isinstance(ttl, tuple) else (ttl,):
-        if duration is not None:
-            seconds(duration)
-    signature = inspect.signature(function)
-    prefix = f"{check_key(namespace)}:" if namespace else ""
-    templates = Templates(function.__name__, signature)
-    recipe = _Recipe(
-        function,
-        templates.key(key, prefix) if key is not None else _default_key(templates, function, signature, prefix),
-        templates.tags(check_tags(tags)) if tags else None,
-        *_doors(cache),
-        ttl,
-        grace,
-        {classmethod: _Binds.CLASS, staticmethod: _Binds.NOTHING}.get(type(decorated), _Binds.OBJECT),
-    )
-    kind = AsyncCachedFunction if inspect.iscoroutinefunction(function) else CachedFunction
-    return update_wrapper(kind(recipe), function)
+class _Calls:
+    """What the calls of one cached function have in common."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        ttl: Lifetime,
+        key: str | None,
+        tags: Sequence[str],
+        namespace: str,
+        grace: Duration,
+        cache: Source,
+    ) -> None:
+        if not (isinstance(cache, Verbs) or callable(cache)):
+            raise ConfigError(f"cache={cache!r}: give a Cache, or a function that gives one")
+        for duration in ttl if isinstance(ttl, tuple) else (ttl,):
+            if duration is not None:
+                seconds(duration)
+        self._function = function
+        self._asynchronous = inspect.iscoroutinefunction(function)
+        self._ttl = ttl
+        self._options: dict[str, Any] = {} if isinstance(ttl, tuple) else {"grace": grace}
+        self._verb = f"{'a' * self._asynchronous}{'flexible' if isinstance(ttl, tuple) else 'remember'}"
+        self._cache = cache
+        self._name = _qualified_name(function).rpartition(".")[2]
+        self._signature = inspect.signature(function)
+        prefix = f"{check_key(namespace)}:" if namespace else ""
+        templates = Templates(self._name, self._signature)
+        self._key = templates.key(key, prefix) if key is not None else self._default_key(templates, prefix)
+        self.key = compiled(self._name, self._signature, self._key.key, self._key.names)
+        self._tags = compiled(self._name, self._signature, *templates.tags(check_tags(tags))) if tags else None
+
+    def function(self) -> Callable[..., Any]:
+        """The function that users call, with its verbs. A hit is answered in it, without another call."""
+        source, names = self._cache, {**self._key.names, "<missing>": MISSING, "<read>": self.read}
+        if isinstance(source, Verbs):
+            hit = call("<hit>", self._key.probe)
+            names["<hit>"] = source._hit  # noqa: SLF001 - the short cut that `Cache.remember` begins with
+        else:
+            hit = ast.Call(ast.Attribute(call("<cache>"), "_hit", ast.Load()), [self._key.probe], [])
+            names["<cache>"] = source
+        found = ast.NamedExpr(ast.Name("<value>", ast.Store()), hit)
+        read: ast.expr = forward("<read>", self._signature)
+        value = ast.IfExp(
+            ast.Compare(found, [ast.Is()], [load("<missing>")]),
+            ast.Await(read) if self._asynchronous else read,
+            load("<value>"),
+        )
+        made: Any = compiled(self._name, self._signature, value, names, asynchronous=self._asynchronous)
+        update_wrapper(made, self._function)
+        made.key = self.key
+        made.forget, made.refresh = (self.aforget, self.arefresh) if self._asynchronous else (self.forget, self.refresh)
+        return made  # type: ignore[no-any-return]
+
+    def read(self, *arguments: Any, **keywords: Any) -> Any:
+        """What the cache has for these arguments, or else the function's result; to be awaited, where that is."""
+        cache = self._source()
+        if self._tags is not None:
+            cache = cache.tags(*self._tags(*arguments, **keywords))
+        read = getattr(cache, self._verb)
+        key = self.key(*arguments, **keywords)
+        return read(key, self._ttl, lambda: self._function(*arguments, **keywords), **self._options)
+
+    def forget(self, *arguments: Any, **keywords: Any) -> bool:
+        return self._source().forget(self.key(*arguments, **keywords))
+
+    async def aforget(self, *arguments: Any, **keywords: Any) -> bool:
+        return await self._source().aforget(self.key(*arguments, **keywords))
+
+    def refresh(self, *arguments: Any, **keywords: Any) -> Any:
+        self.forget(*arguments, **keywords)
+        return self.read(*arguments, **keywords)
+
+    async def arefresh(self, *arguments: Any, **keywords: Any) -> Any:
+        await self.aforget(*arguments, **keywords)
+        return await self.read(*arguments, **keywords)
+
+    def _source(self) -> AnyCache:
+        return self._cache if isinstance(self._cache, Verbs) else self._cache()
+
+    def _default_key(self, templates: Templates, prefix: str) -> KeyExpression:
+        function = self._function
+        if self._name == "<lambda>" or isinstance(function, (partial, MethodType)):
+            raise ConfigError(
+                f"{function!r} has no name that is its own and that a key could begin with: give @cached a key=…"
+            )
+        first = next(iter(self._signature.parameters), None)
+        if first in ("self", "cls") and _in_class(function):
+            return templates.default_key(self._name, prefix, owner=first)
+        return templates.default_key(f"{function.__module__}.{function.__qualname__}", prefix, owner=None)
 
 
-def _doors(cache: Cache | Callable[[], Cache]) -> tuple[Callable[[], Cache], Callable[[str], object]]:
-    if isinstance(cache, Cache):
-        return lambda: cache, cache._hit  # noqa: SLF001 - the short cut that `Cache.remember` begins with
-    return cache, lambda key: cache()._hit(key)  # noqa: SLF001
+_VERBS = frozenset({"key", "forget", "refresh"})
+_NAMES = frozenset({"__name__", "__qualname__"})
+
+
+class _CachedMethod:
+    """A cached function in the body of a class."""
+
+    def __init__(self, function: Callable[..., Any], *, of_class: bool) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        self._of_class = of_class
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:  # with a @staticmethod above
+        return self._function(*arguments, **keywords)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        target = owner if self._of_class else instance
+        return self._function if target is None else _BoundMethod(self._function, target)
+
+
+class _BoundMethod(partial[Any]):
+    """A cached method together with its object, or class, which its verbs are given too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _VERBS:
+            return partial(getattr(self.func, name), *self.args)
+        if name in _NAMES:
+            return getattr(self.func, name)
+        raise AttributeError(f"{self!r} has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.args[0], self.func.__name__)  # as bound methods are
+
+    def __repr__(self) -> str:
+        return f"<bound method {self.func.__qualname__} of {self.args[0]!r}>"
 
 
 def _refuse_what_cannot_be_cached(function: Any) -> None:
-    if isinstance(function, _Cached):
-        raise ConfigError(f"{function!r} is cached already; one @cached is enough")
-    if not inspect.isroutine(function):
-        raise ConfigError(f"@cached is for functions and methods, not for {function!r}")
+    if hasattr(function, "refresh") and hasattr(function, "forget"):
+        raise TypeError(f"{function!r} is cached already; one @cached is enough")
+    if not (inspect.isroutine(function) or isinstance(function, partial)):
+        raise TypeError(f"@cached is for functions and methods, not for {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigError(
-            f"{function.__qualname__}() yields its results one by one, and a cache keeps a value: return a list instead"
+        raise TypeError(
+            f"{_qualified_name(function)}() yields its results one by one, and a cache keeps a value: return a list "
+            "instead"
         )
 
 
-def _default_key(templates: Templates, function: Any, signature: inspect.Signature, prefix: str) -> Callable[..., str]:
-    if function.__name__ == "<lambda>":
-        raise ConfigError("a lambda has no name of its own that a key could begin with: give @cached a key=…")
-    first = next(iter(signature.parameters), None)
-    parent, _, name = function.__qualname__.rpartition(".")
-    if first in ("self", "cls") and parent and not parent.endswith("<locals>"):
-        return templates.default_key(name, prefix, owner=first)
-    return templates.default_key(f"{function.__module__}.{function.__qualname__}", prefix, owner=None)
+def _qualified_name(function: Any) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return str(function.__qualname__)
+
+
+def _in_class(function: Any) -> bool:
+    """Whether a function stands in the body of a class."""
+    parent = "" if isinstance(function, (partial, MethodType)) else function.__qualname__.rpartition(".")[0]
+    return bool(parent) and not parent.endswith("<locals>")

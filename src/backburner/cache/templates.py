@@ -1,20 +1,21 @@
-"""Turn ``"user:{user_id}"`` and the signature of a function into a function that takes the same arguments and gives the
-key.
+"""Turn ``"user:{user_id}"`` and the signature of a function into the expression of a key, which `compiled` makes code.
 
-It is compiled once, from a syntax tree, so that Python itself binds the arguments (positional or by name, with their
-defaults) and a call costs little more than an f-string. Only what a template may contain is put into the tree: names of
-arguments, their attributes and items, conversions and format specifications. No text is evaluated.
+An expression holds what a template may contain, names of arguments, their attributes and items, conversions and format
+specifications, and nothing else: no text is evaluated. In the value of a field the characters that separate fields are
+written as in a URL (``%3A``), so that what a user typed cannot pass for another key.
 """
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from string import Formatter
 from types import NoneType
 from typing import Any, Final
 
 from backburner.cache.codec import JSONCodec
+from backburner.cache.compiled import Names, call, load
 from backburner.cache.keys import fit
 from backburner.errors import CodecError, ConfigError
 
@@ -26,14 +27,28 @@ _STEP: Final = re.compile(r"\.(\w+)|\[([^\[\]]+)\]")
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _PLAIN: Final = frozenset({str, int, float, bool, NoneType, bytes})
 _EVERYTHING: Final = JSONCodec()
+_SEPARATOR: Final = ":"
+_ESCAPE: Final = "%"
+_IN_ESCAPES: Final = frozenset(f"{_ESCAPE}0123456789ABCDEF")
 
 # Names that no argument can have.
-_FIT, _TELLING, _PART, _SORTED, _CLASS = "<fit>", "<telling>", "<part>", "<sorted>", "<class>"
-_TYPE, _PLAIN_TYPES, _REPR = "<type>", "<plain types>", "<repr>"
+_FIT, _TELLING, _QUOTED, _PART, _SORTED, _CLASS = "<fit>", "<telling>", "<quoted>", "<part>", "<sorted>", "<class>"
+_TYPE, _PLAIN_TYPES = "<type>", "<plain types>"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExpression:
+    """A key as an expression over the arguments of a function."""
+
+    key: ast.expr
+    probe: ast.expr
+    """The same at less cost, to look an entry up. Where it differs (a key that is too long), no entry has it."""
+    names: Names
+    """What both refer to."""
 
 
 class Templates:
-    """Compiles templates for one function.
+    """Makes expressions for one function.
 
     Args:
         name: the function, for messages.
@@ -44,136 +59,138 @@ class Templates:
         self._name = name
         self._signature = signature
 
-    def key(self, template: str, namespace: str) -> Callable[..., str]:
-        """A function that gives the key a template describes.
+    def key(self, template: str, namespace: str) -> KeyExpression:
+        """The key that a template describes.
 
         Raises:
-            ConfigError: the template cannot be read, or names what is no argument.
+            ConfigError: the template cannot be read, names what is no argument, or could not tell its fields apart.
         """
-        body = ast.JoinedStr([ast.Constant(namespace), *self._parts(template, "key")])
-        return self._compile(_call(_FIT, body))
+        read = self._read(template, "key")
+        if not read.fields:
+            constant = ast.Constant(fit(namespace + read.literals[0]))
+            return KeyExpression(constant, constant, {})
+        separators = self._separators(template, read)
+        quoting = {ord(character): _percent(character) for character in separators}
+        careful: list[ast.expr] = []
+        quick: list[ast.expr] = []
+        checks: list[ast.expr] = []
+        for field in read.fields:
+            told = field.shown(call(_TELLING, field.value, ast.Constant(field.text)))
+            careful.append(_shown(call(_QUOTED, ast.JoinedStr([told]))))
+            # Letters and digits need no quoting, whatever their type; asking the text costs least.
+            local = f"<text {len(quick)}>"
+            text = ast.NamedExpr(ast.Name(local, ast.Store()), ast.JoinedStr([field.shown(field.value)]))
+            checks.append(ast.Call(ast.Attribute(text, "isalnum", ast.Load()), [], []))
+            quick.append(_shown(load(local)))
+        literals = [namespace + read.literals[0], *read.literals[1:]]
+        key = call(_FIT, _joined(literals, careful))
+        # Not with `#`, which could make a short text look like what `fit` gives for a long one.
+        quickly = "#" not in "".join(literals)
+        probe = _if_all(checks, _joined(literals, quick), key) if quickly else key
+        names = {_FIT: fit, _TELLING: self._telling, _QUOTED: lambda text: text.translate(quoting)}
+        return KeyExpression(key, probe, names)
 
-    def default_key(self, name: str, namespace: str, owner: str | None) -> Callable[..., str]:
-        """A function that gives a key made of a name and all arguments, each in a form that no other value has.
+    def default_key(self, name: str, namespace: str, owner: str | None) -> KeyExpression:
+        """A key made of a name and all arguments, each in a form that no other value has.
 
         With `owner`, that argument is the object or class of a method: its class belongs to the name, itself it does
         not.
         """
-        body: list[ast.expr] = [ast.Constant(namespace)]
+        begin: list[ast.expr] = [ast.Constant(namespace)]
         if owner is not None:
-            body += [_shown(_call(_CLASS, _load(owner))), ast.Constant(".")]
-        body.append(ast.Constant(f"{name}("))
-        separator = ""
-        for parameter in self._signature.parameters.values():
-            if parameter.name == owner:
-                continue
-            value: ast.expr = _load(parameter.name)
+            begin += [_shown(call(_CLASS, load(owner))), ast.Constant(".")]
+        begin.append(ast.Constant(f"{name}("))
+        careful, quick = list(begin), list(begin)
+        checks: list[ast.expr] = []
+        separator = ast.Constant("")
+        parameters = [parameter for parameter in self._signature.parameters.values() if parameter.name != owner]
+        for parameter in parameters:
+            value: ast.expr = load(parameter.name)
+            checks.append(ast.Compare(call(_TYPE, value), [ast.In()], [load(_PLAIN_TYPES)]))
+            quick += [separator, ast.FormattedValue(value, ord("r"), None)]
             if parameter.kind is Parameter.VAR_KEYWORD:
-                value = _call(_SORTED, value)
-            part: ast.expr = _call(_PART, value, ast.Constant(parameter.name))
-            if isinstance(value, ast.Name):
-                part = _unless_plain(value, _call(_REPR, value), part)
-            body += [ast.Constant(separator), _shown(part)]
-            separator = ","
-        body.append(ast.Constant(")"))
-        return self._compile(_call(_FIT, ast.JoinedStr(body), ast.Constant(LONGEST_DEFAULT)))
+                value = call(_SORTED, value)
+            careful += [separator, _shown(call(_PART, value, ast.Constant(parameter.name)))]
+            separator = ast.Constant(",")
+        # With its end, no text that is too long can look like what `fit` gives for another one.
+        end = ast.Constant(")")
+        key = call(_FIT, ast.JoinedStr([*careful, end]), ast.Constant(LONGEST_DEFAULT))
+        names = {
+            _FIT: fit, _PART: self._part, _SORTED: _sorted, _CLASS: _class_name, _TYPE: type, _PLAIN_TYPES: _PLAIN,
+        }  # fmt: skip
+        return KeyExpression(key, _if_all(checks, ast.JoinedStr([*quick, end]), key), names)
 
-    def tags(self, templates: Iterable[str]) -> Callable[..., tuple[str, ...]]:
-        """A function that gives the tags; as `key` otherwise."""
-        tags: list[ast.expr] = [ast.JoinedStr(self._parts(template, "a tag")) for template in templates]
-        return self._compile(ast.Tuple(tags, ast.Load()))
+    def tags(self, templates: Iterable[str]) -> tuple[ast.expr, Names]:
+        """The tuple of tags. Values stand in them as they are: whoever flushes a tag writes it by hand."""
+        tags: list[ast.expr] = []
+        for template in templates:
+            read = self._read(template, "a tag")
+            values: list[ast.expr] = [
+                field.shown(call(_TELLING, field.value, ast.Constant(field.text))) for field in read.fields
+            ]
+            tags.append(call(_FIT, _joined(read.literals, values)))
+        return ast.Tuple(tags, ast.Load()), {_FIT: fit, _TELLING: self._telling}
 
-    def _parts(self, template: str, what: str) -> list[ast.expr]:
-        parts: list[ast.expr] = []
-        for literal, field, specification, conversion in self._fields(template, what):
-            if literal:
-                parts.append(ast.Constant(literal))
-            if field is None:
-                continue
-            value = self._value(template, field, what)
-            shown = ast.JoinedStr([ast.Constant(specification)]) if specification else None
-            parts.append(ast.FormattedValue(value, ord(conversion) if conversion else -1, shown))
-        return parts
-
-    def _fields(self, template: str, what: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    def _read(self, template: str, what: str) -> "_Template":
         if not template:
             raise ConfigError(f"{self._name}(): {what} must not be empty; write something like 'user:{{user_id}}'")
         try:
-            fields = list(Formatter().parse(template))
+            parsed = list(Formatter().parse(template))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self._name}(): {what}={template!r} cannot be read: {error}") from None
-        for _, field, specification, conversion in fields:
+        literals, fields = [""], []
+        for literal, text, specification, conversion in parsed:
+            literals[-1] += literal
+            if text is None:
+                continue
             if specification and "{" in specification:
                 raise ConfigError(f"{self._name}(): {what}={template!r}: a format cannot contain another field")
             if conversion not in (None, "", "r", "s", "a"):
                 raise ConfigError(f"{self._name}(): {what}={template!r}: the conversions are !r, !s and !a")
-            if field is not None and not _FIELD.fullmatch(field):
-                raise ConfigError(
-                    f"{self._name}(): {what}={template!r}: {{{field}}} must name an argument, as {{user_id}} and "
-                    "{user.id} do"
-                )
-        return fields
+            fields.append(_Field(text, self._value(template, text, what), specification or "", conversion or ""))
+            literals.append("")
+        return _Template(literals, fields)
 
-    def _value(self, template: str, field: str, what: str) -> ast.expr:
-        name = _name_of(field)
+    def _value(self, template: str, text: str, what: str) -> ast.expr:
+        read = _FIELD.fullmatch(text)
+        if read is None:
+            raise ConfigError(
+                f"{self._name}(): {what}={template!r}: {{{text}}} must name an argument, as {{user_id}} and "
+                "{user.id} do"
+            )
+        name, steps = read.groups()
         known = self._signature.parameters
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"{self._name}() has no argument {name!r}, which {what}={template!r} asks for; {has}")
-        value: ast.expr = _load(name)
-        for attribute, item in _STEP.findall(field[len(name) :]):
+        value: ast.expr = load(name)
+        for attribute, item in _STEP.findall(steps):
             if attribute:
                 value = ast.Attribute(value, attribute, ast.Load())
             else:
                 value = ast.Subscript(value, ast.Constant(int(item) if item.isdecimal() else item), ast.Load())
-        checked = _call(_TELLING, value, ast.Constant(field))
-        return _unless_plain(value, value, checked) if isinstance(value, ast.Name) else checked
+        return value
 
-    def _compile(self, body: ast.expr) -> Callable[..., Any]:
-        kinds: dict[Any, list[ast.arg]] = {}
-        defaults: list[Any] = []
-        by_name: dict[str, Any] = {}
-        for parameter in self._signature.parameters.values():
-            kinds.setdefault(parameter.kind, []).append(ast.arg(parameter.name))
-            if parameter.default is Parameter.empty:
-                continue
-            if parameter.kind is Parameter.KEYWORD_ONLY:
-                by_name[parameter.name] = parameter.default
-            else:
-                defaults.append(parameter.default)
-        named = kinds.get(Parameter.KEYWORD_ONLY, [])
-        arguments = ast.arguments(
-            posonlyargs=kinds.get(Parameter.POSITIONAL_ONLY, []),
-            args=kinds.get(Parameter.POSITIONAL_OR_KEYWORD, []),
-            vararg=next(iter(kinds.get(Parameter.VAR_POSITIONAL, [])), None),
-            kwonlyargs=named,
-            kw_defaults=[None] * len(named),
-            kwarg=next(iter(kinds.get(Parameter.VAR_KEYWORD, [])), None),
-            defaults=[],
-        )
-        tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, body)))
-        steps = {
-            _FIT: fit,
-            _TELLING: self._telling,
-            _PART: self._part,
-            _SORTED: _sorted,
-            _CLASS: _class_name,
-            _TYPE: type,
-            _PLAIN_TYPES: _PLAIN,
-            _REPR: repr,
-        }
-        made = eval(compile(tree, f"<key of {self._name}>", "eval"), steps)  # noqa: S307 - built above, from no text
-        made.__defaults__ = tuple(defaults)
-        made.__kwdefaults__ = by_name
-        made.__name__ = made.__qualname__ = self._name  # what Python says when arguments are missing
-        return made  # type: ignore[no-any-return]
+    def _separators(self, template: str, read: "_Template") -> set[str]:
+        """The characters that values may not contain as they are: one of each text between two fields, and those that
+        keys are, by custom, separated and quoted with."""
+        separators = {_SEPARATOR, _ESCAPE}
+        for between in read.literals[1:-1]:
+            able = [character for character in between if character not in _IN_ESCAPES]
+            if not able:
+                raise ConfigError(
+                    f"{self._name}(): key={template!r}: nothing tells two of its fields apart, so that different "
+                    "arguments could share a key; put a colon between them"
+                )
+            separators.add(next((character for character in able if not character.isalnum()), able[0]))
+        return separators
 
-    def _telling(self, value: object, field: str) -> object:
+    def _telling(self, value: object, text: str) -> object:
         """Give a value back whose text can stand for it."""
         if type(value) not in _PLAIN and _ADDRESS.search(str(value)):
             raise TypeError(
-                f"{self._name}(): {{{field}}} is a {type(value).__qualname__} and shows as {str(value)[:80]!r}: a "
-                f"memory address makes a key that is never found again. Name what matters, such as {{{field}.id}}"
+                f"{self._name}(): {{{text}}} is a {type(value).__qualname__} and shows as {str(value)[:80]!r}: a "
+                f"memory address makes a key that is never found again. Name what matters, such as {{{text}.id}}"
             )
         return value
 
@@ -194,28 +211,51 @@ class Templates:
             ) from error
 
 
-def _name_of(field: str) -> str:
-    return re.split(r"[.\[]", field, maxsplit=1)[0]
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A template taken apart: a text, a field, a text, …, a field, a text; texts may be empty."""
+
+    literals: list[str]
+    fields: list["_Field"]
 
 
-def _load(name: str) -> ast.Name:
-    return ast.Name(name, ast.Load())
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What stands in braces in a template."""
+
+    text: str
+    value: ast.expr
+    specification: str
+    conversion: str
+
+    def shown(self, value: ast.expr) -> ast.FormattedValue:
+        """A value in the form that the field asks for."""
+        specification = ast.JoinedStr([ast.Constant(self.specification)]) if self.specification else None
+        return ast.FormattedValue(value, ord(self.conversion) if self.conversion else -1, specification)
 
 
-def _call(name: str, *arguments: ast.expr) -> ast.Call:
-    return ast.Call(_load(name), list(arguments), [])
+def _percent(character: str) -> str:
+    return "".join(f"{_ESCAPE}{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def _unless_plain(argument: ast.Name, plainly: ast.expr, otherwise: ast.expr) -> ast.expr:
-    """Spare the types that nearly all arguments have a closer look."""
-    return ast.IfExp(ast.Compare(_call(_TYPE, argument), [ast.In()], [_load(_PLAIN_TYPES)]), plainly, otherwise)
+def _joined(literals: Sequence[str], values: Sequence[ast.expr]) -> ast.JoinedStr:
+    parts: list[ast.expr] = [ast.Constant(literals[0])]
+    for value, literal in zip(values, literals[1:], strict=True):
+        parts += [value, ast.Constant(literal)]
+    return ast.JoinedStr(parts)
+
+
+def _if_all(checks: list[ast.expr], then: ast.expr, otherwise: ast.expr) -> ast.expr:
+    if not checks:
+        return then
+    return ast.IfExp(checks[0] if len(checks) == 1 else ast.BoolOp(ast.And(), checks), then, otherwise)
 
 
 def _shown(value: ast.expr) -> ast.FormattedValue:
     return ast.FormattedValue(value, -1, None)
 
 
-def _sorted(keywords: dict[str, object]) -> dict[str, object]:
+def _sorted(keywords: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(keywords.items()))
 
 
