@@ -1,12 +1,10 @@
 """Who is told what, and what it costs where nobody listens."""
 
-import logging
-from collections.abc import Callable
 
 import pytest
 
 from backburner import Cache
-from backburner.events import Computed, Degraded, Event, Events, Hit, Invalidated, Miss, Stored, log_trouble
+from backburner.events import Computed, Degraded, Event, Events, Hit, Invalidated, Miss, Stored
 
 
 def test_who_asks_for_no_kind_gets_all_and_who_asks_for_some_gets_those() -> None:
