@@ -1,5 +1,5 @@
-"""Automatic pipelining: all coroutines of an event loop share one connection, and what they ask for in one tick leaves
-in one write.
+"""Automatic pipelining for asyncio: the coroutines of an event loop share one connection, and what they ask for in one
+tick leaves in one write.
 
 A pool pays a write, a read, a timer and two wake-ups for every command. Here commands are collected until the tick
 ends, replies complete their futures in order, and one watchdog looks after all of them. redis-py still connects, logs
@@ -12,16 +12,16 @@ in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from copy import copy
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio.connection
-from hiredis import PushNotification, pack_command
+from hiredis import PushNotification
 
 from backburner.redis.client import aconnect
+from backburner.redis.command import Pipeline, again, packed
 from backburner.redis.url import ServerURL
 
 __all__ = ["PipelinedClient"]
@@ -78,11 +78,11 @@ class PipelinedClient:
         Raises:
             redis.RedisError: as from redis-py.
         """
-        return self._send(_packed(command))
+        return self._send(packed(command))
 
-    def pipeline(self, *, transaction: Literal[False] = False) -> "Pipeline":  # noqa: ARG002 - as redis-py has it
+    def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002 - as redis-py
         """Collect commands that are sent together."""
-        return Pipeline(self._send)
+        return Pipeline(self._send_all)
 
     async def aclose(self) -> None:
         """Close the connection; what waits for a reply fails. The client can be used again; it connects anew."""
@@ -90,9 +90,16 @@ class PipelinedClient:
             await self._stream.close()
         await self._client.aclose()
 
-    def _send(self, packed: bytes) -> Awaitable[Any]:
+    async def _send_all(self, commands: Sequence[bytes]) -> list[Any]:
+        replies = await asyncio.gather(*map(self._send, commands), return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies
+
+    def _send(self, command: bytes) -> Awaitable[Any]:
         stream = self._stream or self._connect()
-        return stream.send_later(packed) if stream.full else stream.send(packed)
+        return stream.send_later(command) if stream.full else stream.send(command)
 
     def _connect(self) -> "_Stream":
         pool = self._client.connection_pool
@@ -105,32 +112,6 @@ class PipelinedClient:
 
     def _disconnected(self) -> None:
         self._stream = None
-
-
-class Pipeline:
-    """Commands that are sent together, and whose replies are awaited together."""
-
-    def __init__(self, send: Callable[[bytes], Awaitable[Any]]) -> None:
-        self._send = send
-        self._commands: list[bytes] = []
-
-    def execute_command(self, *command: Any) -> Self:
-        """Add a command."""
-        self._commands.append(_packed(command))
-        return self
-
-    async def execute(self) -> list[Any]:
-        """Send what was added. The replies, in order.
-
-        Raises:
-            redis.RedisError: the first of the errors; the other commands were carried out all the same.
-        """
-        commands, self._commands = self._commands, []
-        replies = await asyncio.gather(*map(self._send, commands), return_exceptions=True)
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                raise reply
-        return replies
 
 
 class _Stream:
@@ -168,7 +149,7 @@ class _Stream:
         self._suspect: float | None = None
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
-    def send(self, packed: bytes) -> asyncio.Future[Any]:
+    def send(self, command: bytes) -> asyncio.Future[Any]:
         """Send a command at the end of the tick. The future is given its reply."""
         future = self._loop.create_future()
         if not self._unsent:
@@ -177,21 +158,21 @@ class _Stream:
                 self._work.set_result(None)
             if self._watchdog is None:
                 self._watchdog = self._loop.call_later(self._timeout, self._watch)
-        self._unsent.append(packed)
+        self._unsent.append(command)
         self._unsent_futures.append(future)
-        self._unsent_bytes += len(packed)
+        self._unsent_bytes += len(command)
         if self._unsent_bytes >= MAX_UNSENT_BYTES or self._pending >= MAX_PENDING:
             self.full = True
             self._room.clear()
         return future
 
-    async def send_later(self, packed: bytes) -> Any:
+    async def send_later(self, command: bytes) -> Any:
         """As `send`, once there is room."""
         while self.full:
             await self._room.wait()
         if self._failure is not None:
-            raise _again(self._failure)
-        return await self.send(packed)
+            raise again(self._failure)
+        return await self.send(command)
 
     async def close(self) -> None:
         """End, and wait until the connection is closed."""
@@ -231,8 +212,8 @@ class _Stream:
             self._unsent_bytes = 0
             now = monotonic()
             self._sent.extend([(now, future) for future in futures])
-            packed = batch[0] if len(batch) == 1 else b"".join(batch)
-            await self._connection.send_packed_command(packed, check_health=False)
+            commands = batch[0] if len(batch) == 1 else b"".join(batch)
+            await self._connection.send_packed_command(commands, check_health=False)
 
     async def _read(self) -> None:
         try:
@@ -327,7 +308,7 @@ class _Stream:
         self._make_room()
         for future in futures:
             if not future.done():
-                future.set_exception(_again(error))
+                future.set_exception(again(error))
 
 
 class _PushParser(redis.asyncio.connection.DefaultParser):  # type: ignore[misc, valid-type]
@@ -335,18 +316,3 @@ class _PushParser(redis.asyncio.connection.DefaultParser):  # type: ignore[misc,
 
     async def handle_push_response(self, response: Any, **_: Any) -> Any:
         return response
-
-
-def _packed(command: tuple[Any, ...]) -> bytes:
-    try:
-        packed: bytes = pack_command(command)
-    except TypeError as error:
-        raise redis.DataError(f"a command takes str, bytes, int and float only: {error}") from error
-    return packed
-
-
-def _again(error: Exception) -> Exception:
-    """The same error for one more caller: raising one object in many tasks would tangle their tracebacks."""
-    another = copy(error)
-    another.__cause__ = error
-    return another

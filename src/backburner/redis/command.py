@@ -1,0 +1,57 @@
+"""Commands as bytes, several as one, and errors for many: what the blocking and the asyncio client share."""
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, Generic, Self, TypeVar
+
+import redis
+from hiredis import pack_command
+
+R = TypeVar("R")
+
+
+def packed(command: tuple[Any, ...]) -> bytes:
+    """A command as it is sent, each word an argument of its own.
+
+    Raises:
+        redis.DataError: a word is no text, bytes or number.
+    """
+    try:
+        words: bytes = pack_command(command)
+    except TypeError as error:
+        raise redis.DataError(f"a command takes str, bytes, int and float only: {error}") from error
+    return words
+
+
+class Pipeline(Generic[R]):
+    """Commands that are sent together, and whose replies come together."""
+
+    def __init__(self, send: Callable[[Sequence[bytes]], R]) -> None:
+        """`send` is given the packed commands; what it returns, `execute` does."""
+        self._send = send
+        self._commands: list[bytes] = []
+
+    def execute_command(self, *command: Any) -> Self:
+        """Add a command.
+
+        Raises:
+            redis.DataError: a word is no text, bytes or number.
+        """
+        self._commands.append(packed(command))
+        return self
+
+    def execute(self) -> R:
+        """Send what was added. The replies, in order; with the asyncio client, an awaitable of them.
+
+        Raises:
+            redis.RedisError: the first of the errors; the other commands were carried out all the same.
+        """
+        commands, self._commands = self._commands, []
+        return self._send(commands)
+
+
+def again(error: Exception) -> Exception:
+    """The same error for one more caller: raising one object in many places would tangle their tracebacks."""
+    another = copy(error)
+    another.__cause__ = error
+    return another
