@@ -88,16 +88,19 @@ class Place:
     """Where responses to one request lie: under the key of its target, or under one that also tells what they vary by.
 
     Args:
+        primary: the key of the target.
+        distinction: what they vary by, whatever they say; see `Request.distinction`.
         tags: of whatever is stored here.
     """
 
-    def __init__(self, engine: Engine, primary: str, headers: Headers, tags: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, primary: str, distinction: str, headers: Headers, tags: tuple[str, ...]) -> None:
         self.engine = engine
         self.primary = primary
         self.key = primary
         self.tags = tags
         self.variants: Variants | None = None
         self.variants_end = 0.0
+        self._distinction = distinction
         self.mark: bytes | None = None
         """Of what was found under the key (see `Entry.mark`)."""
         self._headers = headers
@@ -109,31 +112,54 @@ class Place:
             StoreError: the store cannot tell.
         """
         self.key, self.variants = self.primary, None
-        entry, decision = await self.engine.judge(self.primary)
-        self.mark = entry.mark if entry else b""
-        if entry is None or decision is Decision.MISS:
+        entry = await self._judged(self.primary)
+        value = value_of(self.primary, entry, self.engine.tell) if entry else None
+        if self._distinction and not isinstance(value, Variants):
+            entry, value = await self._told_apart()
+        if entry is None or not isinstance(value, Variants):
+            return Found(value, entry, entry.fresh_until) if entry and isinstance(value, Stored) else None
+        self.variants, self.variants_end = value, entry.expires_at
+        self.key = self.key_of(value)
+        stale_since = entry.fresh_until
+        entry = await self._judged(self.key)
+        value = value_of(self.key, entry, self.engine.tell) if entry else None
+        if entry is None or not isinstance(value, Stored):
             return None
-        value = value_of(self.primary, entry, self.engine.tell)
-        fresh_until = entry.fresh_until
-        if isinstance(value, Variants):
-            self.variants, self.variants_end = value, entry.expires_at
-            self.key = self.key_of(value)
-            stale_since = entry.fresh_until
-            entry, decision = await self.engine.judge(self.key)
-            self.mark = entry.mark if entry else b""
-            if entry is None or decision is Decision.MISS:
-                return None
-            value = value_of(self.key, entry, self.engine.tell)
-            fresh_until = min(entry.fresh_until, stale_since) if entry.created <= stale_since else entry.fresh_until
-        return Found(value, entry, fresh_until) if isinstance(value, Stored) else None
+        # All variants that were there were made stale then, by one who did not know them.
+        fresh_until = min(entry.fresh_until, stale_since) if entry.created <= stale_since else entry.fresh_until
+        return Found(value, entry, fresh_until)
+
+    async def _judged(self, key: str) -> Entry | None:
+        entry, decision = await self.engine.judge(key)
+        self.mark = entry.mark if entry else b""
+        return None if decision is Decision.MISS else entry
+
+    async def _told_apart(self) -> tuple[Entry, Stored | Variants | None]:
+        now = self.engine.runtime.now()
+        variants = Variants((), secrets.token_hex(4))
+        entry = lasting(variants, now, now)
+        found = await self.engine.store.add(self.primary, entry, now)
+        return (entry, variants) if found is None else (found, value_of(self.primary, found, self.engine.tell))
 
     def key_of(self, variants: Variants) -> str:
         """The key of the variant that the request selects."""
-        return f"{self.primary}\x01{variants.token}{digest(*(v.encode() for v in variants.values(self._headers)))}"
+        return variant_key(self.primary, variants, self._headers, self._distinction)
 
     def landed(self, stored: Stored, variants: Variants | None) -> Landed:
         """A response for this request, for those who wait for it."""
         return Landed(stored, variants, variants.values(self._headers) if variants else ())
+
+
+def variant_key(primary: str, variants: Variants, headers: Headers, distinction: str) -> str:
+    """The key of the variant that a request selects."""
+    values = [value.encode() for value in variants.values(headers)]
+    return f"{primary}\x01{variants.token}{digest(distinction.encode(), *values)}"
+
+
+def lasting(variants: Variants, now: float, until: float) -> Entry:
+    """An entry that tells variants apart until after a time. It has no tags: the variants have."""
+    ends = until + _VARIANTS_OUTLIVE
+    return Entry(variants.pack(), now, ends, ends, ends)
 
 
 def value_of(key: str, entry: Entry, tell: Callable[[Undecodable], None]) -> Stored | Variants | None:
@@ -343,8 +369,7 @@ class Call:
                 await engine.forget((place.primary,))
         elif variants is not None:
             await engine.store.write({place.key_of(variants): entry}, now)
-            ends = entry.expires_at + _VARIANTS_OUTLIVE
-            outcomes = {place.key: Entry(variants.pack(), now, ends, ends, ends, turn.versions)}
+            outcomes = {place.key: lasting(variants, now, entry.expires_at)}
         await engine.finish(turn, outcomes)
 
     def _entry(self, stored: Stored, now: float) -> Entry:

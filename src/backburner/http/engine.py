@@ -11,10 +11,10 @@ from backburner.cache.engine import Engine
 from backburner.cache.entry import Entry
 from backburner.cache.runtime import run
 from backburner.http import rules
-from backburner.http.call import Passing, Place, value_of
+from backburner.http.call import Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.policy import Policy
-from backburner.http.request import Request, digest, key_of, target_of
+from backburner.http.request import Request, key_of, keys_of, target_of
 from backburner.http.stored import Stored, Variants
 from backburner.http.visit import Visit, replayed
 
@@ -38,11 +38,9 @@ class ResponseCache:
             if not request.target or request.is_uncommon() or request.has_body():
                 await app(scope, receive, send)
                 return
-            key = request.key(policy)
-            if len(request.seen) == 1 and (hit := self._hit(key, request)) is not None:
-                stored, entry = hit
-                self._cache._count_hit(key, entry)  # noqa: SLF001
-                await self._serve(stored, entry, method, policy, send)
+            key = key_of(request.target)
+            if len(request.seen) == 1 and (hit := self._hit(key, request, policy)) is not None:
+                await self._serve(*hit, method, policy, send)
                 return
             await self._visit(key, request, policy, app, receive, send)
         elif method in policy.methods:
@@ -52,19 +50,19 @@ class ResponseCache:
         else:
             await app(scope, receive, self._invalidating(request, policy, send))
 
-    def _hit(self, key: str, request: Request) -> tuple[Stored, Entry] | None:
+    def _hit(self, key: str, request: Request, policy: Policy) -> tuple[Stored, Entry] | None:
+        """A fresh response that is in this process, for a request that asks for nothing but its target."""
         entry = self._cache._peek(key)  # noqa: SLF001
-        if entry is None:
-            return None
-        value = value_of(key, entry, self._cache.events.emit)
+        value = value_of(key, entry, self._cache.events.emit) if entry else None
         if isinstance(value, Variants):
-            key = f"{key}\x01{value.token}{digest(*(v.encode() for v in value.values(request.headers)))}"
+            key = variant_key(key, value, request.headers, request.distinction(policy))
             entry = self._cache._peek(key)  # noqa: SLF001
-            if entry is None:
-                return None
-            value = value_of(key, entry, self._cache.events.emit)
-        if not isinstance(value, Stored) or value.terms.validate:
+            value = value_of(key, entry, self._cache.events.emit) if entry else None
+        elif policy.vary_on:
             return None
+        if entry is None or not isinstance(value, Stored) or value.terms.validate:
+            return None
+        self._cache._count_hit(key, entry)  # noqa: SLF001
         return value, entry
 
     # The response cache is a part of the cache, as locks are.
@@ -95,10 +93,7 @@ class ResponseCache:
         send: Send,
         body: bytes | None = None,
     ) -> None:
-        tags = policy.all_tags
-        if body is not None or policy.vary_on:
-            tags = (*tags, key_of(request.target))  # so that purging the URL reaches all that lie under keys like it
-        place = Place(self._aengine(), key, request.headers, tags)
+        place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, policy.all_tags)
         await Visit(place, request, policy, self._passing, app, receive, send, body).run()
 
     async def _with_body(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
@@ -112,7 +107,7 @@ class ResponseCache:
             if not message.get("more_body", False):
                 break
         if request.target and not request.is_uncommon():
-            await self._visit(request.key(policy, body), request, policy, app, receive, send, body)
+            await self._visit(key_of(request.target, request.method), request, policy, app, receive, send, body)
         else:
             await app(request.scope, replayed(body, receive), send)
 
@@ -125,20 +120,20 @@ class ResponseCache:
                 # Before the client knows: what it asks for next must not be from before.
                 urls = rules.invalidated(request.url, headers)
                 tags = rules.groups(headers, b"cache-group-invalidation")
-                await self._drop([key_of(target_of(url)) for url in urls], policy.groups(tags, request.target))
+                await self._drop([target_of(url) for url in urls], policy.groups(tags, request.target))
             await send(message)
 
         return invalidate
 
-    async def _drop(self, keys: list[str], tags: tuple[str, ...]) -> None:
+    async def _drop(self, targets: list[str], tags: tuple[str, ...]) -> None:
         engine = self._aengine()
-        await engine.forget(keys)
-        # Keys are tags too, of what varies by more than the URL.
-        await engine.flush_tags((*keys, *tags))
+        await engine.forget([key for target in dict.fromkeys(targets) for key in keys_of(target)])
+        if tags:
+            await engine.flush_tags(tags)
 
     def purge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
-        """Remove the responses of a URL, of a namespace, or with a tag. Whether the server could be told; if not, it is
-        before the next read from it.
+        """Remove the responses of a URL, of a namespace, or with a tag. Whether that was done, and for a URL whether
+        there were any; if the server is gone, it is done before the next read from it.
 
         Args:
             url: a whole one, with its query.
@@ -148,17 +143,13 @@ class ResponseCache:
         """
         keys, tags = _named(url, namespace, tag)
         engine = self._engine()
-        if keys:
-            run(engine.forget(keys))
-        return run(engine.flush_tags((*keys, *tags)))
+        return run(engine.forget(keys)) > 0 if keys else run(engine.flush_tags(tags))
 
     async def apurge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
         """As `purge`."""
         keys, tags = _named(url, namespace, tag)
         engine = self._aengine()
-        if keys:
-            await engine.forget(keys)
-        return await engine.flush_tags((*keys, *tags))
+        return await engine.forget(keys) > 0 if keys else await engine.flush_tags(tags)
 
     def expire(self, url: str) -> bool:
         """Make the responses of a URL stale: the application is asked before they are used again, and if it fails they
@@ -174,7 +165,7 @@ def _named(url: str | None, namespace: str | None, tag: str | None) -> tuple[lis
     if sum(name is not None for name in (url, namespace, tag)) != 1:
         raise ValueError("purge by one of url=…, namespace=… and tag=…")
     if url is not None:
-        return [key_of(target_of(url))], []
+        return keys_of(target_of(url)), []
     return [], [tag if tag is not None else f"http:{namespace}"]
 
 

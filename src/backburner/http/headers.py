@@ -22,6 +22,7 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BREAKS: Final = re.compile(rb"[\0\r\n]")
 _MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
 _BALANCED: Final = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*')
+_PARAMETERS: Final = re.compile(r';[^"]*$')
 _SPACES: Final = re.compile(r"\s+")
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _BYTE_RANGE: Final = re.compile(r"(\d{0,19})-(\d{0,19})")
@@ -69,10 +70,13 @@ def names(text: str | None) -> list[str]:
     return [member.lower() for member in members(text)]
 
 
-def directives(text: str | None) -> Directives:
+def directives(text: str | None, *, parameters: bool = False) -> Directives:
     """The directives of ``Cache-Control`` and of fields like it (RFC 9111 section 5.2).
 
     A word that is followed by rubbish counts, without a usable argument: ``no-store;x`` forbids storing.
+
+    Args:
+        parameters: whether they may have some, which mean nothing (RFC 9213 section 2.1).
     """
     found: dict[str, list[str | None]] = {}
     for member in members(text):
@@ -80,6 +84,8 @@ def directives(text: str | None) -> Directives:
         if token is None:
             continue
         rest = member[token.end() :]
+        if parameters:
+            rest = _PARAMETERS.sub("", rest)
         argument = None
         if rest:
             argument = rest[1:] if rest[0] == "=" else ""

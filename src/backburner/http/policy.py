@@ -94,6 +94,7 @@ class Policy:
             "ignore_cookies": True,
             "foreign": True,
             "stale_if_error": 60,
+            "targets": ("cdn-cache-control", "surrogate-control"),
             "max_body_bytes": 16 << 20,
         }
         return cls(**{**defaults, **changes})

@@ -29,6 +29,7 @@ _UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"transfer-en
 """With these a request goes to the application as it is."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_OWN_TARGET: Final = frozenset({"GET", "HEAD"})
 _LONGEST: Final = MAX_LENGTH // 2
 """Characters of a target within a key, so that there is room for what varies."""
 
@@ -60,20 +61,22 @@ class Request:
         """The target as others write it."""
         return self.target.removesuffix("?")
 
-    def key(self, policy: Policy, body: bytes | None = None) -> str:
-        """Under which key a response to this lies; `body` where it is part of the key."""
-        key = key_of(self.target)
+    def distinction(self, policy: Policy, body: bytes | None = None) -> str:
+        """What a response depends on besides target and `Vary`, as a digest; empty if it is nothing.
+
+        Args:
+            body: the request's, where it counts.
+        """
         if body is None and not policy.vary_on:
-            return key
-        parts = []
-        if body is not None:
-            parts += [self.method.encode(), self._of_the_content(), body]
+            return ""
+        parts = [] if body is None else [self._of_the_content(), body]
         if callable(policy.vary_on):
             parts.append(policy.vary_on(self.scope).encode("utf-8", "surrogatepass"))
-        elif policy.vary_on:
-            names = [name.lower().encode() for name in policy.vary_on]
-            parts += [repr([value for name, value in self.headers if name == wanted]).encode() for wanted in names]
-        return f"{key}\x01{digest(*parts)}"
+        else:
+            for wanted in policy.vary_on:
+                name = wanted.lower().encode()
+                parts.append(repr([value for key, value in self.headers if key == name]).encode())
+        return digest(*parts)
 
     def _of_the_content(self) -> bytes:
         return repr(sorted(pair for pair in self.headers if pair[0].startswith(b"content-"))).encode()
@@ -109,9 +112,14 @@ class Request:
         return {**self.scope, "headers": headers + (extra or [])}
 
 
-def key_of(target: str) -> str:
-    """Under which key a response to a GET lies."""
-    return MARK + fit(target, _LONGEST)
+def key_of(target: str, method: str = "GET") -> str:
+    """Under which key a response lies, or what tells several apart."""
+    return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST)
+
+
+def keys_of(target: str) -> list[str]:
+    """All keys of a target."""
+    return [key_of(target, method) for method in ("GET", "QUERY", "POST")]
 
 
 def target_of(url: str) -> str:

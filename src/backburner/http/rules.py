@@ -54,7 +54,7 @@ def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
     """RFC 9213 section 2.2: the directives of a response that count, and whether they were meant for this cache."""
     for target in policy.targets:
         value = field(headers, target.lower().encode())
-        if value is not None and (found := directives(value)):
+        if value is not None and (found := directives(value, parameters=True)):
             return found, True
     return directives(field(headers, b"cache-control")), False
 
@@ -162,8 +162,8 @@ def heuristic(headers: Headers, policy: Policy, now: float) -> float | None:
 def initial_age(headers: Headers, now: float, delay: float) -> float:
     """Section 4.2.3: how old a response was when it arrived.
 
-    An `Age` that is no number, or comes in several lines, counts as very old. Of a list in one line the first counts
-    (section 5.1).
+    Of a list the first member counts (section 5.1). But an `Age` that is no number, or was sent several times, counts
+    as very old: several lines, or one that repeats itself because somebody on the way has joined them.
     """
     made = date(field(headers, b"date"))
     apparent = max(0.0, now - made) if made is not None else 0.0
@@ -172,13 +172,14 @@ def initial_age(headers: Headers, now: float, delay: float) -> float:
     lines = [value for name, value in headers if name == b"age"]
     if not lines:
         return max(apparent, delay)
-    told = members(lines[0].decode("latin-1"))[:1]
-    age = float("inf") if len(lines) > 1 or not told or not told[0].isascii() or not told[0].isdigit() else int(told[0])
+    told = members(lines[0].decode("latin-1"))
+    sent_once = len(lines) == 1 and len(told) == len(set(told)) > 0
+    age = int(told[0]) if sent_once and told[0].isascii() and told[0].isdigit() else _AGES
     return max(apparent, min(age, _AGES) + delay)
 
 
 _SECOND: Final = 1.0
-_AGES: Final = float(2**31)
+_AGES: Final = 2**31
 
 
 def authorizes_sharing(directives: Directives) -> bool:

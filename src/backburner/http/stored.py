@@ -92,7 +92,7 @@ class Variants:
 
     def pack(self) -> bytes:
         """As bytes."""
-        return b"%c%c%s\0%s" % (_VARIANTS, _FORMAT, self.token.encode(), b"\0".join(self.fields))
+        return b"%c%c%s" % (_VARIANTS, _FORMAT, b"\0".join((self.token.encode(), *self.fields)))
 
     def values(self, headers: Headers) -> tuple[str, ...]:
         """What a request says in these fields, normalised, each telling a field that is not there from one that is
@@ -112,7 +112,7 @@ def unpack(data: bytes) -> Stored | Variants:
     """
     if data[:2] == b"%c%c" % (_VARIANTS, _FORMAT):
         token, *fields = data[2:].split(b"\0")
-        if not fields or not token.isalnum() or not all(fields):
+        if not token.isalnum() or not all(fields):
             raise CodecError("damaged variants of a response")
         return Variants(tuple(fields), token.decode("ascii", "replace"))
     if len(data) < _HEADER.size or data[0] != _MAGIC or data[1] != _FORMAT:
