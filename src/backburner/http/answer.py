@@ -5,27 +5,47 @@ RFC 9110 sections 13 (conditions) and 14 (ranges), as RFC 9111 sections 4.3.2 an
 
 from collections.abc import Mapping
 
-from backburner.http.headers import byte_ranges, names_tag, strong, without
+from backburner.http.exchange import Message
+from backburner.http.headers import Headers, byte_ranges, names_tag, strong, without
 from backburner.http.stored import Stored
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers and content."""
+
+def answer(
+    stored: Stored, method: str, seen: Mapping[bytes, bytes], now: float | None, status: str
+) -> tuple[Message, Message]:
+    """The messages that answer a request with these fields: new ones each time, for layers further out change them.
+
+    Args:
+        now: the time, if the response comes from the cache and so has an age.
+        status: what the cache did (RFC 9211); empty if it is not to say so.
+    """
+    code, body = stored.status, stored.body
+    headers: Headers = stored.headers
+    if len(seen) > 1 and code == 200:
+        code, headers, body = _by_conditions(stored, method, seen)
+    own = [*headers]
+    if now is not None:
+        own.append((b"age", b"%d" % max(0, now - stored.terms.born)))
+    if status:
+        own.append((b"cache-status", status.encode()))
+    return (
+        {"type": "http.response.start", "status": code, "headers": own},
+        {"type": "http.response.body", "body": b"" if method == "HEAD" else body},
+    )
 
 
-def answer(stored: Stored, method: str, seen: Mapping[bytes, bytes]) -> Answer:
-    """Answer a request with these fields; headers that depend on the time are not in it."""
-    if stored.status == 200 and method in ("GET", "HEAD", "QUERY"):
-        condition = seen.get(b"if-none-match")
-        if condition is not None:
-            if stored.etag is not None and names_tag(condition, stored.etag):
-                return 304, list(stored.not_modified), b""
-        elif (condition := seen.get(b"if-modified-since")) is not None and not stored.modified_since(condition):
-            return 304, list(stored.not_modified), b""
-        if b"range" in seen and method == "GET" and _range_counts(stored, seen.get(b"if-range")):
-            ranges = byte_ranges(seen[b"range"].decode("latin-1"), len(stored.body))
-            if ranges is not None:
-                return _partial(stored, ranges)
-    return stored.status, list(stored.headers), b"" if method == "HEAD" else stored.body
+def _by_conditions(stored: Stored, method: str, seen: Mapping[bytes, bytes]) -> tuple[int, Headers, bytes]:
+    condition = seen.get(b"if-none-match")
+    if condition is not None:
+        if stored.etag is not None and names_tag(condition, stored.etag):
+            return 304, stored.not_modified, b""
+    elif (condition := seen.get(b"if-modified-since")) is not None and not stored.modified_since(condition):
+        return 304, stored.not_modified, b""
+    if b"range" in seen and method == "GET" and _range_counts(stored, seen.get(b"if-range")):
+        ranges = byte_ranges(seen[b"range"].decode("latin-1"), len(stored.body))
+        if ranges is not None:
+            return _partial(stored, ranges)
+    return 200, stored.headers, stored.body
 
 
 def _range_counts(stored: Stored, condition: bytes | None) -> bool:
@@ -37,7 +57,7 @@ def _range_counts(stored: Stored, condition: bytes | None) -> bool:
     return condition == stored.modified
 
 
-def _partial(stored: Stored, ranges: list[tuple[int, int]]) -> Answer:
+def _partial(stored: Stored, ranges: list[tuple[int, int]]) -> tuple[int, Headers, bytes]:
     size = len(stored.body)
     headers = without(stored.headers, (b"content-length", b"content-range"))
     if not ranges:

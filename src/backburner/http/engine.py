@@ -11,6 +11,7 @@ from backburner.cache.engine import Engine
 from backburner.cache.entry import Entry
 from backburner.cache.runtime import run
 from backburner.http import rules
+from backburner.http.answer import answer
 from backburner.http.call import Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.policy import Policy
@@ -35,14 +36,18 @@ class ResponseCache:
         request = Request(scope)
         method = request.method
         if method == "GET" or method == "HEAD":
-            if not request.target or request.is_uncommon() or request.has_body():
+            if not request.target or request.is_uncommon():
                 await app(scope, receive, send)
-                return
-            key = key_of(request.target)
-            if len(request.seen) == 1 and (hit := self._hit(key, request, policy)) is not None:
-                await self._serve(*hit, method, policy, send)
-                return
-            await self._visit(key, request, policy, app, receive, send)
+            elif (hit := self._hit(request, policy)) is not None:
+                stored, entry = hit
+                now = self._cache._clock()  # noqa: SLF001
+                name = policy.cache_status
+                status = f"{name}; hit; ttl={int(entry.fresh_until - now)}" if name else ""
+                start, body = answer(stored, method, request.seen, now, status)
+                await send(start)
+                await send(body)
+            else:
+                await self._visit(request.key, request, policy, app, receive, send)
         elif method in policy.methods:
             await self._with_body(request, policy, app, receive, send)
         elif method in rules.SAFE or not request.target:
@@ -50,8 +55,9 @@ class ResponseCache:
         else:
             await app(scope, receive, self._invalidating(request, policy, send))
 
-    def _hit(self, key: str, request: Request, policy: Policy) -> tuple[Stored, Entry] | None:
-        """A fresh response that is in this process, for a request that asks for nothing but its target."""
+    def _hit(self, request: Request, policy: Policy) -> tuple[Stored, Entry] | None:
+        """A response that is in this process, and may be given without a question."""
+        key = request.key
         entry = self._cache._peek(key)  # noqa: SLF001
         value = value_of(key, entry, self._cache.events.emit) if entry else None
         if isinstance(value, Variants):
@@ -61,6 +67,10 @@ class ResponseCache:
         elif policy.vary_on:
             return None
         if entry is None or not isinstance(value, Stored) or value.terms.validate:
+            return None
+        if len(request.seen) > 1 and (
+            request.directives(policy) is not None or (request.credentials(policy) and not value.terms.public)
+        ):
             return None
         self._cache._count_hit(key, entry)  # noqa: SLF001
         return value, entry
@@ -72,16 +82,6 @@ class ResponseCache:
 
     def _aengine(self) -> Engine:
         return self._cache._aengine()  # noqa: SLF001
-
-    async def _serve(self, stored: Stored, entry: Entry, method: str, policy: Policy, send: Send) -> None:
-        now = self._cache._clock()  # noqa: SLF001
-        headers = [*stored.headers, (b"age", b"%d" % max(0, now - stored.terms.born))]
-        if policy.cache_status:
-            ttl = int(entry.fresh_until - now)
-            headers.append((b"cache-status", f"{policy.cache_status}; hit; ttl={ttl}".encode()))
-        # New dicts for each: layers further out change them in place.
-        await send({"type": "http.response.start", "status": stored.status, "headers": headers})
-        await send({"type": "http.response.body", "body": stored.body if method == "GET" else b""})
 
     async def _visit(
         self,
@@ -106,7 +106,7 @@ class ResponseCache:
                 return
             if not message.get("more_body", False):
                 break
-        if request.target and not request.is_uncommon():
+        if request.target and not request.is_uncommon(may_have_body=True):
             await self._visit(key_of(request.target, request.method), request, policy, app, receive, send, body)
         else:
             await app(request.scope, replayed(body, receive), send)

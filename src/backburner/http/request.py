@@ -21,11 +21,11 @@ _SEEN: Final = frozenset(
     {
         *(b"host", b"authorization", b"cookie", b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"),
         *(b"if-match", b"if-unmodified-since", b"range", b"if-range", b"content-length", b"transfer-encoding"),
-        *(b"upgrade", b"connection"),
+        b"upgrade",
     }
 )
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
-_UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"transfer-encoding", b"upgrade"})
+_UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 """With these a request goes to the application as it is."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
@@ -37,7 +37,7 @@ _LONGEST: Final = MAX_LENGTH // 2
 class Request:
     """One request, from its ASGI scope."""
 
-    __slots__ = ("headers", "method", "scope", "seen", "target")
+    __slots__ = ("headers", "key", "method", "scope", "seen", "target")
 
     def __init__(self, scope: Any) -> None:
         self.scope = scope
@@ -49,12 +49,11 @@ class Request:
                 seen[name] = value if name not in seen else seen[name] + b", " + value
         self.seen = seen
         """The fields that matter, lines of one name joined."""
-        authority = _authority(scope["scheme"], seen.get(b"host"))
         path = scope.get("raw_path")
-        path = quote(scope["path"]) if path is None else path.decode("latin-1")
-        query = scope["query_string"].decode("latin-1")
-        self.target = "" if authority is None else f"{authority}{path}?{query}"
-        """The URL in one form; empty if it makes no sense."""
+        if path is None:
+            path = quote(scope["path"]).encode()
+        self.target, self.key = _target(scope["scheme"], seen.get(b"host"), path, scope["query_string"])
+        """The URL in one form, empty if it makes no sense, and the key that responses to a GET have."""
 
     @property
     def url(self) -> str:
@@ -98,13 +97,14 @@ class Request:
             return {"no-cache": [None]}
         return None
 
-    def has_body(self) -> bool:
-        """Whether something follows that a response might depend on."""
-        return b"transfer-encoding" in self.seen or self.seen.get(b"content-length", b"0").strip(b"0") != b""
-
-    def is_uncommon(self) -> bool:
-        """Whether it asks for what a stored response cannot answer."""
-        return not _UNCOMMON.isdisjoint(self.seen)
+    def is_uncommon(self, *, may_have_body: bool = False) -> bool:
+        """Whether it asks for what no stored response can answer, or has a body where none is expected, on which a
+        response might depend."""
+        seen = self.seen
+        if len(seen) == 1:
+            return False
+        has_body = b"transfer-encoding" in seen or seen.get(b"content-length", b"0").strip(b"0") != b""
+        return not _UNCOMMON.isdisjoint(seen) or (has_body and not may_have_body)
 
     def unconditional(self, extra: list[tuple[bytes, bytes]] | None = None) -> Any:
         """A scope that asks for the whole response, so that it can be stored, with other headers instead."""
@@ -115,6 +115,15 @@ class Request:
 def key_of(target: str, method: str = "GET") -> str:
     """Under which key a response lies, or what tells several apart."""
     return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST)
+
+
+@lru_cache(maxsize=1024)
+def _target(scheme: str, host: bytes | None, path: bytes, query: bytes) -> tuple[str, str]:
+    authority = _authority(scheme, host)
+    if authority is None:
+        return "", ""
+    target = f"{authority}{path.decode('latin-1')}?{query.decode('latin-1')}"
+    return target, key_of(target)
 
 
 def keys_of(target: str) -> list[str]:
@@ -144,7 +153,6 @@ def digest(*parts: bytes) -> str:
     return summary.hexdigest()
 
 
-@lru_cache(maxsize=1024)
 def _authority(scheme: str, host: bytes | None) -> str | None:
     # One spelling for one host: without regard to case, and without the port that goes without saying.
     if host is None or _HOST.fullmatch(host) is None:

@@ -126,18 +126,21 @@ class Visit:
     # Answering
 
     async def _serve(self, stored: Stored, status: str, *, aged: bool = True) -> None:
-        code, headers, body = answer(stored, self._request.method, self._request.seen)
-        if aged:
-            headers.append((b"age", b"%d" % max(0, self._engine.runtime.now() - stored.terms.born)))
-        self._sign(headers, status)
-        await self._send({"type": "http.response.start", "status": code, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        now = self._engine.runtime.now() if aged else None
+        start, body = answer(stored, self._request.method, self._request.seen, now, self._status(status))
+        await self._send(start)
+        await self._send(body)
+
+    def _status(self, status: str) -> str:
+        """What the cache did, if it is to say so (RFC 9211)."""
+        if not self._policy.cache_status:
+            return ""
+        return f"{self._policy.cache_status}; {status}{f'; detail={self._detail}' if self._detail else ''}"
 
     def _sign(self, headers: list[tuple[bytes, bytes]], status: str) -> None:
-        """Say what the cache did, after what others said (RFC 9211)."""
-        if self._policy.cache_status:
-            detail = f"; detail={self._detail}" if self._detail else ""
-            headers.append((b"cache-status", f"{self._policy.cache_status}; {status}{detail}".encode()))
+        """Say so after what others said before."""
+        if said := self._status(status):
+            headers.append((b"cache-status", said.encode()))
 
     async def _refuse(self) -> None:
         headers = [(b"content-length", b"0")]
