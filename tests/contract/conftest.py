@@ -63,6 +63,10 @@ def clock() -> Clock:
 
 @pytest.fixture(params=STORES, ids=lambda store: store.partition("&")[0])
 def url(request: pytest.FixtureRequest) -> str:
+    return _url(request)
+
+
+def _url(request: pytest.FixtureRequest) -> str:
     match request.param:
         case "valkey":
             return request.getfixturevalue("redis_url")
@@ -70,6 +74,14 @@ def url(request: pytest.FixtureRequest) -> str:
             return request.getfixturevalue("redis7_url")
         case url:
             return url
+
+
+@pytest.fixture(params=["memory://", "valkey", pytest.param("redis7", marks=pytest.mark.slow)])
+def plain_cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    """A cache as users have it, in memory and on servers, for what brings its own blocking and asyncio halves."""
+    cache = Cache(_url(request), prefix="contract:", strict=True, timeout=5)
+    yield cache
+    cache.close()
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -22,23 +22,13 @@ from hypothesis import strategies as st
 from backburner import Cache, cached
 from backburner.cache.keys import check_key, fit
 from backburner.errors import CodecError, ConfigError
-from tests.contract.test_locks import STORES
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=STORES)
-def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
-    match request.param:
-        case "valkey":
-            url = request.getfixturevalue("redis_url")
-        case "redis7":
-            url = request.getfixturevalue("redis7_url")
-        case url:
-            pass
-    cache = Cache(url, prefix="decorated:", strict=True, timeout=5)
-    yield cache
-    cache.close()
+@pytest.fixture
+def cache(plain_cache: Cache) -> Cache:
+    return plain_cache
 
 
 @pytest.fixture

@@ -22,23 +22,13 @@ from backburner.events import Degraded, Event
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 from tests.contract.conftest import Asynchronous
-from tests.contract.test_locks import STORES
 
 Limiters = Callable[..., Any]
 
 
-@pytest.fixture(params=STORES)
-def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
-    match request.param:
-        case "valkey":
-            url = request.getfixturevalue("redis_url")
-        case "redis7":
-            url = request.getfixturevalue("redis7_url")
-        case url:
-            pass
-    cache = Cache(url, prefix="limits:", strict=True, timeout=5)
-    yield cache
-    cache.close()
+@pytest.fixture
+def cache(plain_cache: Cache) -> Cache:
+    return plain_cache
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -20,8 +20,6 @@ from tests.conftest import Eventually
 from tests.contract.conftest import Asynchronous
 from tests.contract.test_across_processes import Program
 
-STORES = ["memory://", "valkey", pytest.param("redis7", marks=pytest.mark.slow)]
-
 
 class AsynchronousLock(Asynchronous):
     """A lock whose methods, and whose `with`, are the asyncio ones."""
@@ -34,18 +32,9 @@ class AsynchronousLock(Asynchronous):
         self._loop.run_until_complete(self._cache.__aexit__(*error))
 
 
-@pytest.fixture(params=STORES)
-def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
-    match request.param:
-        case "valkey":
-            url = request.getfixturevalue("redis_url")
-        case "redis7":
-            url = request.getfixturevalue("redis7_url")
-        case url:
-            pass
-    cache = Cache(url, prefix="locks:", timeout=5)
-    yield cache
-    cache.close()
+@pytest.fixture
+def cache(plain_cache: Cache) -> Cache:
+    return plain_cache
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
