@@ -7,9 +7,8 @@ so that what is purged, or whose tag is flushed, in the meantime is not stored a
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from backburner.cache.engine import Engine
 from backburner.cache.entry import ENCODED, Decision, Entry, refresh_point
@@ -61,8 +60,7 @@ class ServerError(Exception):
     """The application answered with an error of its own, in place of which a stored response was given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A stored response that matches a request."""
 
     stored: Stored
@@ -71,8 +69,7 @@ class Found:
     """Earlier than the entry's, if all variants were made stale."""
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(NamedTuple):
     """What a flight brought: a response, and which of the requests for its key it answers."""
 
     stored: Stored
@@ -294,11 +291,11 @@ class Call:
                 own_tag = True
             kept = rules.stored_fields(headers, directives)
         terms = self._terms or rules.Terms(0.0, self._engine.runtime.now())
-        self.response = Stored(status, headers, body, terms, own_tag=own_tag)
+        self.response = Stored(status, tuple(headers), body, terms, own_tag=own_tag)
         if self._terms is None:
             self.passed()
         else:
-            stored = Stored(status, kept, body, terms, own_tag=own_tag)
+            stored = Stored(status, tuple(kept), body, terms, own_tag=own_tag)
             groups = self._policy.groups(rules.groups(headers, b"cache-groups"), self._request.target)
             await self._store(stored, rules.vary(headers) or [], groups)
         self.settled()

@@ -4,9 +4,8 @@ RFC 9111 for a shared cache, with the extensions of RFC 5861 (stale), RFC 9213 (
 Where a choice is left it is the owner's (`Policy`); where a field makes no sense, less is kept.
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from backburner.http.headers import (
@@ -59,8 +58,7 @@ def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
     return directives(field(headers, b"cache-control")), False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a response says about being stored. Durations are seconds."""
 
     lifetime: float

@@ -25,18 +25,35 @@ _ALL_FLAGS: Final = 15
 class Stored:
     """A response with its terms."""
 
-    __slots__ = ("body", "etag", "headers", "modified", "not_modified", "own_tag", "status", "terms")
+    __slots__ = ("_not_modified", "body", "headers", "own_tag", "status", "terms")
 
-    def __init__(self, status: int, headers: Headers, body: bytes, terms: Terms, *, own_tag: bool) -> None:
+    def __init__(
+        self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, terms: Terms, *, own_tag: bool
+    ) -> None:
         self.status = status
-        self.headers = tuple(headers)
+        self.headers = headers
         self.body = body
         self.terms = terms
         self.own_tag = own_tag
         """Whether the application did not say an entity-tag, and so will not know it."""
-        self.etag = next((value for name, value in headers if name == b"etag"), None)
-        self.modified = next((value for name, value in headers if name == b"last-modified"), None)
-        self.not_modified = tuple(not_modified_fields(headers))
+        self._not_modified: Headers | None = None
+
+    @property
+    def etag(self) -> bytes | None:
+        """The entity-tag."""
+        return next((value for name, value in self.headers if name == b"etag"), None)
+
+    @property
+    def modified(self) -> bytes | None:
+        """When the content changed, as the application wrote it."""
+        return next((value for name, value in self.headers if name == b"last-modified"), None)
+
+    @property
+    def not_modified(self) -> Headers:
+        """The headers of a 304."""
+        if self._not_modified is None:
+            self._not_modified = tuple(not_modified_fields(self.headers))
+        return self._not_modified
 
     def pack(self) -> bytes:
         """The response as bytes."""
