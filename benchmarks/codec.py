@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from backburner.cache.codec import JSONCodec, PickleCodec
 
@@ -76,13 +76,18 @@ VALUES: dict[str, Any] = {
     "20 such models": [Book(**row(number)) for number in range(20)],
 }
 
+ANNOTATIONS: dict[str, Any] = {"pydantic model of it": Book, "20 such models": list[Book]}
+"""What somebody would have to say about a value for pydantic to read it."""
+
 Contender = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 
-def contenders() -> dict[str, Contender]:
+def contenders(annotation: Any) -> dict[str, Contender]:
     codec = JSONCodec()
     signed = PickleCodec(b"a signing key for measuring only")
-    return {
+    adapter = TypeAdapter(annotation)
+    annotated = {"TypeAdapter, validates": (adapter.dump_json, adapter.validate_json)} if annotation else {}
+    return annotated | {
         "JSON codec": (codec.encode, codec.decode),
         "pickle": (lambda value: pickle.dumps(value, 5), pickle.loads),
         "signed pickle": (lambda value: signed.encode(value, "key"), lambda data: signed.decode(data, "key")),
@@ -109,10 +114,10 @@ def microseconds(function: Callable[[], object], loops: int) -> float:
     return (perf_counter() - started) / loops * 1e6
 
 
-def measure(value: Any) -> dict[str, dict[str, float]]:
+def measure(value: Any, annotation: Any) -> dict[str, dict[str, float]]:
     jobs: dict[tuple[str, str], tuple[Callable[[], object], int]] = {}
     sizes = {}
-    for name, (encode, decode) in contenders().items():
+    for name, (encode, decode) in contenders(annotation).items():
         data = encode(value)
         if "lost" not in name:
             assert decode(data) == value, name
@@ -140,12 +145,16 @@ def measure(value: Any) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    results = {name: measure(value) for name, value in VALUES.items()}
-    names = list(contenders())
+    results = {name: measure(value, ANNOTATIONS.get(name)) for name, value in VALUES.items()}
+    names = list(contenders(Book))
+    names.append(names.pop(0))
     print("microseconds to encode / decode (bytes)\n")
     print(f"{'':34}" + "".join(f"{name:>26}" for name in names))
     for value, row_ in results.items():
-        cells = [f"{row_[n]['encode']:.1f} / {row_[n]['decode']:.1f} ({row_[n]['bytes']:.0f})" for n in names]
+        cells = [
+            f"{row_[n]['encode']:.1f} / {row_[n]['decode']:.1f} ({row_[n]['bytes']:.0f})" if n in row_ else ""
+            for n in names
+        ]
         print(f"{value:34}" + "".join(f"{cell:>26}" for cell in cells))
     RESULTS.parent.mkdir(exist_ok=True)
     report = {

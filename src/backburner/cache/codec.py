@@ -19,6 +19,9 @@ from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from io import BytesIO
+from itertools import chain
+from math import isfinite
+from operator import is_
 from typing import Any, Final
 from uuid import UUID
 
@@ -35,7 +38,7 @@ from backburner.cache.converters import (
     model_converter,
     name_of,
 )
-from backburner.cache.typemap import Decoder, TypeMap, compile_decoder, map_of_list
+from backburner.cache.typemap import Decoder, TypeMap, compile_decoder, map_of_columns, map_of_list, map_of_typed_list
 from backburner.errors import CodecError, ConfigError
 
 __all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
@@ -152,11 +155,10 @@ class JSONCodec(Codec):
             raise CodecError(f"{refused.reason}{refused.where()}") from refused.__cause__
         except RecursionError:
             raise CodecError(_TOO_DEEP) from None
-        except RuntimeError as error:  # "dictionary changed size during iteration"
+        except (RuntimeError, ValueError, IndexError) as error:  # "dictionary changed size during iteration", and such
             raise CodecError(f"The value was changed while it was being stored: {error}") from error
         except orjson.JSONEncodeError as error:
-            reason = _TOO_DEEP if "Recursion" in str(error) else f"{error}: such text is not valid Unicode"
-            raise CodecError(reason) from error
+            raise CodecError(_REASONS.get(str(error), f"{error}: such text is not valid Unicode")) from error
 
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:  # noqa: ARG002
         try:
@@ -218,7 +220,7 @@ class JSONCodec(Codec):
         except Exception as error:
             name = name_of(type(value))
             raise _Refused(f"{name} could not be stored: {type(error).__name__}: {error}") from error
-        if type(plain) is str:
+        if type(plain) is str or plain is value:
             return plain, converter.tag
         plain, types = self._walk(plain, depth)
         return plain, converter.tag if types is None else [converter.tag, types]
@@ -244,6 +246,66 @@ class JSONCodec(Codec):
         return body, types or None
 
     def _walk_list(self, value: list[Any], depth: int) -> tuple[Any, TypeMap]:
+        types = set(map(type, value))
+        if types <= _ATOMS:
+            return value, None
+        if len(types) == 1 and len(value) > 1:
+            return self._walk_alike(value, types.pop(), depth)
+        return self._walk_each(value, depth)
+
+    def _walk_alike(self, items: list[Any], cls: type, depth: int) -> tuple[Any, TypeMap]:
+        """Walk items of one type level by level, which is several times faster than item by item."""
+        if cls is int and min(items) >= _INT64_MIN and max(items) <= _UINT64_MAX:
+            return items, None
+        if cls is float and all(map(isfinite, items)):
+            return items, None
+        if cls is dict:
+            return self._walk_rows(items, depth)
+        if cls is list and set(map(type, chain.from_iterable(items))) <= _ATOMS and depth < MAX_DEPTH:
+            return items, None
+        if cls in _JSON_TYPES:
+            return self._walk_each(items, depth)
+        converter = self._by_type.get(cls)
+        if converter is None:
+            return self._walk_each(items, depth)  # the first makes it known
+        try:
+            plain = [converter.to_json(item) for item in items]
+        except Exception:  # noqa: BLE001 - says which it was, and why
+            return self._walk_each(items, depth)
+        if all(map(is_, plain, items)):
+            return items, [0, converter.tag]
+        if any(map(is_, plain, items)):
+            return self._walk_each(items, depth)
+        body, types = self._walk_list(plain, depth)
+        return body, map_of_typed_list(converter.tag, types)
+
+    def _walk_rows(self, rows: list[dict[Any, Any]], depth: int) -> tuple[Any, TypeMap]:
+        """Walk dicts with the same keys column by column."""
+        keys = rows[0]
+        if depth >= MAX_DEPTH or len(set(map(len, rows))) > 1 or not set(map(type, keys)) <= _TEXT:
+            return self._walk_each(rows, depth)
+        body = rows
+        columns: dict[str, TypeMap] = {}
+        for key in keys:
+            try:
+                column = [row[key] for row in rows]
+            except KeyError:
+                return self._walk_each(rows, depth)
+            try:
+                plain, types = self._walk_list(column, depth + 1)
+            except _Refused as refused:
+                refused.path.insert(-1, key)  # before the number of the row
+                raise
+            if types is not None:
+                columns[key] = types
+            if plain is not column:
+                if body is rows:
+                    body = [row.copy() for row in rows]
+                for row, item in zip(body, plain, strict=True):
+                    row[key] = item
+        return body, map_of_columns(columns, len(rows))
+
+    def _walk_each(self, value: list[Any], depth: int) -> tuple[Any, TypeMap]:
         body = value
         nodes: dict[int, TypeMap] = {}
         for index, item in enumerate(value):
@@ -374,11 +436,18 @@ def is_immutable(value: object) -> bool:
 
 
 _ATOMS: Final = frozenset({str, bool, type(None)})
+_TEXT: Final = frozenset({str})
 _JSON_TYPES: Final = frozenset({str, bool, int, float, list, dict, type(None)})
 _IMMUTABLE: Final = frozenset({str, bool, int, float, type(None), bytes, complex, Decimal, Fraction, UUID}) | {
     *(date, datetime, time, timedelta, timezone),
 }
 _TOO_DEEP: Final = f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
+
+
+_REASONS: Final = {
+    "Recursion limit reached": _TOO_DEEP,
+    "Dict key must be str": "The keys of dictionaries in one list are mere text here and a subclass of it there",
+}
 
 
 class _Refused(Exception):

@@ -2,7 +2,8 @@
 
 A `Converter` does it for one type. The built-in ones are in `BUILTIN`; enums, named tuples, dataclasses and
 pydantic models get theirs by looking at the class; SQLAlchemy models on request. `to_json` may return any
-value the codec knows (it goes on from there), `from_json` gets exactly that back.
+value the codec knows (it goes on from there), `from_json` gets exactly that back; or the value itself, where the JSON
+writer knows it, and `from_json` gets what that writes.
 
 Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put
 together from their state as pickle does it, without calling ``__init__`` or validating again. So the tag of a class
@@ -20,7 +21,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
 from fractions import Fraction
@@ -342,6 +343,17 @@ def _bytes_from_json(text: str) -> bytes:
     return binascii.a2b_base64(text, strict_mode=True)
 
 
+def _itself(value: object) -> object:
+    """For what the JSON writer knows."""
+    return value
+
+
+def _datetime_to_json(moment: datetime) -> object:
+    if not moment.fold and (moment.tzinfo is None or moment.tzinfo is UTC):
+        return moment  # written as isoformat() has it
+    return _moment_to_json(moment)
+
+
 def _moment_to_json(moment: datetime | time) -> object:
     zone = moment.tzinfo
     if not moment.fold and (zone is None or (type(zone) is timezone and len(_zone_arguments(zone)) == 1)):
@@ -422,9 +434,9 @@ BUILTIN = _table(
     (Fraction, lambda value: [value.numerator, value.denominator], lambda parts: Fraction(*parts)),
     (bytes, _bytes_to_json, _bytes_from_json),
     (bytearray, _bytes_to_json, lambda text: bytearray(_bytes_from_json(text))),
-    (datetime, _moment_to_json, _datetime_from_json),
+    (datetime, _datetime_to_json, _datetime_from_json),
     (time, _moment_to_json, _time_from_json),
-    (date, date.isoformat, date.fromisoformat),
+    (date, _itself, date.fromisoformat),
     (
         timedelta,
         lambda value: [value.days, value.seconds, value.microseconds],
@@ -433,7 +445,7 @@ BUILTIN = _table(
     (timezone, lambda zone: list(_zone_arguments(zone)), lambda arguments: timezone(*arguments)),
     (ZoneInfo, _zone_to_json, ZoneInfo),
     (TzInfo, lambda zone: zone.utcoffset(None), lambda offset: TzInfo(offset.total_seconds())),
-    (UUID, str, UUID),
+    (UUID, _itself, UUID),
     (dict, lambda mapping: [list(mapping), list(mapping.values())], _mapping_from_json),
     (tuple, list, tuple),
     (set, list, set),

@@ -18,7 +18,7 @@ import orjson
 
 from backburner.errors import CodecError
 
-__all__ = ["Decoder", "TypeMap", "compile_decoder", "map_of_list"]
+__all__ = ["Decoder", "TypeMap", "compile_decoder", "map_of_columns", "map_of_list", "map_of_typed_list"]
 
 TypeMap = Any
 Decoder = Callable[[Any], Any]
@@ -37,6 +37,33 @@ def map_of_list(nodes: dict[int, TypeMap], length: int) -> TypeMap:
         distinct.setdefault(written, node)
         choices[index] = numbers.setdefault(written, len(distinct))
     return [1, list(distinct.values()), choices]
+
+
+def map_of_typed_list(tag: str, inner: TypeMap) -> TypeMap:
+    """Give the node of a list of values of one type, from that of the list of what stands for them."""
+    match inner:
+        case None:
+            return [0, tag]
+        case [0, node]:
+            return [0, [tag, node]]
+    _, nodes, choices = inner
+    return [1, [tag, *([tag, node] for node in nodes)], [choice + 1 for choice in choices]]
+
+
+def map_of_columns(columns: dict[str, TypeMap], length: int) -> TypeMap:
+    """Give the node of a list of objects with the same keys, from those of the lists of their values."""
+    if not columns:
+        return None
+    if all(node[0] == 0 for node in columns.values()):
+        return [0, {key: node for key, (_, node) in columns.items()}]
+    rows: list[dict[str, TypeMap]] = [{} for _ in range(length)]
+    for key, (kind, nodes, *choices) in columns.items():
+        for number, row in enumerate(rows):
+            if kind == 0:
+                row[key] = nodes
+            elif choice := choices[0][number]:
+                row[key] = nodes[choice - 1]
+    return map_of_list({number: row for number, row in enumerate(rows) if row}, length)
 
 
 def compile_decoder(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decoder:
