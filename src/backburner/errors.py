@@ -7,6 +7,7 @@
     │   └── ValueTooLarge      more bytes than the store takes
     ├── CodecError             a value that cannot be stored, or (internally) bytes that cannot be read
     ├── LockTimeout            somebody else held the lock for too long
+    ├── CallbackTimeout        the callback of `remember` took too long, and there was nothing else to give
     └── QueueError
         ├── PublishError       the job was not enqueued
         ├── AlreadyQueued      a job with that identity is waiting or running
@@ -22,6 +23,7 @@ What your own code raises (a callback, a task) passes through as it is.
 __all__ = [
     "AlreadyQueued",
     "BackburnerError",
+    "CallbackTimeout",
     "CodecError",
     "ConfigError",
     "JobFailed",
@@ -63,6 +65,10 @@ class CodecError(BackburnerError, ValueError):
 
 class LockTimeout(BackburnerError, TimeoutError):
     """A lock was not obtained within the time given."""
+
+
+class CallbackTimeout(BackburnerError, TimeoutError):
+    """A callback took longer than the caller wanted to wait; it goes on, and its value is stored."""
 
 
 class QueueError(BackburnerError):

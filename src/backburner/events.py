@@ -11,11 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from backburner.errors import ValueTooLarge
-
 __all__ = [
-    "COUNTED",
-    "TROUBLE",
     "BreakerClosed",
     "BreakerOpened",
     "Computed",
@@ -34,7 +30,6 @@ __all__ = [
     "Tier",
     "Undecodable",
     "Waited",
-    "log_trouble",
 ]
 
 log = logging.getLogger("backburner.cache")
@@ -215,37 +210,3 @@ class Events:
 
 
 FREQUENT: Final = (Hit, Miss, Stored, Computed, Waited)
-COUNTED: Final = (Invalidated, Degraded, StaleServed, Undecodable)
-TROUBLE: Final = (BreakerOpened, BreakerClosed, Degraded, LockLost, RefreshFailed, StaleServed, Undecodable)
-
-
-def log_trouble(event: Event) -> None:
-    """Write the events that an operator must see to the logger ``backburner.cache``: the breaker, and unreadable
-    entries.
-
-    One line when the server goes and one when it is back; the operations in between are at level DEBUG.
-    """
-    match event:
-        case BreakerOpened(server, seconds, error):
-            log.warning(
-                "cache server %s does not answer (%s): going on without it, next try in %.2f s",
-                server,
-                error,
-                seconds,
-            )
-        case BreakerClosed(server, seconds):
-            log.warning("cache server %s answers again, after %.1f s", server, seconds)
-        case LockLost(name, seconds):
-            log.warning(
-                "lock %r ended before its holder did, which took %.1f s: others may have been at work", name, seconds
-            )
-        case Undecodable(key, reason):
-            log.warning("cache entry %r cannot be read and counts as a miss: %s", key, reason)
-        case RefreshFailed(key, error) | StaleServed(key, error):
-            log.warning("cache entry %r could not be renewed, the one of before is given: %r", key, error)
-        case Degraded(operation, _, ValueTooLarge() as error):
-            log.warning("cache %s: not stored, %s", operation, error)
-        case Degraded(operation, keys, error):
-            log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
-        case _:
-            pass

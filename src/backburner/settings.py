@@ -7,11 +7,12 @@ unless they are told otherwise. Every field can be set by an environment variabl
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backburner.errors import ConfigError
 from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
+from backburner.size import byte_count
 
 
 def _server_url(url: str) -> str:
@@ -32,6 +33,7 @@ def _celery_url(url: str) -> str:
 
 _Server = Annotated[str, AfterValidator(_server_url)]
 _CacheStore = Annotated[str, AfterValidator(_cache_url)]
+_Bytes = Annotated[int, BeforeValidator(byte_count)]
 _Celery = Annotated[str, AfterValidator(_celery_url)]
 
 
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
     redis_url: _Server = Field("", description="All of the above in one URL; wins over them")
 
     cache_url: _CacheStore = Field(
-        "", description="Where the cache lives: memory://?policy=lru&max_items=10000, or a server"
+        "", description="Where the cache lives: memory://?policy=lru&max_items=10000&max_bytes=64MB, or a server"
     )
     cache_prefix: str = Field(
         "cache:", min_length=1, description="Put before every key; flush() removes these and no others"
@@ -80,6 +82,9 @@ class Settings(BaseSettings):
     cache_l1: bool = Field(
         True, description="Keep copies in each process, dropped when the server says that they changed"
     )
+    cache_l1_items: int = Field(10_000, gt=0, description="Copies kept in each process at most")
+    cache_l1_bytes: _Bytes = Field(64_000_000, description="What they may take of its memory, such as 64MB or 64MiB")
+    cache_l1_policy: Literal["lru", "s3fifo", "lfu", "ttl"] = Field("s3fifo", description="Which copies make room")
     cache_timeout: float = Field(
         0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
     )

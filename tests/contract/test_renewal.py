@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from backburner import Cache
 from backburner.cache.entry import refresh_point
 from backburner.events import Event, RefreshFailed, StaleServed
 from tests.conftest import Eventually
@@ -18,6 +19,10 @@ def _seen(cache: Any) -> list[Event]:
     seen: list[Event] = []
     cache.events.subscribe(seen.append)
     return seen
+
+
+def _underlying(cache: Any) -> Cache:
+    return getattr(cache, "_cache", cache)
 
 
 def _let_background_work(cache: Any) -> None:
@@ -40,7 +45,7 @@ def test_flexible_gives_a_stale_value_at_once_and_renews_it_in_the_background(
     assert cache.flexible("key", (10, 60), lambda: next(values)) == 3
 
 
-def test_flexible_keeps_a_stale_value_when_renewing_fails_and_tries_again(
+def test_flexible_keeps_a_stale_value_when_renewing_fails_and_tries_again_after_a_moment(
     cache: Any, clock: Clock, eventually: Eventually
 ) -> None:
     seen = _seen(cache)
@@ -48,6 +53,10 @@ def test_flexible_keeps_a_stale_value_when_renewing_fails_and_tries_again(
     clock.advance(11)
     assert cache.flexible("key", (10, 60), fail) == "old"
     eventually(lambda: (_let_background_work(cache), [e for e in seen if isinstance(e, RefreshFailed)])[1])
+    eventually(lambda: not _underlying(cache)._flights._renewals)
+    assert cache.flexible("key", (10, 60), fail) == "old"
+    assert not _underlying(cache)._flights._renewals
+    clock.advance(1.1)
     assert cache.flexible("key", (10, 60), lambda: "new") == "old"
     eventually(lambda: (_let_background_work(cache), cache.get("key"))[1] == "new")
 
@@ -86,19 +95,144 @@ def test_within_its_grace_a_value_stands_in_for_a_failing_callback(cache: Any, c
         cache.remember("key", 10, fail, grace="1m")
 
 
+def test_after_a_failure_the_value_of_before_is_given_for_a_moment_without_another_call(
+    cache: Any, clock: Clock
+) -> None:
+    calls: list[str] = []
+
+    def failing() -> str:
+        calls.append("called")
+        raise LookupError("the database is gone")
+
+    cache.remember("key", 10, lambda: "old", grace="1m")
+    clock.advance(11)
+    for _ in range(3):
+        assert cache.remember("key", 10, failing, grace="1m", throttle=5) == "old"
+    assert len(calls) == 1
+    assert cache.stats().stale == 3
+    assert cache.get("key") is None
+    assert cache.missing("key")
+    clock.advance(5.1)
+    assert cache.remember("key", 10, failing, grace="1m", throttle=5) == "old"
+    assert len(calls) == 2
+    assert cache.remember("key", 10, lambda: "new", throttle=0) == "new"
+    assert cache.get("key") == "new"
+
+
+def test_the_throttle_holds_in_all_processes(redis_url: str, clock: Clock) -> None:
+    here, there = (Cache(redis_url, clock=clock, strict=True) for _ in range(2))
+    here.remember("key", 10, lambda: "old", grace=60)
+    clock.advance(11)
+    assert here.remember("key", 10, fail, grace=60) == "old"
+    assert there.remember("key", 10, lambda: "not called") == "old"
+    assert there.remember("key", 10, lambda: "not called") == "old"  # from the copy
+    clock.advance(1.1)
+    assert there.remember("key", 10, lambda: "new") == "new"
+    here.close()
+    there.close()
+
+
+@pytest.mark.parametrize("remove", ["forget", "flush the tag", "expire"])
+def test_a_value_that_is_removed_while_the_callback_fails_is_not_given(cache: Any, clock: Clock, remove: str) -> None:
+    blocking = _underlying(cache)
+
+    def failing() -> None:
+        match remove:
+            case "forget":
+                blocking.forget("key")
+            case "expire":
+                blocking.expire("key")
+            case _:
+                blocking.tags("books").flush()
+        fail()
+
+    cache.tags("books").remember("key", 10, lambda: "old", grace=60)
+    clock.advance(11)
+    with pytest.raises(LookupError):
+        cache.tags("books").remember("key", 10, failing, grace=60)
+
+
+def test_nothing_is_remembered_for_as_long_as_said(cache: Any, clock: Clock) -> None:
+    assert cache.remember("key", 60, lambda: None, none_ttl=5, grace=60) is None
+    assert cache.has("key")
+    clock.advance(5.1)
+    assert cache.remember("key", 60, lambda: "found", none_ttl=5) == "found"
+    clock.advance(6)
+    assert cache.get("key") == "found"
+
+    def longer(ctx: Any) -> None:
+        ctx.ttl = 30
+
+    cache.remember("other", 60, longer, none_ttl=5)
+    clock.advance(20)
+    assert cache.has("other")
+
+
+def test_nothing_that_is_not_to_be_kept_removes_what_was_there(cache: Any, clock: Clock) -> None:
+    cache.remember("key", 10, lambda: "old", grace=60)
+    clock.advance(11)
+    assert cache.remember("key", 10, lambda: None, none_ttl=0, grace=60) is None
+    assert cache.missing("key")
+    with pytest.raises(LookupError):
+        cache.remember("key", 10, fail, grace=60)
+
+
+def test_jitter_shortens_the_lives_of_entries(cache: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backburner.cache.plan.random", lambda: 0.5)
+    cache.remember("fraction", 60, lambda: 1, jitter=0.5)
+    cache.remember_many(["duration"], 60, lambda keys: dict.fromkeys(keys, 1), jitter="20s")
+    clock.advance(44)
+    assert cache.many(["fraction", "duration"]) == {"fraction": 1, "duration": 1}
+    clock.advance(2)
+    assert cache.many(["fraction", "duration"]) == {"duration": 1}
+    clock.advance(5)
+    assert cache.missing("duration")
+
+
+@pytest.mark.parametrize("verb", ["remember", "flexible", "remember_many"])
+def test_options_of_nonsense_are_refused(cache: Any, verb: str) -> None:
+    def call(**options: Any) -> None:
+        arguments = {"remember": ("key", 60, fail), "flexible": ("key", (1, 60), fail)}
+        getattr(cache, verb)(*arguments.get(verb, (["key"], 60, fail)), **options)
+
+    with pytest.raises(TypeError, match="no option 'gracee'"):
+        call(gracee=1)
+    with pytest.raises(ValueError, match="none_ttl: 'soon' is no length of time"):
+        call(none_ttl="soon")
+    with pytest.raises(ValueError, match=r"jitter=1.5"):
+        call(jitter=1.5)
+    if verb == "flexible":
+        with pytest.raises(ValueError, match="no grace"):
+            call(grace=60)
+
+
 def test_shortly_before_the_end_one_caller_renews_and_a_failure_harms_nobody(cache: Any, clock: Clock) -> None:
-    blocking = getattr(cache, "_cache", cache)
-    cache.remember("warm-up", 1, lambda: None)  # makes the engine of this event loop
-    elapsed = iter([0.0, 1e9, *[0.0] * 4])  # the first callback took so long that its value is renewed from the start
-    for engine in (blocking._blocking, *blocking._aengines.values()):
-        engine.runtime.elapsed = elapsed.__next__
-    assert cache.remember("key", 60, lambda: "first") == "first"
+    _takes_so_long_that_its_value_is_renewed_from_the_start(cache)
     seen = _seen(cache)
     assert cache.get("key") == "first"
     assert cache.remember("key", 60, fail) == "first"
     assert any(isinstance(event, RefreshFailed) for event in seen)
+    assert cache.remember("key", 60, lambda: "not called within the throttle") == "first"
+    clock.advance(1.1)
     assert cache.remember("key", 60, lambda: "second") == "second"
     assert cache.get("key") == "second"
+
+
+def _takes_so_long_that_its_value_is_renewed_from_the_start(cache: Any) -> None:
+    cache.remember("warm-up", 1, lambda: None)  # makes the engine of this event loop
+    elapsed = [0.0]
+
+    def load() -> str:
+        elapsed[0] += 1e9
+        return "first"
+
+    engines = (_underlying(cache)._blocking, *_underlying(cache)._aengines.values())
+    real = [engine.runtime.elapsed for engine in engines]
+    for engine in engines:
+        engine.runtime.elapsed = lambda: elapsed[0]
+    assert cache.remember("key", 60, load) == "first"
+    for engine, clock in zip(engines, real, strict=True):
+        engine.runtime.elapsed = clock
 
 
 def test_the_longer_a_value_takes_the_earlier_it_is_renewed() -> None:
@@ -136,7 +270,7 @@ def test_remember_many_tags_and_lets_errors_through(cache: Any) -> None:
 
 
 def test_a_callback_of_remember_many_that_asks_for_its_own_keys_is_told_instead_of_hanging(cache: Any) -> None:
-    blocking = getattr(cache, "_cache", cache)
+    blocking = _underlying(cache)
 
     def load(keys: list[str]) -> dict[str, int]:
         return blocking.remember_many(["other", *keys], 60, lambda missing: dict.fromkeys(missing, 1))

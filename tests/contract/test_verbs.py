@@ -322,7 +322,7 @@ def test_an_expired_entry_is_given_only_where_the_callback_fails(cache: Any) -> 
     assert cache.missing("key")
     assert cache.many(["key"]) == {}
     assert cache.remember("key", 60, fail) == "old"
-    assert cache.remember("key", 60, lambda: "new") == "new"
+    assert cache.remember("key", 60, lambda: "new", throttle=0) == "new"
     assert cache.get("key") == "new"
     assert cache.expire("nothing") is False
 
@@ -451,7 +451,7 @@ def test_flush_empties_the_cache(cache: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "new\nline", "nul\x00", "\x01tag:books", "x" * 1025, 5, None, b"key", ["list"], "\ud800"]
+    "key", ["", "new\nline", "nul\x00", "\x01tag:books", "x" * 65_537, 5, None, b"key", ["list"], "\ud800"]
 )
 def test_a_key_that_makes_no_sense_is_refused(cache: Any, key: Any) -> None:
     for call in (
@@ -471,6 +471,20 @@ def test_other_keys_are_fine(cache: Any, key: str) -> None:
     assert cache.get(key) == "value"
     cache.tags(key).flush()
     assert cache.missing(key)
+
+
+@pytest.mark.parametrize("length", [200, 201, 1025, 65_536])
+def test_keys_may_be_long(cache: Any, length: int) -> None:
+    key, other = "x" * length, "x" * (length - 1) + "y"
+    cache.put_many({key: 1, other: 2})
+    assert cache.many([key, other, key[:-1]]) == {key: 1, other: 2}
+    assert cache.increment(key) == 2
+    assert cache.remember_many([key, key[:-1]], 60, lambda keys: dict.fromkeys(keys, 3)) == {key: 2, key[:-1]: 3}
+    cache.forget(key)
+    assert cache.missing(key)
+    assert cache.remember(key, 60, lambda context: context.key) == key
+    assert cache.get(key) == key
+    assert cache.get(other) == 2
 
 
 @pytest.mark.parametrize("tags", [(), ("",), ("a\tb",), (5,), ("x" * 1025,)])

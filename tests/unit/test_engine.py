@@ -10,8 +10,10 @@ from backburner.cache.codec import JSONCodec
 from backburner.cache.counters import Counters
 from backburner.cache.engine import Engine
 from backburner.cache.flight import Flights
+from backburner.cache.leases import Leases
 from backburner.cache.owed import Owed
-from backburner.cache.remember import Plan, ReadThrough
+from backburner.cache.plan import Plan
+from backburner.cache.remember import ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore
 from backburner.errors import StoreUnavailable
@@ -44,7 +46,9 @@ class Scripted:
 def _engine(runtime: Any, fail_at: int) -> tuple[Engine, Scripted]:
     store = Scripted(fail_at)
     shared = {"codec": JSONCodec(), "flights": Flights(), "owed": Owed(), "events": Events(), "counters": Counters()}
-    return Engine(store, runtime, **shared, default_ttl=60, lease=10, strict=False), store
+    return Engine(
+        store, runtime, **shared, leases=Leases(10, lambda _: []), default_ttl=60, max_value_bytes=1000, strict=False
+    ), store
 
 
 async def _story(engine: Engine, callback: Callable[[], Any]) -> list[object]:

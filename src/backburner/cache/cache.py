@@ -9,32 +9,41 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn, Self, TypeVar, cast, overload
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from backburner.cache.codec import codec_for
-from backburner.cache.counters import Counters, Counts
+from backburner.cache.context import Context
+from backburner.cache.compression import Compression
+from backburner.cache.counters import COUNTED, Counters
 from backburner.cache.engine import FOREVER, MISSING, Engine
 from backburner.cache.entry import ENCODED, TTL, Duration, Entry, seconds
+from backburner.cache.explanation import Explanation
 from backburner.cache.flight import Flights
 from backburner.cache.keys import Keyspace, check_key, check_tags
+from backburner.cache.leases import Leases
 from backburner.cache.limiter import Limiter
 from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
-from backburner.cache.remember import Context, Plan, ReadThrough
+from backburner.cache.plan import ManyOptions, Options, Plan
+from backburner.cache.remember import ReadThrough
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
+from backburner.cache.stats import Stats
 from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
+from backburner.cache.trouble import TROUBLE, TroubleLog
 from backburner.errors import ConfigError
-from backburner.events import COUNTED, TROUBLE, BreakerClosed, BreakerOpened, Events, Hit, log_trouble
+from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
+from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import aconnect, connect
 from backburner.redis.pipelined import PipelinedClient
-from backburner.redis.tracking import Mode
 from backburner.redis.url import ServerURL
 from backburner.settings import Settings
+
+if TYPE_CHECKING:
+    from backburner.cache.memo import MemoizedCache
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -51,20 +60,6 @@ def _no_callback(*_: object) -> NoReturn:
     raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
 
 
-@dataclass(slots=True, kw_only=True)
-class Stats(Counts):
-    """What a cache did in this process since it was made, or forked. What other processes did is not in it."""
-
-    namespaces: Mapping[str, Counts]
-    """The same by what keys have before their first colon. Of many, the later ones together as ``"other"``."""
-    available: bool
-    """Whether the server answered when last asked."""
-    tracking: Mode | None
-    """How changes of what is kept in memory are heard of; ``None`` where nothing is kept of a server."""
-    memory_items: int
-    """Entries kept in this process."""
-
-
 class Verbs:
     """What `Cache` and `TaggedCache` have in common.
 
@@ -76,7 +71,8 @@ class Verbs:
     Raises:
         ValueError: a key, tag or ttl makes no sense.
         CodecError: a value cannot be stored; the message says what to do.
-        StoreError: only from a strict cache, which does not degrade.
+        ValueTooLarge: a value given has more bytes than the cache takes.
+        StoreError: others only from a strict cache, which does not degrade.
     """
 
     _tags: tuple[str, ...] = ()
@@ -100,15 +96,18 @@ class Verbs:
         """The value of a key, or the default."""
         value = self._hit(key)
         if value is MISSING:
-            value = run(self._engine().get(check_key(key)))
+            value = run(self._get(self._engine(), check_key(key)))
         return default if value is MISSING else value
 
     async def aget(self, key: str, default: object = None) -> Any:
         """As `get`."""
         value = self._hit(key)
         if value is MISSING:
-            value = await self._aengine().get(check_key(key))
+            value = await self._get(self._aengine(), check_key(key))
         return default if value is MISSING else value
+
+    async def _get(self, engine: Engine, key: str) -> object:
+        return await engine.get(key)
 
     def has(self, key: str) -> bool:
         """Whether a key has a value, ``None`` included."""
@@ -191,7 +190,9 @@ class Verbs:
 
     # Reading through
 
-    def remember(self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback, *, grace: Duration = 0) -> T:
+    def remember(
+        self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback, **options: Unpack[Options]
+    ) -> T:
         """The value of a key, or else what `callback` gives, which is stored.
 
         Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all
@@ -200,65 +201,90 @@ class Verbs:
         the others still get it: the earlier, the longer that takes.
 
         Args:
-            grace: how long the value is kept beyond its ttl, to be given when the callback fails then.
+            options: grace, timeouts, negative caching, jitter: see `Options`.
 
         Raises:
             RuntimeError: the callback asks for the key that it computes.
+            CallbackTimeout: nothing within `hard_timeout`.
         """
         value = self._hit(key)
         if value is MISSING:
-            value = run(ReadThrough(self._engine()).remember(check_key(key), self._plan(callback, ttl, grace)))
+            value = run(self._read_through(self._engine()).remember(check_key(key), self._plan(callback, ttl, options)))
         return cast("T", value)
 
     async def aremember(
-        self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback, *, grace: Duration = 0
+        self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback, **options: Unpack[Options]
     ) -> T:
         """As `remember`; the callback may be a coroutine function."""
         value = self._hit(key)
         if value is MISSING:
-            plan = self._plan(callback, ttl, grace)
-            value = await ReadThrough(self._aengine()).remember(check_key(key), plan)
+            plan = self._plan(callback, ttl, options)
+            value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
-    def remember_forever(self, key: str, callback: Callback[T] = _no_callback) -> T:
+    def remember_forever(self, key: str, callback: Callback[T] = _no_callback, **options: Unpack[Options]) -> T:
         """As `remember`, without an end."""
-        return self.remember(key, FOREVER, callback)
+        return self.remember(key, FOREVER, callback, **options)
 
-    async def aremember_forever(self, key: str, callback: AsyncCallback[T] = _no_callback) -> T:
+    async def aremember_forever(
+        self, key: str, callback: AsyncCallback[T] = _no_callback, **options: Unpack[Options]
+    ) -> T:
         """As `remember_forever`."""
-        return await self.aremember(key, FOREVER, callback)
+        return await self.aremember(key, FOREVER, callback, **options)
 
-    def flexible(self, key: str, ttl: tuple[Duration, Duration], callback: Callback[T] = _no_callback) -> T:
+    def flexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: Callback[T] = _no_callback,
+        **options: Unpack[Options],
+    ) -> T:
         """As `remember`, but who comes late need not wait: with ``ttl=(fresh, stale)`` a value older than `fresh` is
         given at once and computed anew in the background, and only one older than `stale` is waited for.
 
         The callback may run when the caller has long gone on, in another thread: it must not use what belongs to the
         caller's request, such as its database session.
 
+        Args:
+            options: as for `remember`, without `grace`, which `stale` is.
+
         Raises:
             ValueError: `stale` is shorter than `fresh`.
         """
         value = self._hit(key)
         if value is MISSING:
-            value = run(ReadThrough(self._engine()).remember(check_key(key), self._flexible(callback, ttl)))
+            plan = self._flexible(callback, ttl, options)
+            value = run(self._read_through(self._engine()).remember(check_key(key), plan))
         return cast("T", value)
 
-    async def aflexible(self, key: str, ttl: tuple[Duration, Duration], callback: AsyncCallback[T] = _no_callback) -> T:
+    async def aflexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: AsyncCallback[T] = _no_callback,
+        **options: Unpack[Options],
+    ) -> T:
         """As `flexible`; in the background means in a task of this event loop."""
         value = self._hit(key)
         if value is MISSING:
-            plan = self._flexible(callback, ttl)
-            value = await ReadThrough(self._aengine()).remember(check_key(key), plan)
+            plan = self._flexible(callback, ttl, options)
+            value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
-    def _plan(self, callback: Callable[..., Any], ttl: TTL, grace: Duration = 0) -> Plan:
-        return Plan(callback, self._engine().lifetime(ttl), self._tags, seconds(grace))
+    def _read_through(self, engine: Engine) -> ReadThrough:
+        return ReadThrough(engine, self._engine())
 
-    def _flexible(self, callback: Callable[..., Any], ttl: tuple[Duration, Duration]) -> Plan:
+    def _plan(self, callback: Callable[..., Any], ttl: TTL, options: Options) -> Plan:
+        return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
+
+    def _flexible(self, callback: Callable[..., Any], ttl: tuple[Duration, Duration], options: Options) -> Plan:
         fresh, stale = map(seconds, ttl)
         if stale < fresh:
             raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
-        return Plan(callback, fresh, self._tags, stale - fresh, in_background=True)
+        if "grace" in options:
+            raise ValueError(f"ttl={ttl!r} says how long a value is kept; with it there is no grace")
+        plan = Plan.of(callback, fresh, self._tags, options)
+        return replace(plan, grace=stale - fresh, in_background=True)
 
     # Several values
 
@@ -287,22 +313,40 @@ class Verbs:
         return await self._aengine().forget([check_key(key) for key in keys])
 
     def remember_many(
-        self, keys: Iterable[str], ttl: TTL = None, callback: ManyCallback[T] = _no_callback
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: ManyCallback[T] = _no_callback,
+        **options: Unpack[ManyOptions],
     ) -> dict[str, T]:
         """The values of keys; those missing are computed by one call of `callback` with the list of them, which gives a
         dict. Keys that it leaves out have no value, and nothing is stored for them.
+
+        Each key is computed once, also where several callers or processes ask for overlapping lists at once: each
+        calls back for what nobody else computes, and waits for the rest.
+
+        Args:
+            options: see `ManyOptions`. With `grace`, values of before are given when the callback fails and all keys
+                that it was called for have one.
         """
         names = [check_key(key) for key in keys]
-        values = run(ReadThrough(self._engine()).remember_many(names, self._plan(callback, ttl)))
-        return cast("dict[str, T]", values)
+        plan = self._plan_many(callback, ttl, options)
+        return cast("dict[str, T]", run(self._read_through(self._engine()).remember_many(names, plan)))
 
     async def aremember_many(
-        self, keys: Iterable[str], ttl: TTL = None, callback: AsyncManyCallback[T] = _no_callback
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: AsyncManyCallback[T] = _no_callback,
+        **options: Unpack[ManyOptions],
     ) -> dict[str, T]:
         """As `remember_many`; the callback may be a coroutine function."""
         names = [check_key(key) for key in keys]
-        values = await ReadThrough(self._aengine()).remember_many(names, self._plan(callback, ttl))
-        return cast("dict[str, T]", values)
+        plan = self._plan_many(callback, ttl, options)
+        return cast("dict[str, T]", await self._read_through(self._aengine()).remember_many(names, plan))
+
+    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: ManyOptions) -> Plan:
+        return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, known=ManyOptions)
 
     # Counting
 
@@ -339,14 +383,20 @@ class Cache(Verbs):
 
     Args:
         url: ``redis://…`` and the other dialects of `backburner.redis.url`, or ``memory://?policy=lru&max_items=10000``
-            with the policies ``lru``, ``lfu`` and ``ttl``.
+            with the policies ``lru``, ``s3fifo``, ``lfu`` and ``ttl`` and, if wanted, ``&max_bytes=64MB``.
         prefix: put before every key on the server; `flush` removes what begins with it, and nothing else.
         default_ttl: how long entries live when nothing else is said; ``None``: for ever.
         serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
         signing_key: at least 16 bytes, for ``pickle``.
+        compression: ``zstd``, ``auto`` (zstd if the package zstandard is installed) or ``None``. On the server only, and
+            only values of more than 2 KB that become smaller by a tenth or more.
+        max_value_bytes: encoded, before compression. A larger value is refused by `put` and `add`; what is computed is
+            given to the caller and not stored, which is an event, or an error if the cache is strict.
         l1: keep copies of entries in use in this process, dropped as soon as the server says that they changed: a
             write in another process is seen within milliseconds, one's own at once. Needs a thread and a connection.
         l1_items: copies kept at most.
+        l1_bytes: what they may take in memory, in bytes or as text: ``"64MB"``, ``"64MiB"``.
+        l1_policy: which of them make room, as in the URL.
         timeout: seconds that connecting, and each reply, may take.
         lease: seconds after which a process that computes a value, and was killed, is replaced by another that waits
         for it. strict: raise when the server cannot do something, instead of going on without it.
@@ -364,8 +414,12 @@ class Cache(Verbs):
         default_ttl: TTL = 3600,
         serializer: str = "json",
         signing_key: str | bytes | None = None,
+        compression: str | None = "auto",
+        max_value_bytes: int = 16 * 1024 * 1024,
         l1: bool = True,
         l1_items: int = 10_000,
+        l1_bytes: int | str = "64MB",
+        l1_policy: str = "s3fifo",
         timeout: float = 0.25,
         lease: float = 10.0,
         strict: bool = False,
@@ -378,9 +432,13 @@ class Cache(Verbs):
         self.prefix = prefix
         self.codec = codec_for(serializer, signing_key.encode() if isinstance(signing_key, str) else signing_key)
         """Turns values into bytes. `codec.register` and `codec.register_model` teach it more types."""
+        if max_value_bytes < 1:
+            raise ConfigError(f"max_value_bytes={max_value_bytes}: nothing could be stored")
+        self._max_value_bytes = max_value_bytes
+        self._compression = Compression(compression, max_value_bytes)
         self.events = Events()
         """Subscribe here to be told what happens."""
-        self.events.subscribe(log_trouble, *TROUBLE)
+        self.events.subscribe(TroubleLog(), *TROUBLE)
         self._url = url
         self._timeout = timeout
         self._lease = lease
@@ -390,13 +448,22 @@ class Cache(Verbs):
         self._counters = Counters()
         self.events.subscribe(self._counters.note, *COUNTED)
         self._owed = Owed()
-        self._memory = _memory_store(url) if url.startswith("memory://") else None
+        self._memory = MemoryStore.from_url(url) if url.startswith("memory://") else None
         self._server = "" if self._memory is not None else ServerURL.parse(url).masked
         self._near = None
         if l1 and self._memory is None:
-            self._near = Near(url, Keyspace(prefix), max_items=l1_items, timeout=timeout)
+            self._near = Near(
+                url,
+                Keyspace(prefix),
+                policy=l1_policy,
+                max_items=l1_items,
+                max_bytes=l1_bytes,
+                timeout=timeout,
+            )
             finalize(self, self._near.stop)
         self._local = self._memory if self._near is None else self._near
+        if self._local is not None:
+            self._local.on_evicted = self._counters.evicted
         self._start()
         _all_caches.add(self)
 
@@ -410,7 +477,12 @@ class Cache(Verbs):
             default_ttl=settings.cache_default_ttl,
             serializer=settings.cache_serializer,
             signing_key=key.get_secret_value() if key else None,
+            compression=None if settings.cache_compression == "none" else settings.cache_compression,
+            max_value_bytes=settings.cache_max_value_bytes,
             l1=settings.cache_l1,
+            l1_items=settings.cache_l1_items,
+            l1_bytes=settings.cache_l1_bytes,
+            l1_policy=settings.cache_l1_policy,
             timeout=settings.cache_timeout,
             strict=strict,
         )
@@ -421,6 +493,13 @@ class Cache(Verbs):
     def tags(self, *tags: str) -> "TaggedCache":
         """The same cache, whose writes carry these tags; flushing any one of them makes them dead."""
         return TaggedCache(self, check_tags(tags))
+
+    def memo(self) -> "MemoizedCache":
+        """The same cache, which within one request, or another `memo_scope`, reads a key once and gives the same object
+        from then on. Outside it is the cache itself."""
+        from backburner.cache.memo import MemoizedCache  # noqa: PLC0415 - it builds on this module
+
+        return MemoizedCache(self)
 
     def lock(self, name: str, ttl: Duration = 30, *, wait: Duration | None = None, owner: str | None = None) -> Lock:
         """A lock that one owner at a time can hold: ``with cache.lock("import", ttl=30): …``.
@@ -451,6 +530,15 @@ class Cache(Verbs):
         """As `flush`."""
         return await self._aengine().flush()
 
+    def explain(self, key: str) -> Explanation:
+        """Why a read of a key finds what it finds: where its entry lies, its times, tags and size, and the reason for a
+        miss. Print it. It changes nothing, and is not counted."""
+        return run(self._engine().explain(check_key(key)))
+
+    async def aexplain(self, key: str) -> Explanation:
+        """As `explain`."""
+        return await self._aengine().explain(check_key(key))
+
     def stats(self) -> Stats:
         """What happened so far."""
         namespaces = self._counters.snapshot()
@@ -459,10 +547,15 @@ class Cache(Verbs):
             available=not self._breaker.open,
             tracking=self._near.tracking if self._near is not None else None,
             memory_items=len(self._local) if self._local is not None else 0,
+            memory_bytes=self._local.bytes if self._local is not None else 0,
         )
         for counts in namespaces.values():
             stats += counts
         return stats
+
+    def namespace(self, key: str) -> str:
+        """The namespace that `stats` counts a key in."""
+        return self._counters.namespace(key)
 
     def close(self) -> None:
         """Close the connections of the blocking verbs. The cache can be used again; it connects anew."""
@@ -483,8 +576,9 @@ class Cache(Verbs):
             on_close=lambda elapsed: self.events.emit(BreakerClosed(self._server, elapsed)),
         )
         self._flights = Flights()
+        self._leases = Leases(self._lease, lambda tokens: run(self._blocking.renew(tokens)))
         self._aengines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
-        self._blocking = self._engine_with(self._store(connect, connect), BlockingRuntime(self._clock))
+        self._blocking = self._engine_with(self._store(BlockingClient, connect), BlockingRuntime(self._clock))
 
     def _after_fork(self) -> None:
         """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
@@ -515,7 +609,8 @@ class Cache(Verbs):
             events=self.events,
             counters=self._counters,
             default_ttl=self._default_ttl,
-            lease=self._lease,
+            max_value_bytes=self._max_value_bytes,
+            leases=self._leases,
             strict=self._strict,
         )
 
@@ -525,7 +620,7 @@ class Cache(Verbs):
         keyspace, name = Keyspace(self.prefix), "backburner-cache"
         client = connector(self._url, timeout=self._timeout, name=name)
         waiting = partial(patient, self._url, timeout=self._timeout + RedisStore.patience, name=name)
-        far = RedisStore(client, waiting, keyspace, self._breaker, self.events)
+        far = RedisStore(client, waiting, keyspace, self._breaker, self.events, self._compression)
         if self._near is None:
             return far
         return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)
@@ -557,7 +652,7 @@ class Cache(Verbs):
             entry = local.peek(key)
         except TypeError:  # not hashable; check_key says so better
             return MISSING
-        if entry is None or self._clock() >= entry.refresh_at:
+        if entry is None or (now := self._clock()) >= entry.refresh_at or now >= entry.fresh_until:
             return MISSING
         if entry.tags and entry.tags_held_at != local.generation and local.flushed(entry):
             return MISSING
@@ -619,14 +714,3 @@ def _reset_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_reset_after_fork)
-
-
-def _memory_store(url: str) -> MemoryStore:
-    options = dict(parse_qsl(urlsplit(url).query))
-    policy = options.pop("policy", "lru")
-    max_items = options.pop("max_items", "10000")
-    if options:
-        raise ConfigError(f"{url!r}: a memory cache has no option {', '.join(options)}; it has policy and max_items")
-    if not max_items.isdigit():
-        raise ConfigError(f"{url!r}: max_items must be a whole number, not {max_items!r}")
-    return MemoryStore(policy, int(max_items))

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field, fields
 from threading import Lock
 from typing import Final, Self, get_args
 
-from backburner.events import Degraded, Event, Invalidated, StaleServed, Tier, Undecodable
+from backburner.events import Degraded, Event, Invalidated, LateCallback, StaleServed, Tier, Undecodable
 
-__all__ = ["OTHER", "Counters", "Counts", "TierCounts"]
+__all__ = ["COUNTED", "OTHER", "Counters", "Counts", "TierCounts"]
+
+COUNTED: Final = (Invalidated, Degraded, LateCallback, StaleServed, Undecodable)
+"""The events that `Counters.note` counts. What is frequent is counted where it happens."""
 
 MOST_NAMESPACES: Final = 200
 OTHER: Final = "other"
@@ -56,6 +59,10 @@ class Counts:
     """Keys and tags that were removed, however many entries that touched. `flush` counts one, in ``""``."""
     degraded: int = 0
     """Operations that the server could not do. One on several keys counts for the namespace of the first."""
+    late: int = 0
+    """Callers who did not wait for their callback to the end, because of a timeout."""
+    evicted: int = 0
+    """Entries in this process that had to make room for others. What the server evicts is not known."""
     undecodable: int = 0
     """Entries whose bytes could not be read."""
 
@@ -115,7 +122,7 @@ class Counters:
         return self._namespaces[self.namespace(key)] if counts is None else counts
 
     def note(self, event: Event) -> None:
-        """Count an event that is told to everybody. What is frequent is counted where it happens."""
+        """Count an event."""
         match event:
             case Invalidated(keys, tags):
                 for name in (*keys, *tags) or ("",):
@@ -126,8 +133,14 @@ class Counters:
                 self.of(key).undecodable += 1
             case StaleServed(key):
                 self.of(key).stale_on_error += 1
+            case LateCallback(key):
+                self.of(key).late += 1
             case _:
                 pass
+
+    def evicted(self, key: str) -> None:
+        """Count an eviction, which is too frequent for an event."""
+        self.of(key).evicted += 1
 
     def snapshot(self) -> dict[str, Counts]:
         """Copies of all counts, by namespace."""

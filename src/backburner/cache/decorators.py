@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, update_wrapper
 from types import MethodType
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from backburner.cache.cache import Cache, TaggedCache, Verbs
 from backburner.cache.compiled import call, compiled, forward, load
@@ -18,6 +18,8 @@ from backburner.cache.default import default_cache
 from backburner.cache.engine import MISSING
 from backburner.cache.entry import TTL, Duration, seconds
 from backburner.cache.keys import check_key, check_tags
+from backburner.cache.memo import MemoizedCache
+from backburner.cache.plan import Options, Plan
 from backburner.cache.templates import KeyExpression, Templates
 from backburner.errors import ConfigError
 
@@ -28,7 +30,7 @@ T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 
 Lifetime = TTL | tuple[Duration, Duration]
-AnyCache = Cache | TaggedCache
+AnyCache = Cache | TaggedCache | MemoizedCache
 Source = AnyCache | Callable[[], AnyCache]
 
 
@@ -39,12 +41,15 @@ class CachedFunction(Protocol[P, T_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
+        ...
 
     def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
+        ...
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Forget the result for these arguments, and compute it anew. Who asks meanwhile waits for it."""
+        ...
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -61,12 +66,15 @@ class AsyncCachedFunction(Protocol[P, T_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
+        ...
 
     async def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the result for these arguments. Whether there was one."""
+        ...
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Forget the result for these arguments, and compute it anew. Who asks meanwhile waits for it."""
+        ...
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -95,8 +103,8 @@ def cached(
     key: str | None = None,
     tags: Sequence[str] = (),
     namespace: str = "",
-    grace: Duration = 0,
     cache: Source = default_cache,
+    **options: Unpack[Options],
 ) -> _Decorator: ...
 def cached(
     function: Callable[..., Any] | None = None,
@@ -106,8 +114,8 @@ def cached(
     key: str | None = None,
     tags: Sequence[str] = (),
     namespace: str = "",
-    grace: Duration = 0,
     cache: Source = default_cache,
+    **options: Unpack[Options],
 ) -> Any:
     """Remember what a function gives for its arguments.
 
@@ -117,12 +125,13 @@ def cached(
             name and all arguments; of a method, the class of its object counts, and the object itself does not.
         tags: templates too; flushing any of them kills the result.
         namespace: put before the key, with a colon.
-        grace: how much longer a result is kept for when the function fails; as for `Cache.remember`.
         cache: where results are kept: a cache, or a function that gives one and is asked with each call. Without it,
             the process's `default_cache`.
+        options: as for `Cache.remember`: grace, timeouts, negative caching, jitter.
 
     Raises:
         ConfigError: the template names what is no argument, or could not tell different arguments apart.
+        ValueError: a ttl or an option makes no sense.
         TypeError: the function cannot be cached; or (when called) an argument cannot be part of a key. The message says
             what to do.
     """
@@ -131,7 +140,7 @@ def cached(
         binding = type(decorated) if isinstance(decorated, (classmethod, staticmethod)) else None
         plain = decorated if binding is None else decorated.__func__
         _refuse_what_cannot_be_cached(plain)
-        made = _Calls(plain, ttl, key, tags, namespace, grace, cache).function()
+        made = _Calls(plain, ttl, key, tags, namespace, cache, options).function()
         if binding is staticmethod:
             return staticmethod(made)
         if binding is classmethod or _in_class(plain):
@@ -151,20 +160,21 @@ class _Calls:
         key: str | None,
         tags: Sequence[str],
         namespace: str,
-        grace: Duration,
         cache: Source,
+        options: Options,
     ) -> None:
         if not (isinstance(cache, Verbs) or callable(cache)):
             raise ConfigError(f"cache={cache!r}: give a Cache, or a function that gives one")
         for duration in ttl if isinstance(ttl, tuple) else (ttl,):
             if duration is not None:
                 seconds(duration)
+        Plan.of(function, 0, (), options)  # to have them refused here, and not by each call
         self._function = function
         self._asynchronous = inspect.iscoroutinefunction(function)
         self._ttl = ttl
-        self._options: dict[str, Any] = {} if isinstance(ttl, tuple) else {"grace": grace}
+        self._options = options
         self._verb = f"{'a' * self._asynchronous}{'flexible' if isinstance(ttl, tuple) else 'remember'}"
-        self._cache = cache
+        self._cache: Source = cache
         self._name = _qualified_name(function).rpartition(".")[2]
         self._signature = inspect.signature(function)
         prefix = f"{check_key(namespace)}:" if namespace else ""
@@ -219,7 +229,7 @@ class _Calls:
         return await self.read(*arguments, **keywords)
 
     def _source(self) -> AnyCache:
-        return self._cache if isinstance(self._cache, Verbs) else self._cache()
+        return self._cache() if callable(self._cache) else self._cache
 
     def _default_key(self, templates: Templates, prefix: str) -> KeyExpression:
         function = self._function

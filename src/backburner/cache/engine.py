@@ -16,11 +16,13 @@ from typing import Final, Literal, TypeVar
 from backburner.cache.codec import Codec, is_immutable
 from backburner.cache.counters import Counters
 from backburner.cache.entry import COUNTER, ENCODED, TTL, Decision, Entry, TagVersions, decide, refresh_point, seconds
+from backburner.cache.explanation import Explanation, explain
 from backburner.cache.flight import Flights
+from backburner.cache.leases import Leases
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import Runtime
-from backburner.cache.stores.base import Store, Taken, Turn
-from backburner.errors import CodecError, StoreError
+from backburner.cache.stores.base import Find, Rest, Seen, Store, Turn
+from backburner.errors import CodecError, StoreError, ValueTooLarge
 from backburner.events import (
     Computed,
     Degraded,
@@ -28,6 +30,7 @@ from backburner.events import (
     Events,
     Hit,
     Invalidated,
+    LeaseLost,
     Miss,
     Stored,
     Tier,
@@ -75,7 +78,8 @@ class Engine:
         events: Events,
         counters: Counters,
         default_ttl: float,
-        lease: float,
+        max_value_bytes: int,
+        leases: Leases,
         strict: bool,
     ) -> None:
         self.store = store
@@ -86,7 +90,8 @@ class Engine:
         self._events = events
         self._counters = counters
         self._default_ttl = default_ttl
-        self._lease = lease
+        self._max_value_bytes = max_value_bytes
+        self._leases = leases
         self._strict = strict
 
     # Reading
@@ -117,6 +122,27 @@ class Engine:
         _, decision = await self.judge(key)
         return decision.fresh
 
+    async def explain(self, key: str) -> Explanation:
+        """Why a read of a key finds what it finds. Nothing is counted or told, and nobody notices."""
+        current: dict[str, bytes | None] = {}
+        find: Find | StoreError
+        try:
+            find = await self.store.find(key)
+            entry = find.kept if find.entry is None else find.entry
+            if entry is not None and entry.tags:
+                names = [tag for tag, _ in entry.tags]
+                current = dict(zip(names, await self.store.tag_versions(names), strict=True))
+        except StoreError as error:
+            find = error
+        return explain(
+            key,
+            find,
+            current,
+            self.runtime.now(),
+            owed=self._owed.owes(key, current),
+            decode=lambda payload: self._codec.decode(payload, key),
+        )
+
     async def pull(self, key: str) -> object:
         """The value, which is removed, or `MISSING`."""
         return await self._or_else(MISSING, "pull", (key,), self._pull(key))
@@ -143,7 +169,7 @@ class Engine:
         if not values:
             return True
         # Encoding comes first: a value that can't be stored is the caller's mistake, whatever the server does.
-        entries = {key: self.entry(key, value, lifetime) for key, value in values.items()}
+        entries = {key: self._fitting(key, self.entry(key, value, lifetime)) for key, value in values.items()}
         return await self._or_else(
             False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)}
         )
@@ -164,7 +190,7 @@ class Engine:
         lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             return False
-        entry = self.entry(key, value, lifetime)
+        entry = self._fitting(key, self.entry(key, value, lifetime))
         return await self._or_else(False, "add", (key,), self._add(key, entry, lifetime, tags))
 
     async def _add(self, key: str, entry: Entry, lifetime: float, tags: Sequence[str]) -> bool:
@@ -344,6 +370,22 @@ class Engine:
         payload = b"J%d\n" % value if type(value) is int and value in _INT64 else self._codec.encode(value, key)
         return Entry(payload, *times, compute_seconds=took)
 
+    def _misfit(self, key: str, entry: Entry) -> ValueTooLarge | None:
+        """What is to be said if an entry has too many bytes to be stored."""
+        encoded = entry.value if entry.payload is None else entry.payload
+        size = len(encoded) if isinstance(encoded, (bytes, str)) else 0
+        if size <= self._max_value_bytes:
+            return None
+        return ValueTooLarge(
+            f"the value of {key!r} has {size} bytes, and max_value_bytes is {self._max_value_bytes}: store less of it, "
+            "or allow more if the time budget is enough to send and read it"
+        )
+
+    def _fitting(self, key: str, entry: Entry) -> Entry:
+        if error := self._misfit(key, entry):
+            raise error
+        return entry
+
     def lifetime(self, ttl: TTL) -> float:
         """A ttl in seconds, or the default.
 
@@ -366,13 +408,14 @@ class Engine:
     async def fresh_values(self, keys: Sequence[str]) -> dict[str, object]:
         """The values of those keys that have a fresh one; as `judge` otherwise."""
         found = {}
-        for key, (entry, decision) in (await self._judged(keys)).items():
+        for key, (entry, decision) in (await self.judged(keys)).items():
             value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
             if self.count(key, value, entry):
                 found[key] = value
         return found
 
-    async def _judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
+    async def judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
+        """As `judge`, for several keys."""
         if self._owed.some:
             await self._owed.pay(self.store)
         entries = dict(zip(keys, await self.store.read(keys), strict=True))
@@ -410,42 +453,62 @@ class Engine:
         if Stored in self._events.listening:
             self._events.emit(Stored(key))
 
-    async def begin(self, key: str, tags: Sequence[str], lifetime: float) -> Turn | Taken:
-        """Ask to compute a value.
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float) -> Turn:
+        """Ask to compute values. `finish` or `give_up` must follow, however long that takes: leases are renewed.
 
         Raises:
             StoreError: the store cannot tell.
         """
-        return await self.store.begin(key, tags, lifetime + _TAGS_OUTLIVE, self._lease)
+        turn = await self.store.begin(seen, tags, lifetime + _TAGS_OUTLIVE, self._leases.seconds)
+        if turn.keys:
+            self._leases.hold(turn.keys, turn.token)
+        return turn
 
-    async def finish(self, key: str, turn: Turn, entry: Entry, late: Sequence[str] = ()) -> None:
-        """Store what was computed, with the versions of before and those of `late` tags."""
-        await self._or_else(None, "remember", (key,), self._finish(key, turn, entry, late))
+    async def finish(self, turn: Turn, entries: Mapping[str, Entry]) -> None:
+        """Store what was computed. Entries that have ended already remove what was there."""
+        await self._or_else(None, "remember", turn.keys, self._finish(turn, entries))
 
-    async def _finish(self, key: str, turn: Turn, entry: Entry, late: Sequence[str]) -> None:
+    async def _finish(self, turn: Turn, entries: Mapping[str, Entry]) -> None:
         now = self.runtime.now()
-        entry.tags = turn.versions + await self.pin(late, entry.expires_at - now)
-        if await self.store.finish(key, turn, entry, now):
-            self._stored(key)
-
-    async def give_up(self, key: str, turn: Turn) -> None:
-        """Say that nothing was computed. If that cannot be said, the lease ends by itself."""
+        too_large = {key: error for key, entry in entries.items() if (error := self._misfit(key, entry))}
+        entries = {key: entry for key, entry in entries.items() if key not in too_large}
         try:
-            await self.store.finish(key, turn, None, self.runtime.now())
+            held = await self.store.finish(turn, entries, now)
+        finally:
+            self._leases.let_go(turn.keys, turn.token)
+        for key in held:
+            if key in entries and entries[key].expires_at > now:
+                self._stored(key)
+        for key, error in too_large.items():
+            self.degraded("remember", (key,), error)
+
+    async def give_up(self, turn: Turn, rest: float = 0.0) -> Sequence[str]:
+        """Say that nothing was computed, and that it is not to be tried for `rest` seconds where there is a value
+        still. If that cannot be said, leases end by themselves.
+
+        Returns:
+            The keys that nobody has written or removed meanwhile, as far as is known.
+        """
+        now = self.runtime.now()
+        try:
+            return await self.store.finish(turn, dict.fromkeys(turn.keys, Rest(now + rest) if rest else None), now)
         except StoreError as error:
             # Not raised, strict or not: something else is on its way up already.
-            self._events.emit(Degraded("remember", (key,), error))
+            self._events.emit(Degraded("remember", turn.keys, error))
+            return turn.keys
+        finally:
+            self._leases.let_go(turn.keys, turn.token)
 
-    async def put_computed(self, entries: Mapping[str, Entry], versions: TagVersions) -> None:
-        """Store values that were computed together, with the versions of before."""
-        await self._or_else(None, "remember_many", tuple(entries), self._put_computed(entries, versions))
-
-    async def _put_computed(self, entries: Mapping[str, Entry], versions: TagVersions) -> None:
-        for entry in entries.values():
-            entry.tags = versions
-        await self.store.write(entries, self.runtime.now())
-        for key, entry in entries.items():
-            self._stored(key)
+    async def renew(self, tokens: Mapping[str, str]) -> list[str]:
+        """Hold leases for longer. The keys whose lease was lost; if the store cannot tell, none."""
+        try:
+            lost = await self.store.renew(tokens, self._leases.seconds)
+        except StoreError as error:
+            self._events.emit(Degraded("renew", tuple(tokens), error))
+            return []
+        for key in lost:
+            self._events.emit(LeaseLost(key))
+        return lost
 
     def tell(self, event: Event) -> None:
         """Emit an event; it is counted with that."""

@@ -2,7 +2,7 @@
 
 An entry is fresh until `fresh_until` and is served. From `refresh_at` on, a little earlier, one caller renews it while
 the others still get it. From `fresh_until` to `expires_at` it is stale: kept for when a callback fails, or takes its
-time. The store removes it at `expires_at`.
+time. The store removes it at `expires_at`. A renewal that failed moves `refresh_at` on, and none is tried before.
 
     0      1        2               4        12          20           28          36               40     44
     magic  version  payload offset  created  refresh_at  fresh_until  expires_at  compute seconds  check  tags…  payload
@@ -37,6 +37,8 @@ VERSION_BYTES: Final = 8
 TIMES: Final = struct.Struct(">ddd")
 """`refresh_at`, `fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on. Scripts rewrite
 them."""
+TIME: Final = struct.Struct(">d")
+"""One of them, or when the entry was created."""
 TIMES_OFFSET: Final = 12
 MAX_HEADER: Final = 0xFFFF
 COUNTER: Final = re.compile(rb"J(-?\d{1,19})\n")
@@ -76,6 +78,17 @@ class Entry:
     """The generation of its store in which the tags were last seen to hold."""
     counts: TierCounts | None = field(default=None, compare=False)
     """Where hits on it are counted, once it had one in this process: a look-up for each would cost too much."""
+    uses: int = field(default=0, compare=False)
+    """Hits, as far as they matter to the policy of a memory store."""
+    size: int = field(default=0, compare=False)
+    """Bytes that it takes in this process, with its key and all that is needed to keep it; 0 until it is kept."""
+    group: set[str] | None = field(default=None, compare=False, repr=False)
+    """The keys of those in its memory store that end with it."""
+
+    @property
+    def mark(self) -> bytes:
+        """Tells this entry from those that were, or will be, under the same key. An absent one has the mark ``b""``."""
+        return TIME.pack(self.created)
 
     def pack(self, key: str) -> bytes:
         """The entry as the bytes that stand for it under a key.
@@ -151,6 +164,8 @@ class Decision(Enum):
     REFRESH = auto()
     """As good as a hit; and somebody should renew it."""
     STALE = auto()
+    RESTING = auto()
+    """Stale, and renewing it has failed just now: it is not to be tried again for a moment."""
     MISS = auto()
 
     @property
@@ -169,9 +184,9 @@ def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> 
         return Decision.MISS
     if entry.tags and [version for _, version in entry.tags] != list(current):
         return Decision.MISS
-    if now < entry.refresh_at:
-        return Decision.HIT
-    return Decision.REFRESH if now < entry.fresh_until else Decision.STALE
+    if now < entry.fresh_until:
+        return Decision.HIT if now < entry.refresh_at else Decision.REFRESH
+    return Decision.RESTING if now < entry.refresh_at else Decision.STALE
 
 
 def refresh_point(fresh_until: float, compute_seconds: float, draw: float) -> float:

@@ -13,9 +13,11 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from copy import copy
 from threading import Lock
+from time import perf_counter
 from typing import Final
 
 from backburner.cache.entry import Entry
+from backburner.cache.scope import current_scope
 
 _leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flights_led_here", default=frozenset())
 
@@ -23,17 +25,23 @@ _leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flight
 class Flight:
     """A computation under way."""
 
-    __slots__ = ("entry", "error", "landed", "loop", "superseded")
+    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "stale", "superseded")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.began = perf_counter()
         self.landed: Future[None] = Future()
         """Done when the outcome is there."""
+        self.landed.set_running_or_notify_cancel()  # so that a follower who is cancelled cancels nobody else
         self.loop = loop
         """The event loop of the leader, if it is a task."""
         self.superseded = False
         """The key was written or removed since."""
+        self.late = False
+        """Somebody left before it landed."""
         self.entry: Entry | None = None
         """The outcome; with `error` not set either, the leader gave up."""
+        self.stale = False
+        """The entry is beyond its freshness."""
         self.error: Exception | None = None
 
     def outcome(self) -> Entry | None:
@@ -78,8 +86,15 @@ class Flights:
             flight = self._renewals[key] = Flight(loop)
             return flight
 
+    def renewal(self, key: str) -> Flight | None:
+        """The flight that renews a key, if one does."""
+        return self._renewals.get(key)
+
     def supersede(self, keys: Iterable[str] | None) -> None:
         """Say that keys, or all of them, were written or removed."""
+        scope = current_scope()
+        if scope is not None:
+            scope.forget(self, keys)
         if not self._under_way and not self._renewals:
             return
         with self._lock:

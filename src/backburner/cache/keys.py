@@ -1,7 +1,8 @@
 """Which keys and tags are allowed, and where they lie on the server.
 
 Everything a cache owns is under its prefix. What it keeps for itself there (versions of tags, leases) begins with a
-control character, which keys of users may not contain: the two can never meet.
+control character, which keys of users may not contain: the two can never meet. Nor can a long key, of which the server
+sees the beginning and a digest, meet a short one: there is a control character between the two.
 """
 
 import hashlib
@@ -10,7 +11,12 @@ from collections.abc import Iterable
 from typing import Final
 
 MAX_LENGTH: Final = 1024
-"""Characters in a key or tag. Long keys cost memory in the server and bandwidth with every command."""
+"""Characters in a tag, or the name of something else."""
+MAX_KEY: Final = 65_536
+"""Characters in a key. More is a document that was taken for its name."""
+MAX_SHOWN: Final = 200
+"""Characters in a key that the server sees as they are: it keeps them with every entry, and they are sent with every
+command."""
 
 _TAG_MARK: Final = "\x01tag:"
 _LEASE_MARK: Final = "\x01lease:"
@@ -21,8 +27,9 @@ _LIMIT_MARK: Final = "\x01limit:"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HASH_MARK: Final = "#"
+_LONG_MARK: Final = "\x01"
 _DIGITS: Final = 32
-_HASHED: Final = _DIGITS + len(_HASH_MARK)
+_HASHED: Final = len("#") + _DIGITS
 
 
 def check_key(key: str) -> str:
@@ -31,7 +38,7 @@ def check_key(key: str) -> str:
     Raises:
         ValueError: it is no text, empty, too long, or holds control characters.
     """
-    return _check("key", key)
+    return _check("key", key, MAX_KEY)
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
@@ -62,8 +69,11 @@ def _fitted(text: str, longest: int) -> str:
     well_formed = not _UNFIT.search(text)
     if well_formed and len(text) <= longest and text[-_HASHED:-_DIGITS] != _HASH_MARK:
         return text  # not printable, but allowed, such as a no-break space
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGITS // 2).hexdigest()
-    return f"{_UNFIT.sub('?', text[: longest - _HASHED])}{_HASH_MARK}{digest}"
+    return f"{_UNFIT.sub('?', text[: longest - _HASHED])}{_HASH_MARK}{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGITS // 2).hexdigest()
 
 
 def check_name(kind: str, name: str) -> str:
@@ -75,14 +85,16 @@ def check_name(kind: str, name: str) -> str:
     return _check(kind, name)
 
 
-def _check(kind: str, name: str) -> str:
+def _check(kind: str, name: str, longest: int = MAX_LENGTH) -> str:
+    if type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= longest:
+        return name  # nearly always
     if not isinstance(name, str):
         # One kind of error for every kind of bad key.
         raise ValueError(f"a {kind} must be text, not {type(name).__name__}: {name!r}")  # noqa: TRY004
     if not name:
         raise ValueError(f"a {kind} must not be empty")
-    if len(name) > MAX_LENGTH:
-        raise ValueError(f"a {kind} has at most {MAX_LENGTH} characters, this one has {len(name)}: {name[:40]!r}…")
+    if len(name) > longest:
+        raise ValueError(f"a {kind} has at most {longest} characters, this one has {len(name)}: {name[:40]!r}…")
     if _CONTROL.search(name):
         raise ValueError(f"a {kind} must not contain control characters: {name!r}")
     if not name.isascii():
@@ -103,14 +115,20 @@ class Keyspace:
 
     def entry(self, key: str) -> str:
         """Where the entry of a key lies."""
-        return self.prefix + key
+        return self.prefix + self.local(key)
+
+    def local(self, key: str) -> str:
+        """What `key_of` gives for the place of a key: the key, or if it is long, its beginning and a digest."""
+        if len(key) <= MAX_SHOWN:
+            return key
+        return f"{key[: MAX_SHOWN - _HASHED]}{_LONG_MARK}{_digest(key)}"
 
     def tag(self, tag: str) -> str:
         """Where the version of a tag lies."""
         return f"{self.prefix}{_TAG_MARK}{tag}"
 
     def key_of(self, name: str) -> str:
-        """The key whose entry lies there, if it is an entry's place."""
+        """The key whose entry lies there, if it is an entry's place; of a long one, what `local` makes of it."""
         return name[len(self.prefix) :]
 
     def tag_of(self, name: str) -> str | None:
@@ -120,7 +138,7 @@ class Keyspace:
 
     def lease(self, key: str) -> str:
         """Where the lease on computing a key lies."""
-        return f"{self.prefix}{_LEASE_MARK}{key}"
+        return f"{self.prefix}{_LEASE_MARK}{self.local(key)}"
 
     def wake(self, token: str) -> str:
         """Where the holder of a lease wakes those who wait for it."""

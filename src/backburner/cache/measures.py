@@ -83,9 +83,10 @@ MEASURES: Final = (
         "degraded.operations", "{operation}", "Operations the server could not do.", lambda counts: counts.degraded
     ),
     _by_namespace("undecodable.entries", "{entry}", "Entries that could not be read.", lambda c: c.undecodable),
+    _by_namespace("memory.evictions", "{entry}", "Entries of this process that made room.", lambda c: c.evicted),
+    _by_namespace("timeouts", "{caller}", "Callers who did not wait for the end of a callback.", lambda c: c.late),
     _of_all("memory.entries", "gauge", "{entry}", "Entries in this process.", lambda stats: stats.memory_items),
     _of_all("memory.size", "gauge", "By", "What entries take in this process.", lambda stats: stats.memory_bytes),
-    _of_all("memory.evictions", "counter", "{entry}", "Entries that made room.", lambda stats: stats.memory_evicted),
     _of_all("available", "gauge", "", "Whether the server answered when last asked.", lambda stats: stats.available),
     Measure("tracking", "gauge", "", "How changes of copies in memory are heard of.", ("mode",), _tracking),
 )

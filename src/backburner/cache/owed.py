@@ -5,6 +5,7 @@ made good before this process reads anything else from it. They live in this pro
 it, and the ttl of the entries is the bound.
 """
 
+from collections.abc import Iterable
 from threading import Lock
 from typing import Final
 
@@ -35,6 +36,11 @@ class Owed:
                 self._keys.clear()
                 self._tags.clear()
             self.some = True
+
+    def owes(self, key: str, tags: Iterable[str]) -> bool:
+        """Whether the server has to be told of a key, or of one of its tags."""
+        with self._lock:
+            return self._everything or key in self._keys or not self._tags.isdisjoint(tags)
 
     async def pay(self, store: Store) -> None:
         """Tell the store; what it can't be told stays owed.

@@ -1,79 +1,356 @@
 """Reading through: the value of a fresh entry, or else what the user's callback gives.
 
-One caller at a time computes for a key (see `flight`). What the others get meanwhile depends on the entry: the current
-value if there is one that may still be given, else they wait. The versions of tags are read before the callback runs,
-so that what it computes from old data dies with a flush that happens meanwhile.
+One caller at a time computes for a key: in this process (see `flight`), and by a lease in the server among all. What
+the others get meanwhile depends on the entry: the current value if there is one that may still be given, else they
+wait. The versions of tags are read before the callback runs, so that what it computes from old data dies with a flush
+that happens meanwhile.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from backburner.cache.context import Context
 from backburner.cache.engine import MISSING, Engine
-from backburner.cache.entry import TTL, Decision, Entry, TagVersions
+from backburner.cache.entry import Decision, Entry, TagVersions
 from backburner.cache.flight import Flight, leading
 from backburner.cache.keys import check_tags
-from backburner.cache.stores.base import Taken, Turn
-from backburner.errors import StoreError
-from backburner.events import RefreshFailed, StaleServed
-
-
-@dataclass(slots=True)
-class Context:
-    """What a callback that takes an argument can decide about the entry it computes."""
-
-    key: str
-    ttl: TTL
-    tags: list[str] = field(default_factory=list)
-    """More tags may be added; they count from when the callback returns."""
-    skipped: bool = False
-
-    def skip(self) -> None:
-        """Give the value to the caller, and do not store it."""
-        self.skipped = True
+from backburner.cache.plan import Plan
+from backburner.cache.stores.base import Turn
+from backburner.errors import CallbackTimeout, StoreError
+from backburner.events import LateCallback, RefreshFailed, StaleServed
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How the callers of one key want it."""
+class _Found:
+    """What a look at the store brought."""
 
-    callback: Callable[..., Any]
-    lifetime: float
-    """Seconds that the value is fresh."""
-    tags: Sequence[str] = ()
-    grace: float = 0.0
-    """Seconds that it is kept beyond that."""
-    in_background: bool = False
-    """Whether a value beyond its freshness is given at once, and renewed afterwards."""
+    entry: Entry | None = None
+    decision: Decision = Decision.MISS
+    value: object = MISSING
+    sure: bool = True
+    """Whether there is nothing where nothing was found; else it may be something that cannot be read."""
+
+    def serves(self, plan: Plan) -> bool:
+        """Whether the value is to be given without waiting for the callback."""
+        match self.decision:
+            case Decision.STALE:
+                return plan.in_background
+            case Decision.RESTING:
+                return plan.in_background or plan.throttle > 0
+            case decision:
+                return decision.fresh
+
+    @property
+    def stale(self) -> bool:
+        return not self.decision.fresh
+
+    @property
+    def mark(self) -> bytes | None:
+        """What the server is asked to find unchanged before it grants a lease."""
+        if self.entry is None:
+            return b"" if self.sure else None
+        return self.entry.mark
+
+
+_NO_STORE: Final = _Found()
+"""What is found when the store does not answer."""
 
 
 class ReadThrough:
-    """What `remember` and its kin do, with the steps of an engine."""
+    """What `remember` and its kin do, with the steps of an engine.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: of the caller's world.
+        blocking: an engine for `Context.tag`, which blocks in any world.
+    """
+
+    def __init__(self, engine: Engine, blocking: Engine | None = None) -> None:
         self._engine = engine
+        self._blocking = blocking or engine
         self._runtime = engine.runtime
         self._flights = engine.flights
 
     async def remember(self, key: str, plan: Plan) -> object:
-        """The value of a key."""
+        """The value of a key.
+
+        Raises:
+            CallbackTimeout: there was none within the plan's hard timeout.
+        """
+        deadline = math.inf if plan.hard_timeout == math.inf else self._runtime.elapsed() + plan.hard_timeout
         while True:
             flight, leads = self._flights.join(key, self._runtime.loop())
             if leads:
-                return await self._lead(flight, key, plan)
-            since = self._runtime.elapsed()
-            if not await self._runtime.wait(flight):
+                value = await self._lead(flight, key, plan)
+                if value is MISSING:
+                    found = await self._wait(flight, key, plan, deadline)
+                    value = self._engine.value(key, found) if isinstance(found, Entry) else found.value
+                    if value is MISSING:
+                        raise RuntimeError(f"the callback for {key!r} was ended from outside before it gave a value")
+            elif self._runtime.may_wait(flight):
+                value = await self._follow(flight, key, plan, deadline)
+            else:
                 # Waiting here could never end: neither for the flight, nor for the lease that it holds.
-                value, _ = await self._read_or_compute(key, plan, Flight(None), may_wait=False)
+                value = await self._alone(key, plan)
+            if value is not MISSING:
                 return value
+
+    async def _follow(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
+        """What somebody else's flight gives; `MISSING` if the caller may lead now."""
+        since = self._runtime.elapsed()
+        try:
+            found = await self._wait(flight, key, plan, deadline)
+        finally:
             self._engine.waited(key, since, "flight")
-            entry = flight.outcome()
-            if entry is not None and await self._still_holds(key, entry):
-                value = self._engine.value(key, entry)
-                if self._engine.count(key, value):
+        if not isinstance(found, Entry):
+            return found.value
+        value = self._engine.value(key, found) if await self._still_holds(key, found) else MISSING
+        if value is not MISSING:
+            self._engine.count(key, value, stale=flight.stale)
+        return value
+
+    async def _wait(self, flight: Flight, key: str, plan: Plan, deadline: float) -> "Entry | _Found":
+        """The outcome of a flight, or what else there is when it takes too long.
+
+        Raises:
+            CallbackTimeout: there is nothing else.
+        """
+        try:
+            if plan.soft_timeout < math.inf:
+                await self._runtime.wait(flight, flight.began + plan.soft_timeout - self._runtime.elapsed())
+                if not flight.landed.done():
+                    # Asked for anew, since it may have been removed meanwhile.
+                    found = await self._look_or_go_on(key)
+                    if found.value is not MISSING:
+                        self._engine.count(key, found.value, found.entry, stale=found.stale)
+                        self._engine.tell(LateCallback(key, plan.soft_timeout, found.stale))
+                        return found
+            await self._runtime.wait(flight, deadline - self._runtime.elapsed() if deadline < math.inf else math.inf)
+        finally:
+            flight.late |= not flight.landed.done()
+        if flight.landed.done():
+            return flight.outcome() or _Found()
+        self._engine.tell(LateCallback(key, plan.hard_timeout, stale=False))
+        raise CallbackTimeout(
+            f"the callback for {key!r} gave nothing within hard_timeout={plan.hard_timeout:g} s, and there is no value "
+            "of before. It goes on, and its value is stored; make it faster, or allow it more time"
+        )
+
+    async def _lead(self, flight: Flight, key: str, plan: Plan) -> object:
+        """The value; `MISSING` if it is computed apart, and the flight is to be waited for."""
+        handed_over = False
+        try:
+            with leading(flight):
+                found = await self._look_or_go_on(key)
+                if found.serves(plan):
+                    self._engine.count(key, found.value, found.entry, stale=found.stale)
+                    flight.entry, flight.stale = found.entry, found.stale
+                    if found.decision in (Decision.HIT, Decision.RESTING):
+                        return found.value
+                    self._flights.land(key, flight)  # the others need not wait for what follows
+                    return await self._renew(key, plan, found)
+                if not plan.timed:
+                    value, flight.entry = await self._obtain(key, plan, flight, found)
                     return value
+                self._runtime.spawn(self._lead_apart(key, plan, flight, found))
+                handed_over = True
+                return MISSING
+        except Exception as error:
+            flight.error = error
+            raise
+        finally:
+            # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
+            if not handed_over:
+                self._flights.land(key, flight)
+
+    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: _Found) -> None:
+        try:
+            _, flight.entry = await self._obtain(key, plan, flight, found)
+        except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
+            flight.error = error
+            if flight.late:
+                self._engine.tell(RefreshFailed(key, error))
+        finally:
+            self._flights.land(key, flight)
+
+    async def _alone(self, key: str, plan: Plan) -> object:
+        found = await self._look_or_go_on(key)
+        if found.serves(plan):
+            self._engine.count(key, found.value, found.entry, stale=found.stale)
+            return found.value
+        value, _ = await self._obtain(key, plan, Flight(None), found, may_wait=False)
+        return value
+
+    async def _look(self, key: str) -> _Found:
+        return self._found(key, *await self._engine.judge(key))
+
+    def _found(self, key: str, entry: Entry | None, decision: Decision) -> _Found:
+        value = MISSING if entry is None or decision is Decision.MISS else self._engine.value(key, entry)
+        return _Found(entry, Decision.MISS if value is MISSING else decision, value)
+
+    async def _look_or_go_on(self, key: str) -> _Found:
+        try:
+            return await self._look(key)
+        except StoreError as error:
+            self._engine.degraded("remember", (key,), error)
+            return _NO_STORE
+
+    async def _obtain(
+        self, key: str, plan: Plan, flight: Flight, found: _Found, *, may_wait: bool = True
+    ) -> tuple[object, Entry]:
+        """The value and its entry: computed, if possible with the lease, or computed by another process meanwhile."""
+        turn: Turn | None = None
+        since = 0.0
+        try:
+            while found is not _NO_STORE:
+                asked = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
+                if asked.keys:
+                    turn = asked
+                    break
+                if asked.taken:
+                    if not may_wait or self._renews_where_nobody_waits(key):
+                        break
+                    since = since or self._runtime.elapsed()
+                    await self._engine.store.wait(asked.taken[key])
+                before, found = found, await self._look(key)
+                if found.entry is not None and found.serves(plan):
+                    self._engine.count(key, found.value, found.entry, stale=found.stale)
+                    flight.stale = found.stale
+                    return found.value, found.entry
+                if before.entry is None and not asked.taken:
+                    found = replace(found, sure=False)
+        except StoreError as error:
+            # Nothing is stored later on: that would cost a second time budget while the server is ill.
+            self._engine.degraded("remember", (key,), error)
+        finally:
+            if since:
+                self._engine.waited(key, since, "lease")
+        self._engine.count(key, MISSING)
+        return await self._compute(key, plan, flight, turn, found)
+
+    def _renews_where_nobody_waits(self, key: str) -> bool:
+        renewal = self._flights.renewal(key)
+        return renewal is not None and not self._runtime.may_wait(renewal)
+
+    async def _renew(self, key: str, plan: Plan, found: _Found) -> object:
+        """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
+        flight = self._flights.try_renewing(key, self._runtime.loop())
+        if flight is None:
+            return found.value
+        if not (plan.in_background or plan.timed):
+            return await self._renew_with(key, plan, flight, found)
+        try:
+            self._runtime.spawn(self._renew_with(key, plan, flight, found))
+        except RuntimeError as error:
+            self._flights.land_renewal(key, flight)
+            self._engine.tell(RefreshFailed(key, error))
+            return found.value
+        if plan.in_background:
+            return found.value
+        timeout = min(plan.soft_timeout, plan.hard_timeout)
+        await self._runtime.wait(flight, timeout)
+        if not flight.landed.done():
+            self._engine.tell(LateCallback(key, timeout, found.stale))
+            return found.value
+        value = MISSING if flight.entry is None else self._engine.value(key, flight.entry)
+        return found.value if value is MISSING else value
+
+    async def _renew_with(self, key: str, plan: Plan, flight: Flight, found: _Found) -> object:
+        try:
+            turn = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
+            if not turn.keys:
+                return found.value  # another process is at it, or was
+            value, flight.entry = await self._call(key, plan, flight, turn, found, refresh=True)
+        except Exception as error:  # noqa: BLE001 - the caller has a good value; whoever wants to know is told
+            self._engine.tell(RefreshFailed(key, error))
+            return found.value
+        else:
+            return value
+        finally:
+            self._flights.land_renewal(key, flight)
+
+    async def _compute(
+        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: _Found
+    ) -> tuple[object, Entry]:
+        """Call back; if that fails, fall back on the value of before, unless it was removed or a tag was flushed."""
+        try:
+            return await self._call(key, plan, flight, turn, found)
+        except Exception as error:
+            if found.entry is None or found.value is MISSING or flight.superseded:
+                raise
+            if not await self._still_holds(key, found.entry):
+                raise
+            self._engine.tell(StaleServed(key, error))
+            flight.stale = True
+            return found.value, found.entry
+
+    async def _call(
+        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: _Found, *, refresh: bool = False
+    ) -> tuple[object, Entry]:
+        """Call back, and store what it gives if there is a turn to do so."""
+        context = self._context(key, plan)
+        finished = turn is None
+        rest = 0.0
+        try:
+            arguments = (context,) if _takes_context(plan.callback) else ()
+            with self._engine.computing((key,), refresh=refresh) as computation:
+                value = await self._runtime.call(plan.callback, *arguments)
+            lifetime, grace = plan.times(value, self._engine.lifetime(context.ttl))
+            entry = self._engine.entry(key, value, lifetime, computation.seconds, grace=grace)
+            if turn is not None and not context.skipped and not flight.superseded:
+                try:
+                    entry.tags = await self._versions(turn, context, plan, lifetime + grace)
+                except StoreError as error:
+                    self._engine.degraded("remember", (key,), error)
+                else:
+                    finished = True
+                    await self._engine.finish(turn, {key: entry})
+        except Exception:
+            rest = plan.throttle if found.value is not MISSING else 0.0
+            raise
+        else:
+            return value, entry
+        finally:
+            if turn is not None and not finished:
+                held = await self._engine.give_up(turn, rest)
+                flight.superseded |= key not in held
+
+    def _context(self, key: str, plan: Plan) -> Context:
+        def pin_with(engine: Engine) -> Callable[[tuple[str, ...]], Any]:
+            async def pin(tags: tuple[str, ...]) -> TagVersions | None:
+                try:
+                    return await engine.pin(tags, plan.longest)
+                except StoreError as error:
+                    engine.degraded("remember", (key,), error)
+                    return None
+
+            return pin
+
+        return Context(key, plan.lifetime, list(plan.tags), pin_with(self._blocking), pin_with(self._engine))
+
+    async def _versions(self, turn: Turn, context: Context, plan: Plan, lifetime: float) -> TagVersions:
+        """The versions that the tags of a computed entry had when they were named."""
+        known = dict(turn.versions) | context.versions
+        named = check_tags((*known, *context.tags)) if known or context.tags else ()
+        # All of them, if the callback wants the entry to live for longer than the versions were asked to.
+        late = [tag for tag in named if tag not in known or lifetime > plan.longest]
+        return tuple((dict(await self._engine.pin(late, lifetime)) | known).items()) if late else tuple(known.items())
+
+    async def _still_holds(self, key: str, entry: Entry) -> bool:
+        # The flight may have begun before another process flushed a tag, and this caller have come after.
+        if not entry.tags:
+            return True
+        try:
+            current = await self._engine.current(entry)
+        except StoreError as error:
+            self._engine.degraded("remember", (key,), error)
+            return True
+        return [version for _, version in entry.tags] == list(current)
+
+    # Several keys
 
     async def remember_many(self, keys: Sequence[str], plan: Plan) -> dict[str, object]:
         """The values of keys; those missing are computed together, by one call with the list of them."""
@@ -83,7 +360,7 @@ class ReadThrough:
         for key in wanted:
             if key not in led:
                 # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
-                alone = Plan(lambda key=key: self._one_of(key, plan), plan.lifetime, plan.tags)
+                alone = replace(plan, callback=lambda key=key: self._one_of(key, plan))
                 with suppress(_LeftOut):
                     values[key] = await self.remember(key, alone)
         return {key: values[key] for key in wanted if key in values}
@@ -108,147 +385,115 @@ class ReadThrough:
         return given[key]
 
     async def _lead_many(self, led: Mapping[str, Flight], plan: Plan) -> dict[str, object]:
+        """The values of keys that this call leads the flights of.
+
+        What no other process computes is computed first, and its leases are given back before any wait: so two
+        processes that each hold what the other wants never wait for one another.
+        """
+        values: dict[str, object] = {}
+        pending = dict.fromkeys(led, _Found())
+        since = 0.0
         try:
-            versions: TagVersions | None = None
-            values: dict[str, object] = {}
-            try:
-                values = await self._engine.fresh_values(tuple(led))
-                versions = await self._engine.pin(plan.tags, plan.lifetime)
-            except StoreError as error:
-                self._engine.degraded("remember_many", tuple(led), error)
-            missing = [key for key in led if key not in values]
-            if not missing:
-                return values
-            with leading(*led.values()), self._engine.computing(missing) as computation:
-                given = _mapping(await self._runtime.call(plan.callback, missing))
-            entries = {}
-            for key in missing:
-                if key in given:
-                    values[key] = given[key]
-                    entry = self._engine.entry(key, given[key], plan.lifetime, computation.seconds)
-                    entries[key] = led[key].entry = entry
-            storable = {key: entry for key, entry in entries.items() if not led[key].superseded}
-            if versions is not None and storable and plan.lifetime > 0:
-                await self._engine.put_computed(storable, versions)
+            with leading(*led.values()):
+                while pending:
+                    turn = await self._begin_many(led, values, pending, plan)
+                    if turn is not None and not turn.keys:
+                        if turn.taken:
+                            since = since or self._runtime.elapsed()
+                            await self._wait_for_any(turn)
+                        continue
+                    await self._compute_many(led, values, pending, plan, turn)
         except Exception as error:
-            for flight in led.values():
-                flight.error = error
+            for key in pending:
+                led[key].error = error
             raise
         else:
             return values
         finally:
+            if since:
+                self._engine.waited(next(iter(led)), since, "lease")
             for key, flight in led.items():
                 self._flights.land(key, flight)
 
-    async def _lead(self, flight: Flight, key: str, plan: Plan) -> object:
+    async def _begin_many(
+        self, led: Mapping[str, Flight], values: dict[str, object], pending: dict[str, _Found], plan: Plan
+    ) -> Turn | None:
+        """Take values that are there, and ask for the leases on the rest; ``None`` if the store does not answer."""
         try:
-            with leading(flight):
-                value, flight.entry = await self._read_or_compute(key, plan, flight)
-        except Exception as error:
-            flight.error = error
-            raise
-        else:
-            return value
-        finally:
-            # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
-            self._flights.land(key, flight)
-
-    async def _read_or_compute(
-        self, key: str, plan: Plan, flight: Flight, *, may_wait: bool = True
-    ) -> tuple[object, Entry]:
-        stale: Entry | None = None
-        turn: Turn | Taken | None = None
-        since = 0.0
-        try:
-            while turn is None or isinstance(turn, Taken):
-                entry, decision = await self._engine.judge(key)
-                usable = entry is not None and decision is not Decision.MISS
-                value = self._engine.value(key, entry) if entry is not None and usable else MISSING
-                if entry is not None and value is not MISSING:
-                    if decision is Decision.HIT:
-                        self._engine.count(key, value, entry)
-                        return value, entry
-                    if decision is Decision.REFRESH or plan.in_background:
-                        self._engine.count(key, value, entry, stale=decision is Decision.STALE)
-                        flight.entry = entry
-                        self._flights.land(key, flight)  # the others need not wait for what follows
-                        return await self._renew(key, plan, value, entry)
-                    stale = entry
-                turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
-                if isinstance(turn, Taken):
-                    if not may_wait:
-                        break
-                    since = since or self._runtime.elapsed()
-                    await self._engine.store.wait(turn)
-            self._engine.count(key, MISSING)
+            for key, (entry, decision) in (await self._engine.judged(tuple(pending))).items():
+                before, found = pending[key], self._found(key, entry, decision)
+                if found.serves(plan):
+                    values[key] = found.value
+                    self._engine.count(key, found.value, found.entry, stale=found.stale)
+                    self._land_one(pending, led, key, found.entry)
+                else:
+                    pending[key] = replace(found, sure=before.sure)
+            if not pending:
+                return Turn((), (), "")
+            turn = await self._engine.begin(
+                {key: found.mark for key, found in pending.items()}, plan.tags, plan.longest
+            )
         except StoreError as error:
-            # Nothing is stored later on: that would cost a second time budget while the server is ill.
-            turn = None
-            self._engine.degraded("remember", (key,), error)
-            self._engine.count(key, MISSING)
-        finally:
-            if since:
-                self._engine.waited(key, since, "lease")
-        try:
-            return await self._compute(key, plan, flight, turn if isinstance(turn, Turn) else None)
-        except Exception as error:
-            if stale is None or (value := self._engine.value(key, stale)) is MISSING:
-                raise
-            self._engine.tell(StaleServed(key, error))
-            return value, stale
-
-    async def _renew(self, key: str, plan: Plan, value: object, entry: Entry) -> tuple[object, Entry]:
-        """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
-        flight = self._flights.try_renewing(key, self._runtime.loop())
-        if flight is None:
-            return value, entry
-        if plan.in_background:
-            self._runtime.spawn(self._renew_with(key, plan, flight))
-            return value, entry
-        return await self._renew_with(key, plan, flight) or (value, entry)
-
-    async def _renew_with(self, key: str, plan: Plan, flight: Flight) -> tuple[object, Entry] | None:
-        try:
-            turn = await self._engine.begin(key, plan.tags, plan.lifetime + plan.grace)
-            return None if isinstance(turn, Taken) else await self._compute(key, plan, flight, turn, refresh=True)
-        except Exception as error:  # noqa: BLE001 - the caller has a good value; whoever wants to know is told
-            self._engine.tell(RefreshFailed(key, error))
+            self._engine.degraded("remember_many", tuple(pending), error)
             return None
-        finally:
-            self._flights.land_renewal(key, flight)
+        for key in pending.keys() - turn.taken.keys() - set(turn.keys):
+            pending[key] = replace(pending[key], sure=False)
+        return turn
 
-    async def _compute(
-        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, *, refresh: bool = False
-    ) -> tuple[object, Entry]:
-        """Call back, and store what it gives if there is a turn to do so."""
-        context = Context(key, plan.lifetime, list(plan.tags))
-        finished = turn is None
+    async def _wait_for_any(self, turn: Turn) -> None:
         try:
-            arguments = (context,) if _takes_context(plan.callback) else ()
-            with self._engine.computing((key,), refresh=refresh) as computation:
-                value = await self._runtime.call(plan.callback, *arguments)
-            lifetime = self._engine.lifetime(context.ttl)
-            entry = self._engine.entry(key, value, lifetime, computation.seconds, grace=plan.grace)
-            if turn is not None and lifetime > 0 and not context.skipped and not flight.superseded:
+            await self._engine.store.wait(next(iter(turn.taken.values())))
+        except StoreError as error:
+            self._engine.degraded("remember_many", tuple(turn.taken), error)
+
+    async def _compute_many(
+        self,
+        led: Mapping[str, Flight],
+        values: dict[str, object],
+        pending: dict[str, _Found],
+        plan: Plan,
+        turn: Turn | None,
+    ) -> None:
+        keys = tuple(pending) if turn is None else turn.keys
+        for key in keys:
+            self._engine.count(key, MISSING)
+        finished = turn is None
+        rest = 0.0
+        try:
+            with self._engine.computing(keys) as computation:
+                given = _mapping(await self._runtime.call(plan.callback, list(keys)))
+            entries: dict[str, Entry] = {}
+            for key in keys:
+                if key in given:
+                    lifetime, grace = plan.times(given[key], plan.lifetime)
+                    entries[key] = self._engine.entry(key, given[key], lifetime, computation.seconds, grace=grace)
+            if turn is not None:
+                for entry in entries.values():
+                    entry.tags = turn.versions
                 finished = True
-                known = {tag for tag, _ in turn.versions}
-                late = [tag for tag in check_tags(context.tags) if tag not in known] if context.tags else []
-                await self._engine.finish(key, turn, entry, late)
-            return value, entry
+                await self._engine.finish(turn, {k: e for k, e in entries.items() if not led[k].superseded})
+        except Exception as error:
+            of_before = {key: pending[key] for key in keys if pending[key].value is not MISSING}
+            rest = plan.throttle
+            if len(of_before) < len(keys):
+                raise
+            for key, found in of_before.items():
+                values[key] = found.value
+                self._engine.tell(StaleServed(key, error))
+                self._land_one(pending, led, key, found.entry)
+            return
         finally:
             if turn is not None and not finished:
-                await self._engine.give_up(key, turn)
+                await self._engine.give_up(turn, rest)
+        for key in keys:
+            if key in entries:
+                values[key] = given[key]
+            self._land_one(pending, led, key, entries.get(key))
 
-    async def _still_holds(self, key: str, entry: Entry) -> bool:
-        # The flight may have begun before another process flushed a tag, and this caller have come after.
-        if not entry.tags:
-            return True
-        try:
-            current = await self._engine.current(entry)
-        except StoreError as error:
-            self._engine.degraded("remember", (key,), error)
-            return True
-        return [version for _, version in entry.tags] == list(current)
+    def _land_one(self, pending: dict[str, _Found], led: Mapping[str, Flight], key: str, entry: Entry | None) -> None:
+        del pending[key]
+        led[key].entry = entry
+        self._flights.land(key, led[key])
 
 
 class _LeftOut(LookupError):

@@ -6,6 +6,7 @@ coroutine that suspends by mistake raises at once instead of hanging.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -54,8 +55,12 @@ class Runtime(Protocol):
         """The event loop that the caller is a task of."""
         ...
 
-    async def wait(self, flight: Flight) -> bool:
-        """Wait for somebody else's flight to end. False if waiting here could never end."""
+    def may_wait(self, flight: Flight) -> bool:
+        """Whether waiting for a flight that somebody else leads could end."""
+        ...
+
+    async def wait(self, flight: Flight, seconds: float = math.inf) -> None:
+        """Wait for a flight to land, or so many seconds."""
         ...
 
     async def until(self, future: Future[None], seconds: float) -> None:
@@ -67,7 +72,11 @@ class Runtime(Protocol):
         ...
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do something that the caller does not wait for. It must not raise."""
+        """Do something apart from the caller, with a copy of its context variables. It must not raise.
+
+        Raises:
+            RuntimeError: there is no room for another thread; nothing was done.
+        """
         ...
 
 
@@ -81,12 +90,13 @@ class BlockingRuntime:
     def loop(self) -> None:
         return None
 
-    async def wait(self, flight: Flight) -> bool:
-        if flight.loop is not None and flight.loop is running_loop():
-            # Its leader is a task of the loop that this call is blocking.
-            return False
-        flight.landed.result()
-        return True
+    def may_wait(self, flight: Flight) -> bool:
+        # Else its leader is a task of the loop that this call is blocking.
+        return flight.loop is None or flight.loop is not running_loop()
+
+    async def wait(self, flight: Flight, seconds: float = math.inf) -> None:
+        with suppress(TimeoutError):
+            flight.landed.result(_limit(seconds))
 
     async def until(self, future: Future[None], seconds: float) -> None:
         with suppress(TimeoutError):
@@ -103,7 +113,11 @@ class BlockingRuntime:
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         # A daemon: a callback that hangs must not keep the program from ending.
         context = copy_context()
-        Thread(target=context.run, args=(run, work), name="backburner-refresh", daemon=True).start()
+        try:
+            Thread(target=context.run, args=(run, work), name="backburner-callback", daemon=True).start()
+        except RuntimeError:
+            work.close()
+            raise
 
 
 class AsyncioRuntime:
@@ -117,10 +131,17 @@ class AsyncioRuntime:
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    async def wait(self, flight: Flight) -> bool:
-        # Shielded, or cancelling one follower would cancel the flight itself, and with it everybody.
-        await asyncio.shield(asyncio.wrap_future(flight.landed))
+    def may_wait(self, flight: Flight) -> bool:  # noqa: ARG002 - the loop goes on
         return True
+
+    async def wait(self, flight: Flight, seconds: float = math.inf) -> None:
+        landed = asyncio.wrap_future(flight.landed)
+        if seconds == math.inf:
+            await landed
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, seconds)):
+                    await landed
 
     async def until(self, future: Future[None], seconds: float) -> None:
         await asyncio.wait((asyncio.wrap_future(future),), timeout=seconds)
@@ -133,3 +154,7 @@ class AsyncioRuntime:
         task = asyncio.get_running_loop().create_task(work)
         self._spawned.add(task)  # the loop itself keeps no more than a weak reference
         task.add_done_callback(self._spawned.discard)
+
+
+def _limit(seconds: float) -> float | None:
+    return None if seconds == math.inf else max(0.0, seconds)

@@ -23,5 +23,4 @@ class Stats(Counts):
     memory_items: int
     """Entries in this process."""
     memory_bytes: int
-    memory_evicted: int
-    """Entries that had to make room for others."""
+    """What they take."""

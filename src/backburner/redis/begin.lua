@@ -1,33 +1,46 @@
--- Begin to compute a value: take the lease on its key, so that no other process computes it too, and read the versions of
--- its tags, giving each tag without one a new version, kept for at least as long as the entry. A flush removes the
--- version, so what is computed before it can be told from what comes after.
--- KEYS     the tags' keys; then the lease's key, if a lease is wanted
--- ARGV[1]  the token of the lease; empty: no lease is wanted
--- ARGV[2]  milliseconds that the lease lasts
+-- Begin to compute values: take the leases on their keys, so that no other process computes them too, and read the
+-- versions of their tags, giving each tag without one a new version, kept for at least as long as the entries. A flush
+-- removes the version, so what is computed before it can be told from what comes after. A key whose entry is another
+-- than the caller has seen gets no lease: somebody has computed it just now.
+-- KEYS     the tags' keys; then, for each key to compute, its lease and its entry
+-- ARGV[1]  the token of the leases
+-- ARGV[2]  milliseconds that a lease lasts
 -- ARGV[3]  milliseconds that the versions must live at least; 0: for ever
--- ARGV[4…] a random version for each tag, used where there is none
--- Result   {1, the versions in the order of KEYS}, or {0, token of the holder, milliseconds that its lease still lasts}
--- O(number of tags)
-local tags = #KEYS
-if ARGV[1] ~= '' then
-  tags = tags - 1
-  local lease = KEYS[#KEYS]
-  if not redis.call('SET', lease, ARGV[1], 'NX', 'PX', ARGV[2]) then
+-- ARGV[4]  the number of tags
+-- ARGV[5…] a random version for each tag, used where there is none; then, for each key, the 8 bytes that tell when the
+--          entry seen was made; empty: there was none; '*': never mind
+-- Result   for each key 1: granted, 0: another entry, or {token of the holder, milliseconds that its lease still lasts};
+--          then the versions of the tags, unless there are keys and none was granted
+-- O(number of tags and keys)
+local tags = tonumber(ARGV[4])
+local result, granted = {}, tags == #KEYS
+for i = tags + 1, #KEYS, 2 do
+  local lease, seen = KEYS[i], ARGV[4 + tags + #result + 1]
+  local answer
+  if seen ~= '*' and redis.call('GETRANGE', KEYS[i + 1], 4, 11) ~= seen then
+    answer = 0
+  elseif redis.call('SET', lease, ARGV[1], 'NX', 'PX', ARGV[2]) then
+    answer = 1
+    granted = true
+  else
     local holder = redis.call('GET', lease)
     if string.sub(holder, -1) ~= '+' then
       redis.call('APPEND', lease, '+') -- tells the holder that somebody waits; keeps the lease's end
     else
       holder = string.sub(holder, 1, -2)
     end
-    return {0, holder, redis.call('PTTL', lease)}
+    answer = {holder, redis.call('PTTL', lease)}
   end
+  result[#result + 1] = answer
+end
+if not granted then
+  return result
 end
 
-local result = {1}
 for i = 1, tags do
   local version = redis.call('GET', KEYS[i])
   if not version then
-    version = ARGV[i + 3]
+    version = ARGV[4 + i]
     if ARGV[3] == '0' then
       redis.call('SET', KEYS[i], version)
     else
@@ -43,6 +56,6 @@ for i = 1, tags do
       end
     end
   end
-  result[i + 1] = version
+  result[#result + 1] = version
 end
 return result

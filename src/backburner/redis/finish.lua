@@ -1,26 +1,40 @@
--- End a computation: store its value if the lease is still held, give the lease back, and wake who waits for it. Whoever
--- wrote or removed the key meanwhile has taken the lease away, and wins; those who wait for it are woken all the same.
--- KEYS[1]  the lease
--- KEYS[2]  a list on which the others wait
--- KEYS[3]  the entry
--- ARGV[1]  the token of the lease
--- ARGV[2]  the entry; empty: there is nothing to store
--- ARGV[3]  milliseconds that it lives; 0: for ever
--- ARGV[4]  milliseconds that the list is kept for those who have yet to look at it
--- Result   1 if the lease was held, else 0
--- O(length of the entry)
-local holder = redis.call('GET', KEYS[1])
-local held = holder and string.sub(holder, 1, #ARGV[1]) == ARGV[1]
-if held then
-  if ARGV[2] ~= '' and ARGV[3] == '0' then
-    redis.call('SET', KEYS[3], ARGV[2])
-  elseif ARGV[2] ~= '' then
-    redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+-- End computations: for each key whose lease is still held, store what was computed, and give the lease back; then wake who
+-- waits. Whoever wrote or removed a key meanwhile has taken the lease away, and wins; those who wait for it are woken all
+-- the same.
+-- KEYS[1]  a list on which the others wait
+-- KEYS[2…] for each key its lease and its entry
+-- ARGV[1]  the token of the leases
+-- ARGV[2]  milliseconds that the list is kept for those who have yet to look at it
+-- ARGV[3]  where `refresh_at` stands in an entry
+-- ARGV[4…] for each key what to do with its entry, and two arguments of that:
+--          'put'    the entry, and the milliseconds that it lives; 0: for ever
+--          'rest'   a new `refresh_at` for the entry that is there, packed, and nothing
+--          'remove' nothing, and nothing
+--          'leave'  nothing, and nothing
+-- Result   for each key 1 if its lease was held, else 0
+-- O(length of the entries)
+local result, waited_for = {}, false
+for i = 2, #KEYS, 2 do
+  local entry, verb, data, lifetime = KEYS[i + 1], unpack(ARGV, 4 + #result * 3, 6 + #result * 3)
+  local holder = redis.call('GET', KEYS[i])
+  local held = holder and string.sub(holder, 1, #ARGV[1]) == ARGV[1]
+  if held then
+    if verb == 'put' and lifetime == '0' then
+      redis.call('SET', entry, data)
+    elseif verb == 'put' then
+      redis.call('SET', entry, data, 'PX', lifetime)
+    elseif verb == 'rest' and redis.call('EXISTS', entry) == 1 then
+      redis.call('SETRANGE', entry, ARGV[3], data)
+    elseif verb == 'remove' then
+      redis.call('UNLINK', entry)
+    end
+    redis.call('UNLINK', KEYS[i])
   end
-  redis.call('UNLINK', KEYS[1])
+  waited_for = waited_for or not held or string.sub(holder, -1) == '+'
+  result[#result + 1] = held and 1 or 0
 end
-if not held or string.sub(holder, -1) == '+' then
-  redis.call('RPUSH', KEYS[2], 1)
-  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if waited_for then
+  redis.call('RPUSH', KEYS[1], 1)
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return held and 1 or 0
+return result

@@ -9,7 +9,7 @@ nothing else.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from backburner.cache.entry import Entry, TagVersions
@@ -19,22 +19,57 @@ from backburner.events import Tier
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """The caller may compute a value."""
-
-    versions: TagVersions
-    """Of its tags, read now."""
-    token: str = ""
-    """Of the lease; empty where none is needed, or wanted."""
-
-
-@dataclass(frozen=True, slots=True)
 class Taken:
     """Another process computes the value."""
 
     token: str
     seconds: float
     """How long its lease still lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Which of several keys the caller may compute now. What is neither granted nor taken has another entry than the
+    caller has seen."""
+
+    keys: tuple[str, ...]
+    """Those that were granted."""
+    versions: TagVersions
+    """Of their tags, read now."""
+    token: str
+    """Of the leases on them."""
+    taken: Mapping[str, Taken] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What becomes of an entry whose computation failed: it stays, and is not to be computed before a time."""
+
+    until: float
+
+
+Outcome = Entry | Rest | None
+"""Of a computation: the new entry, which removes the old one if it has ended already; or nothing."""
+
+Seen = Mapping[str, bytes | None]
+"""The mark (see `Entry.mark`) of what the caller knows to lie under each key; ``None``: it does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """What lies under a key, for who asks why a read finds what it finds."""
+
+    kept: Entry | None = None
+    """In this process."""
+    asked: bool = False
+    """Whether there is a server, and it answered."""
+    stored: bytes | None = None
+    """On the server, as it lies there."""
+    entry: Entry | None = None
+    """What these bytes hold."""
+    unreadable: str | None = None
+    """Why they cannot be read."""
+    compressed: bool = False
 
 
 class Store(Protocol):
@@ -53,6 +88,10 @@ class Store(Protocol):
         """Where an entry came from that was read a moment ago."""
         ...
 
+    async def find(self, key: str) -> Find:
+        """What lies under a key; as far as this process goes, without a trace of having looked."""
+        ...
+
     async def read_one(self, key: str) -> Entry | None:
         """The entry of a key; ``None`` if there is none, or none that can be read."""
         ...
@@ -67,7 +106,7 @@ class Store(Protocol):
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         """Put an entry if there is none, or none that can be read. ``None`` if it was put, else the one that is
-        there."""
+        there, for its times and tags: its value may need more to be read."""
         ...
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
@@ -111,14 +150,18 @@ class Store(Protocol):
         """The current versions of tags, given to them where missing, and kept for at least `lifetime` seconds."""
         ...
 
-    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
-        """Ask to compute a value that will live for `lifetime`; if granted, `finish` must follow within `lease`
-        seconds."""
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
+        """Ask to compute values that will live for `lifetime` seconds. For those granted, `finish` must follow within
+        `lease` seconds, or `renew`."""
         ...
 
-    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
-        """Put what was computed, if anything, unless the key was written or removed since `begin`. Whether it was
-        put."""
+    async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:
+        """Hold the leases on keys for `lease` seconds from now on. The keys whose lease was lost."""
+        ...
+
+    async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
+        """End the computation of all keys of a turn. Nothing is done to those that were written or removed since
+        `begin`; the others are given."""
         ...
 
     async def wait(self, taken: Taken) -> None:

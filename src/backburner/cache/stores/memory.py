@@ -1,177 +1,56 @@
-"""Entries in this process: bounded, with a policy that says who must make room. Nothing here suspends.
+"""Entries in this process: bounded in number and bytes, with a policy that says who must make room. Nothing here
+suspends.
 
-Reads take no lock: one dict look-up, and one note for the policy. Both are single operations of a C dict with text
-keys, which other threads cannot interrupt half-way. Writes hold a lock, for dict operations only.
+Reads take no lock: one dict look-up, and one note for the policy. Writes hold a lock, for a few dict operations each,
+however many entries there are.
 """
 
-import heapq
+import math
 import secrets
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from sys import getsizeof
 from threading import Lock
-from typing import Final, Protocol
+from typing import Final, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from backburner.cache.entry import VERSION_BYTES, Entry
-from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.entry import ENCODED, Entry
+from backburner.cache.stores.base import Find, Outcome, Rest, Seen, Taken, Turn
+from backburner.cache.stores.collector import untrack
+from backburner.cache.stores.ends import Ends
 from backburner.cache.stores.limits import MemoryLimits
 from backburner.cache.stores.locks import MemoryLocks
-from backburner.errors import ConfigError
+from backburner.cache.stores.policies import policy_of
+from backburner.cache.stores.versions import Versions
+from backburner.errors import ConfigError, ValueTooLarge
 from backburner.events import Tier
+from backburner.size import byte_count
 
 _INT64: Final = range(-(2**63), 2**63)
 _SWEEP: Final = 4
 """Expired entries removed at most with each write: more than one, so that they die out; few, so that no write is
 slow."""
-_FEWEST_TAGS: Final = 1024
-"""Versions of tags kept before those without entries are looked for."""
-
-
-class _Policy(Protocol):
-    """Chooses the entry that must make room."""
-
-    def used(self, key: str) -> None:
-        """Note a hit. Called without the lock."""
-
-    def wrote(self, key: str) -> None:
-        """Note that an entry was put."""
-
-    def removed(self, key: str) -> None:
-        """Note that an entry is gone."""
-
-    def evict(self) -> str:
-        """Take one entry out and say which."""
-        ...
-
-
-class _LeastRecentlyUsed:
-    """The order of an `OrderedDict` is the order of use."""
-
-    def __init__(self, entries: OrderedDict[str, Entry]) -> None:
-        self._entries = entries
-
-    def used(self, key: str) -> None:
-        self._entries.move_to_end(key)
-
-    wrote = used
-
-    def removed(self, key: str) -> None:
-        pass
-
-    def evict(self) -> str:
-        return self._entries.popitem(last=False)[0]
-
-
-class _LeastFrequentlyUsed:
-    """Counts uses. A heap holds counts of once; since counts only grow, a count that is still true at the top is the
-    least.
-
-    All counts are halved now and then, so that yesterday's favourites do not stay for ever.
-    """
-
-    _HALVE_AFTER = 10
-
-    def __init__(self, entries: OrderedDict[str, Entry]) -> None:
-        self._entries = entries
-        self._uses: dict[str, int] = {}
-        self._heap: list[tuple[int, int, str]] = []
-        self._order = 0
-        self._evictions = 0
-
-    def used(self, key: str) -> None:
-        self._uses[key] = self._uses.get(key, 0) + 1
-
-    def wrote(self, key: str) -> None:
-        self._push(key)
-
-    def removed(self, key: str) -> None:
-        self._uses.pop(key, None)
-
-    def evict(self) -> str:
-        self._evictions += 1
-        if self._evictions > self._HALVE_AFTER * len(self._entries):
-            self._evictions = 0
-            self._rebuild(divisor=2)
-        elif len(self._heap) > 2 * len(self._entries) + 64:
-            self._rebuild(divisor=1)
-        while True:
-            uses, _, key = heapq.heappop(self._heap)
-            if key not in self._entries:
-                continue
-            if self._uses.get(key, 0) == uses:
-                del self._entries[key]
-                return key
-            self._push(key)
-
-    def _push(self, key: str) -> None:
-        self._order += 1
-        heapq.heappush(self._heap, (self._uses.get(key, 0), self._order, key))
-
-    def _rebuild(self, *, divisor: int) -> None:
-        self._uses = {key: self._uses.get(key, 0) // divisor for key in self._entries}
-        self._heap = [(uses, order, key) for order, (key, uses) in enumerate(self._uses.items())]
-        heapq.heapify(self._heap)
-
-
-class _FirstToExpire:
-    """What ends first goes first."""
-
-    def __init__(self, entries: OrderedDict[str, Entry], ends: "_Ends") -> None:
-        self._entries = entries
-        self._ends = ends
-
-    def used(self, key: str) -> None:
-        pass
-
-    def wrote(self, key: str) -> None:
-        pass
-
-    def removed(self, key: str) -> None:
-        pass
-
-    def evict(self) -> str:
-        key = self._ends.first(self._entries)
-        del self._entries[key]
-        return key
-
-
-class _Ends:
-    """When entries end, soonest first. Entries that were replaced leave their old end behind, to be skipped."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, str]] = []
-
-    def note(self, key: str, expires_at: float, entries: Mapping[str, Entry]) -> None:
-        heapq.heappush(self._heap, (expires_at, key))
-        if len(self._heap) > 2 * len(entries) + 64:
-            self._heap = [(entry.expires_at, key) for key, entry in entries.items()]
-            heapq.heapify(self._heap)
-
-    def first(self, entries: Mapping[str, Entry]) -> str:
-        while True:
-            expires_at, key = self._heap[0]
-            entry = entries.get(key)
-            if entry is not None and entry.expires_at == expires_at:
-                return key
-            heapq.heappop(self._heap)
-
-    def passed(self, now: float) -> str | None:
-        """A key with an end that has passed; each end is told once."""
-        if self._heap and self._heap[0][0] <= now:
-            return heapq.heappop(self._heap)[1]
-        return None
-
-    def clear(self) -> None:
-        self._heap.clear()
+_MANY: Final = 50_000
+"""Entries from which on the garbage collector would be felt."""
+_GC_HEADER: Final = 16
+_BYTES: Final = getsizeof(b"")
+_FLOAT: Final = getsizeof(1.5)
+_PLACE_IN_ENDS: Final = 45
+_ENTRY: Final = Entry.__basicsize__ + _GC_HEADER + 3 * _FLOAT + getsizeof(1 << 20) + _PLACE_IN_ENDS
+"""With its times and its size."""
+_PAIR: Final = getsizeof(("tag", b"version")) + _GC_HEADER + getsizeof(b"version8") + 8
+"""Of a tag, aside from its name."""
 
 
 class MemoryStore:
     """A bounded dict of entries.
 
     Args:
-        policy: who makes room: ``lru`` the least recently used, ``lfu`` the least frequently used, ``ttl`` the first
-            to expire.
+        policy: who makes room: ``lru`` the least recently used, ``s3fifo`` what was not used soon after it came,
+            ``lfu`` the least frequently used, ``ttl`` the first to expire.
         max_items: entries kept at most.
+        max_bytes: what they may take in memory, keys and bookkeeping included, in bytes or as text: ``"64MB"``,
+            ``"64MiB"``. An entry that takes more on its own is not kept. ``None``: any amount.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -179,45 +58,55 @@ class MemoryStore:
 
     shares_values = True
 
-    def __init__(self, policy: str = "lru", max_items: int = 10_000) -> None:
+    def __init__(self, policy: str = "lru", max_items: int = 10_000, max_bytes: int | str | None = None) -> None:
         if max_items < 1:
             raise ConfigError(f"max_items={max_items}: a memory cache needs room for at least one entry")
         self.max_items = max_items
+        self.max_bytes = math.inf
+        if max_bytes is not None:
+            try:
+                self.max_bytes = byte_count(max_bytes)
+            except ValueError as error:
+                raise ConfigError(f"max_bytes: {error}") from None
+        self.bytes = 0
+        """What the entries take."""
+        self.evicted = 0
+        """Counts those that made room for others."""
+        self.on_evicted: Callable[[str], None] = lambda _: None
+        """Told the key of each, under the lock."""
         self.locks = MemoryLocks()
         self.limits = MemoryLimits()
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._tags: dict[str, bytes] = {}
+        self._tags = Versions()
+        self._computing: dict[str, str] = {}  # tokens of turns, taken away from keys that are written or removed
         self.generation = 0
         """Counts the times that any tag was flushed."""
-        self._ends = _Ends()
-        self._policy = self._make(policy)
-        # For LRU straight to the dict: a hit is worth the short cut.
-        self._used = {"lru": self._entries.move_to_end, "lfu": self._policy.used}.get(policy)
+        self._ends = Ends()
+        self._policy = policy_of(policy, self._ends)
+        self._entries = self._policy.entries
+        self.peek = self._policy.hit
+        """The entry of a key, without suspending or a lock: what makes a hit cheap."""
         self._lock = Lock()
-        self._most_tags = _FEWEST_TAGS
 
-    def _make(self, policy: str) -> _Policy:
-        match policy:
-            case "lru":
-                return _LeastRecentlyUsed(self._entries)
-            case "lfu":
-                return _LeastFrequentlyUsed(self._entries)
-            case "ttl":
-                return _FirstToExpire(self._entries, self._ends)
-        raise ConfigError(f"policy={policy!r}: a memory cache has the policies lru, lfu and ttl")
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """The store that ``memory://?policy=…&max_items=…&max_bytes=…`` describes.
+
+        Raises:
+            ConfigError: an option is wrong, or unknown.
+        """
+        options = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        max_items = options.pop("max_items", "10000")
+        policy, max_bytes = options.pop("policy", "lru"), options.pop("max_bytes", None)
+        if options:
+            raise ConfigError(
+                f"{url!r}: memory has no option {', '.join(options)}; it has policy, max_items and max_bytes"
+            )
+        if not max_items.isdecimal():
+            raise ConfigError(f"{url!r}: max_items must be a whole number, not {max_items!r}")
+        return cls(policy, int(max_items), max_bytes)
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def peek(self, key: str) -> Entry | None:
-        """The entry of a key, without suspending: what makes a hit cheap."""
-        entry = self._entries.get(key)
-        if entry is not None and self._used is not None:
-            try:  # noqa: SIM105 - contextlib.suppress costs more than all the rest
-                self._used(key)
-            except KeyError:
-                pass  # another thread removed it since
-        return entry
 
     def look(self, key: str) -> Entry | None:
         """As `peek`, for who only wants to know: it is no use."""
@@ -240,6 +129,9 @@ class MemoryStore:
     def tier_of(self, key: str, entry: Entry) -> Tier:  # noqa: ARG002
         return "memory"
 
+    async def find(self, key: str) -> Find:
+        return Find(kept=self.look(key))
+
     async def read_one(self, key: str) -> Entry | None:
         return self.peek(key)
 
@@ -248,37 +140,41 @@ class MemoryStore:
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         with self._lock:
-            for key, entry in entries.items():
-                self._put(key, entry, now)
+            for key in entries:
+                self._computing.pop(key, None)
+            self._put_all(entries, now)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         with self._lock:
             found = self._entries.get(key)
             if found is not None and found.expires_at > now:
                 return found
-            self._put(key, entry, now)
+            self._put_all({key: entry}, now)
             return None
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
         with self._lock:
             if self._entries.get(key, found) is not found:
                 return False
-            self._put(key, entry, now)
+            self._put_all({key: entry}, now)
             return True
 
     async def take(self, key: str) -> Entry | None:
         with self._lock:
+            self._computing.pop(key, None)
             return self._remove(key)
 
     async def forget(self, keys: Sequence[str]) -> int:
         with self._lock:
+            for key in keys:
+                self._computing.pop(key, None)
             return sum(self._remove(key) is not None for key in keys)
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or entry.fresh_until <= now:
-                self._put(key, begin, now)
+                self._put_all({key: begin}, now)
                 return amount
             if entry.tags and not tags_checked:
                 return None
@@ -295,6 +191,7 @@ class MemoryStore:
         return self._restamp(key, now, fresh_until, expires_at)
 
     async def expire(self, key: str, now: float) -> bool:
+        self._computing.pop(key, None)
         return self._restamp(key, now, now, None)
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
@@ -302,18 +199,36 @@ class MemoryStore:
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:  # noqa: ARG002
         with self._lock:
-            if len(self._tags) > self._most_tags:
-                self._drop_unused_tags()
-            return [self._tags.setdefault(tag, secrets.token_bytes(VERSION_BYTES)) for tag in tags]
+            return self._tags.pin(tags)
 
-    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:  # noqa: ARG002
-        # No lease: nobody outside of this process computes for this store.
-        return Turn(tuple(zip(tags, await self.pin_tags(tags, lifetime), strict=True)))
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:  # noqa: ARG002
+        versions = tuple(zip(tags, await self.pin_tags(tags, lifetime), strict=True))
+        turn = Turn(tuple(seen), versions, secrets.token_hex(8))
+        with self._lock:
+            self._computing.update(dict.fromkeys(seen, turn.token))
+        return turn
 
-    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:  # noqa: ARG002
-        if entry is not None:
-            await self.write({key: entry}, now)
-        return entry is not None
+    async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:  # noqa: ARG002
+        return []  # nobody outside of this process computes for this store, so nobody has to be replaced
+
+    async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
+        with self._lock:
+            held = [key for key in turn.keys if self._computing.get(key) == turn.token]
+            computed = {}
+            for key in held:
+                del self._computing[key]
+                match outcomes.get(key):
+                    case None:
+                        pass
+                    case Rest(until):
+                        if (entry := self._entries.get(key)) is not None:
+                            self._entries[key] = replace(entry, refresh_at=until)
+                    case entry if entry.expires_at <= now:
+                        self._remove(key)
+                    case entry:
+                        computed[key] = entry
+            self._put_all(computed, now)
+            return held
 
     async def wait(self, taken: Taken) -> None:
         raise NotImplementedError("nobody else computes for a store in memory")
@@ -321,50 +236,89 @@ class MemoryStore:
     async def flush_tags(self, tags: Sequence[str]) -> None:
         with self._lock:
             for tag in tags:
-                self._tags.pop(tag, None)
+                self._tags.flush(tag)
             self.generation += 1
 
     async def flush(self) -> None:
         with self._lock:
-            for key in list(self._entries):
-                self._remove(key)
-            self._ends.clear()
-            self._tags.clear()
-            self.generation += 1
+            self._computing.clear()
+            self._clear()
 
     async def close(self) -> None:
         pass
 
-    def _put(self, key: str, entry: Entry, now: float) -> None:
-        self._sweep(now)
-        if key not in self._entries and len(self._entries) >= self.max_items:
-            self._policy.removed(self._policy.evict())
-        self._entries[key] = entry
-        self._policy.wrote(key)
-        self._ends.note(key, entry.expires_at, self._entries)
+    def _put_all(self, entries: Mapping[str, Entry], now: float) -> None:
+        refused = [key for key, entry in entries.items() if not self._put(key, entry, now)]
+        if refused:
+            raise ValueTooLarge(
+                f"{', '.join(map(repr, refused))}: more than the {self.max_bytes:,} bytes that all entries may take "
+                "together; raise max_bytes, or keep such values elsewhere"
+            )
+
+    def _put(self, key: str, entry: Entry, now: float) -> bool:
+        """Put an entry in the place of what was there. Whether it is not too large."""
+        if self._ends.soonest <= now:
+            self._sweep(now)
+        entry.size = size = self._policy.overhead + weight(key, entry)
+        if size > self.max_bytes:
+            self._remove(key)
+            return False
+        entries = self._entries
+        if len(entries) > _MANY:
+            untrack(entry)
+        old = entries.get(key)
+        if old is not None:
+            self._left(key, old)
+        while self.bytes + size > self.max_bytes or (old is None and len(entries) >= self.max_items):
+            evicted = self._policy.evict()
+            gone = entries.pop(evicted)
+            if gone is old:
+                old = None
+            else:
+                self._left(evicted, gone)
+                self.evicted += 1
+                self.on_evicted(evicted)
+        self.bytes += size
+        self._ends.add(key, entry)
+        if entry.tags:
+            self._tags.carried(entry.tags)
+        if old is None:
+            self._policy.add(key)
+            entries[key] = entry
+        else:
+            entry.uses = old.uses
+            entries[key] = entry
+            self._policy.hit(key)
+        return True
 
     def _sweep(self, now: float) -> None:
         for _ in range(_SWEEP):
-            key = self._ends.passed(now)
+            key = self._ends.pop(now)
             if key is None:
                 return
-            entry = self._entries.get(key)
-            if entry is not None and entry.expires_at <= now:
-                self._remove(key)
-
-    def _drop_unused_tags(self) -> None:
-        # A version that somebody is just computing with may go too: what they compute is then dead on arrival, never
-        # wrong.
-        used = {tag for entry in self._entries.values() for tag, _ in entry.tags}
-        self._tags = {tag: version for tag, version in self._tags.items() if tag in used}
-        self.generation += 1
-        self._most_tags = max(_FEWEST_TAGS, 2 * len(self._tags))
+            self._remove(key)
 
     def _remove(self, key: str) -> Entry | None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._policy.removed(key)
+            self._policy.discard(key)
+            self._left(key, entry)
         return entry
+
+    def _left(self, key: str, entry: Entry) -> None:
+        """An entry is no more what is under its key."""
+        self.bytes -= entry.size
+        if entry.group is not None:
+            entry.group.discard(key)
+        if entry.tags:
+            self._tags.dropped(entry.tags)
+
+    def _clear(self) -> None:
+        self._policy.clear()
+        self._ends.clear()
+        self._tags.clear()
+        self.bytes = 0
+        self.generation += 1
 
     def _restamp(self, key: str, now: float, fresh_until: float, expires_at: float | None) -> bool:
         with self._lock:
@@ -373,5 +327,25 @@ class MemoryStore:
                 return False
             ends = entry.expires_at if expires_at is None else expires_at
             self._entries[key] = replace(entry, refresh_at=fresh_until, fresh_until=fresh_until, expires_at=ends)
-            self._ends.note(key, ends, self._entries)
+            if entry.group is not None:
+                entry.group.discard(key)
+            self._ends.add(key, self._entries[key])
             return True
+
+
+def weight(key: str, entry: Entry) -> int:
+    """Bytes that an entry takes with its key, what finds and orders it aside.
+
+    That is what `sys.getsizeof` says of each part, as if none were shared with anybody. For values kept as they are it
+    looks one level deep, and they have no more.
+    """
+    size = _ENTRY + getsizeof(key)
+    if (payload := entry.payload) is not None:
+        size += _BYTES + len(payload)
+    if (value := entry.value) is not ENCODED:
+        size += getsizeof(value)
+        if isinstance(value, (tuple, frozenset)):
+            size += sum(map(getsizeof, value))
+    if entry.tags:
+        size += sum(_PAIR + getsizeof(tag) for tag, _ in entry.tags)
+    return size

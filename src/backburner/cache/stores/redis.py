@@ -17,6 +17,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Final, cast
 
@@ -24,9 +25,10 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from backburner.cache.entry import MARK, TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
+from backburner.cache.compression import Compression
+from backburner.cache.entry import MARK, TIME, TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
 from backburner.cache.keys import Keyspace
-from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.stores.base import Find, Outcome, Rest, Seen, Taken, Turn
 from backburner.cache.stores.limits import RedisLimits
 from backburner.cache.stores.locks import RedisLocks
 from backburner.errors import CodecError, StoreError, StoreUnavailable
@@ -37,6 +39,7 @@ from backburner.redis.script import Script
 _BEGIN: Final = Script.load("begin")
 _FINISH: Final = Script.load("finish")
 _INCREMENT: Final = Script.load("increment")
+_RENEW: Final = Script.load("renew")
 _REPLACE: Final = Script.load("replace")
 _RESTAMP: Final = Script.load("restamp")
 
@@ -67,6 +70,7 @@ class RedisStore:
         keyspace: the names to use there.
         breaker: shared by all stores of this process that talk to the same server.
         events: told of entries that cannot be read.
+        compression: what becomes of payloads on their way.
     """
 
     shares_values = False
@@ -79,6 +83,7 @@ class RedisStore:
         keyspace: Keyspace,
         breaker: Breaker,
         events: Events,
+        compression: Compression,
     ) -> None:
         self._client = client
         self._make_patient = patient
@@ -86,30 +91,43 @@ class RedisStore:
         self._keyspace = keyspace
         self._breaker = breaker
         self._events = events
+        self._compression = compression
         self.locks = RedisLocks(self._script, self._pop, keyspace)
         self.limits = RedisLimits(self._script, keyspace)
 
     def tier_of(self, key: str, entry: Entry) -> Tier:  # noqa: ARG002
         return "server"
 
+    async def find(self, key: str) -> Find:
+        stored = await self._command("GET", self._keyspace.entry(key))
+        if stored is None:
+            return Find(asked=True)
+        try:
+            entry = Entry.unpack(stored, key)
+            payload = self._compression.unpack(entry.payload or b"")
+        except CodecError as error:
+            return Find(asked=True, stored=stored, unreadable=str(error))
+        compressed = payload is not entry.payload
+        return Find(None, True, stored, replace(entry, payload=payload), compressed=compressed)
+
     async def read_one(self, key: str) -> Entry | None:
-        return self._unpack(key, await self._command("GET", self._keyspace.entry(key)))
+        return self._whole(key, self._unpack(key, await self._command("GET", self._keyspace.entry(key))))
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         found = await self._command("MGET", *map(self._keyspace.entry, keys))
-        return [self._unpack(key, data) for key, data in zip(keys, found, strict=True)]
+        return [self._whole(key, self._unpack(key, data)) for key, data in zip(keys, found, strict=True)]
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         # The lease goes first: who computes now must not overwrite this with what was true before.
         commands: list[tuple[Any, ...]] = [("UNLINK", *map(self._keyspace.lease, entries))]
         commands += [
-            ("SET", self._keyspace.entry(key), entry.pack(key), *_expiry(entry.expires_at, now))
+            ("SET", self._keyspace.entry(key), self._pack(key, entry), *_expiry(entry.expires_at, now))
             for key, entry in entries.items()
         ]
         await self._pipeline(commands)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
-        name, data = self._keyspace.entry(key), entry.pack(key)
+        name, data = self._keyspace.entry(key), self._pack(key, entry)
         while not await self._command("SET", name, data, "NX", *_expiry(entry.expires_at, now)):
             there = await self._command("GET", name)
             if there is None:
@@ -123,7 +141,7 @@ class RedisStore:
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
         lifetime = entry.expires_at - now
-        return await self._replace(self._keyspace.entry(key), found.pack(key), entry.pack(key), lifetime)
+        return await self._replace(self._keyspace.entry(key), found.pack(key), self._pack(key, entry), lifetime)
 
     async def _replace(self, name: str, there: bytes, data: bytes, lifetime: float) -> bool:
         return bool(await self._script(_REPLACE, [name], [there, data, _milliseconds(lifetime)]))
@@ -131,7 +149,7 @@ class RedisStore:
     async def take(self, key: str) -> Entry | None:
         commands = [("UNLINK", self._keyspace.lease(key)), ("GETDEL", self._keyspace.entry(key))]
         _, data = await self._pipeline(commands)
-        return self._unpack(key, data)
+        return self._whole(key, self._unpack(key, data))
 
     async def forget(self, keys: Sequence[str]) -> int:
         commands = [("UNLINK", *map(self._keyspace.lease, keys)), ("UNLINK", *map(self._keyspace.entry, keys))]
@@ -165,6 +183,7 @@ class RedisStore:
 
     async def expire(self, key: str, now: float) -> bool:
         until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
+        await self._command("UNLINK", self._keyspace.lease(key))
         return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, until, "", MARK]))
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
@@ -172,28 +191,56 @@ class RedisStore:
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
         names = [self._keyspace.tag(tag) for tag in tags]
-        _, *versions = await self._begin(names, "", 0, lifetime)
-        return versions
+        return await self._begin(names, (), "", (), lifetime, 0)
 
-    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
         token = secrets.token_hex(_TOKEN_BYTES)
-        names = [*map(self._keyspace.tag, tags), self._keyspace.lease(key)]
-        granted, *result = await self._begin(names, token, lease, lifetime)
-        if granted:
-            return Turn(tuple(zip(tags, result, strict=True)), token)
-        holder, milliseconds = result
-        return Taken(holder.decode(), max(0, milliseconds) / 1000)
+        places = [name for key in seen for name in (self._keyspace.lease(key), self._keyspace.entry(key))]
+        marks = [b"*" if mark is None else mark for mark in seen.values()]
+        result = await self._begin([self._keyspace.tag(tag) for tag in tags], places, token, marks, lifetime, lease)
+        answers = dict(zip(seen, result, strict=False))
+        granted = tuple(key for key, answer in answers.items() if answer == 1)
+        taken = {
+            key: Taken(answer[0].decode(), max(0, answer[1]) / 1000)
+            for key, answer in answers.items()
+            if isinstance(answer, list)
+        }
+        return Turn(granted, tuple(zip(tags, result[len(seen) :], strict=bool(granted))), token, taken)
 
-    async def _begin(self, names: Sequence[str], token: str, lease: float, lifetime: float) -> list[Any]:
-        fresh = [secrets.token_bytes(VERSION_BYTES) for _ in names]
-        arguments = [token, _milliseconds(lease), _milliseconds(lifetime), *fresh]
-        return list(await self._script(_BEGIN, names, arguments))
+    async def _begin(
+        self,
+        tags: Sequence[str],
+        places: Sequence[str],
+        token: str,
+        marks: Sequence[bytes],
+        lifetime: float,
+        lease: float,
+    ) -> list[Any]:
+        fresh = [secrets.token_bytes(VERSION_BYTES) for _ in tags]
+        arguments = [token, _milliseconds(lease), _milliseconds(lifetime), len(tags), *fresh, *marks]
+        return list(await self._script(_BEGIN, [*tags, *places], arguments))
 
-    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
-        names = [self._keyspace.lease(key), self._keyspace.wake(turn.token), self._keyspace.entry(key)]
-        data, lifetime = (entry.pack(key), entry.expires_at - now) if entry else (b"", 0)
-        arguments = [turn.token, data, _milliseconds(lifetime), _milliseconds(_WAKE_KEPT)]
-        return bool(await self._script(_FINISH, names, arguments)) and entry is not None
+    async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:
+        names = [self._keyspace.lease(key) for key in tokens]
+        held = await self._script(_RENEW, names, [_milliseconds(lease), *tokens.values()])
+        return [key for key, still in zip(tokens, held, strict=True) if not still]
+
+    async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
+        names = [self._keyspace.wake(turn.token)]
+        arguments: list[object] = [turn.token, _milliseconds(_WAKE_KEPT), TIMES_OFFSET]
+        for key in turn.keys:
+            names += (self._keyspace.lease(key), self._keyspace.entry(key))
+            match outcomes.get(key):
+                case None:
+                    arguments += ("leave", b"", b"")
+                case Rest(until):
+                    arguments += ("rest", TIME.pack(until), b"")
+                case entry if entry.expires_at <= now:
+                    arguments += ("remove", b"", b"")
+                case entry:
+                    arguments += ("put", self._pack(key, entry), _milliseconds(entry.expires_at - now))
+        held = await self._script(_FINISH, names, arguments)
+        return [key for key, still in zip(turn.keys, held, strict=True) if still]
 
     async def wait(self, taken: Taken) -> None:
         wake = self._keyspace.wake(taken.token)
@@ -238,7 +285,23 @@ class RedisStore:
                 await _settle(close())
         self._patient = None
 
+    def _pack(self, key: str, entry: Entry) -> bytes:
+        payload = entry.payload or b""
+        stored = self._compression.pack(payload)
+        return (entry if stored is payload else replace(entry, payload=stored)).pack(key)
+
+    def _whole(self, key: str, entry: Entry | None) -> Entry | None:
+        """With its payload as the codec made it."""
+        if entry is not None and entry.payload is not None:
+            try:
+                entry.payload = self._compression.unpack(entry.payload)
+            except CodecError as error:
+                self._events.emit(Undecodable(key, str(error)))
+                return None
+        return entry
+
     def _unpack(self, key: str, data: bytes | None) -> Entry | None:
+        """The entry of these bytes, its payload as it is stored."""
         if data is None:
             return None
         try:

@@ -17,10 +17,10 @@ from typing import Final
 
 from backburner.cache.entry import Entry
 from backburner.cache.keys import Keyspace
-from backburner.cache.stores.base import Taken, Turn
+from backburner.cache.stores.base import Find, Outcome, Seen, Taken, Turn
 from backburner.cache.stores.memory import MemoryStore
 from backburner.cache.stores.redis import RedisStore
-from backburner.errors import CodecError
+from backburner.errors import CodecError, StoreError
 from backburner.events import Tier
 from backburner.redis.tracking import Mode, Tracking
 
@@ -32,10 +32,13 @@ _SCALARS: Final = frozenset(b'"-0123456789tfn')
 
 
 class Near(MemoryStore):
-    """Copies of a server's entries and of its tags' versions."""
+    """Copies of a server's entries and of its tags' versions. Entries are kept by `Keyspace.local`, since news of a change
+    gives the name on the server: for long keys, the short cut to a hit finds nothing, and `copy_of` does."""
 
-    def __init__(self, url: str, keyspace: Keyspace, *, max_items: int, timeout: float) -> None:
-        super().__init__("lru", max_items)
+    def __init__(
+        self, url: str, keyspace: Keyspace, *, policy: str, max_items: int, max_bytes: int | str, timeout: float
+    ) -> None:
+        super().__init__(policy, max_items, max_bytes)
         self._keyspace = keyspace
         self._tokens: dict[str, object] = {}
         self._guard = Lock()  # over a look at a token and what follows from it
@@ -79,9 +82,12 @@ class Near(MemoryStore):
         """The command that tells the others of written names; ``None``: everything."""
         return self._tracking.publication(names)
 
+    def look(self, key: str) -> Entry | None:
+        return super().look(self._keyspace.local(key))
+
     def copy_of(self, key: str, now: float) -> Entry | None:
         """A copy that is still good without asking the server, its tags aside."""
-        entry = self.peek(key)
+        entry = self.peek(self._keyspace.local(key))
         return entry if entry is not None and now < entry.refresh_at else None
 
     def ask(self, names: Iterable[str]) -> dict[str, object]:
@@ -96,16 +102,14 @@ class Near(MemoryStore):
         with self._guard:
             if self._tokens.pop(self._keyspace.entry(key), None) is token:
                 with self._lock:
-                    self._put(key, replace(entry, refresh_at=min(entry.refresh_at, now + CAP)), now)
+                    self._put(self._keyspace.local(key), replace(entry, refresh_at=min(entry.refresh_at, now + CAP)), now)
 
     def keep_tag(self, tag: str, version: bytes, token: object) -> None:
         """Keep the version of a tag, if its token is still there."""
         with self._guard:
             if self._tokens.pop(self._keyspace.tag(tag), None) is token:
                 with self._lock:
-                    if len(self._tags) > self._most_tags:
-                        self._drop_unused_tags()
-                    self._tags[tag] = version
+                    self._tags.set(tag, version)
 
     def let_go(self, tokens: Mapping[str, object]) -> None:
         """Forget tokens of a read that failed or found nothing."""
@@ -121,7 +125,7 @@ class Near(MemoryStore):
             for name in names:
                 self._tokens.pop(name, None)
                 if (tag := self._keyspace.tag_of(name)) is not None:
-                    tags |= self._tags.pop(tag, None) is not None
+                    tags |= self._tags.flush(tag)
                 else:
                     self._remove(self._keyspace.key_of(name))
             self.generation += tags
@@ -130,11 +134,7 @@ class Near(MemoryStore):
         """Drop everything, and spoil all reads under way."""
         with self._guard, self._lock:
             self._tokens.clear()
-            for key in list(self._entries):
-                self._remove(key)
-            self._ends.clear()
-            self._tags.clear()
-            self.generation += 1
+            self._clear()
 
     def _heard(self, names: list[bytes] | None) -> None:
         if names is None:
@@ -174,6 +174,15 @@ class TieredStore:
 
     def tier_of(self, key: str, entry: Entry) -> Tier:
         return "memory" if self._near.look(key) is entry else "server"
+
+    async def find(self, key: str) -> Find:
+        kept = self._near.look(key)
+        try:
+            return replace(await self._far.find(key), kept=kept)
+        except StoreError:
+            if kept is None:
+                raise
+            return Find(kept)
 
     async def read_one(self, key: str) -> Entry | None:
         self._near.start()
@@ -259,12 +268,15 @@ class TieredStore:
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
         return await self._far.pin_tags(tags, lifetime)
 
-    async def begin(self, key: str, tags: Sequence[str], lifetime: float, lease: float) -> Turn | Taken:
-        return await self._far.begin(key, tags, lifetime, lease)
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
+        return await self._far.begin(seen, tags, lifetime, lease)
 
-    async def finish(self, key: str, turn: Turn, entry: Entry | None, now: float) -> bool:
-        async with self._changing([key]):
-            return await self._far.finish(key, turn, entry, now)
+    async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:
+        return await self._far.renew(tokens, lease)
+
+    async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
+        async with self._changing(turn.keys):
+            return await self._far.finish(turn, outcomes, now)
 
     async def wait(self, taken: Taken) -> None:
         await self._far.wait(taken)

@@ -1,0 +1,64 @@
+"""The leases that this process holds on keys which it computes, renewed for as long as that takes.
+
+A lease is short, so that a process which was killed is soon replaced; a callback may take as long as it likes. One
+thread per cache bridges the two: it runs while leases are held, and renews, in one write, those that a third of their
+time has gone by for. Most computations end before it has anything to do.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Lock, Thread
+from typing import Final
+
+_ROUNDS: Final = 3
+"""In which the time of a lease is divided: one may fail without the lease being lost."""
+
+
+class Leases:
+    """Those of one cache.
+
+    Args:
+        seconds: how long a lease lasts without being renewed.
+        renew: does so for several, given by key with their tokens, and tells the keys of those that were lost. Called
+            in the thread; must not raise.
+    """
+
+    def __init__(self, seconds: float, renew: "Callable[[Mapping[str, str]], list[str]]") -> None:
+        self.seconds = seconds
+        self._renew = renew
+        self._held: dict[str, tuple[str, float]] = {}
+        self._lock = Lock()
+        self._watched = False
+
+    def hold(self, keys: tuple[str, ...], token: str) -> None:
+        """Renew the leases of keys from now on."""
+        now = time.monotonic()
+        with self._lock:
+            self._held.update(dict.fromkeys(keys, (token, now)))
+            if self._watched:
+                return
+            self._watched = True
+        try:
+            Thread(target=self._watch, name="backburner-leases", daemon=True).start()
+        except RuntimeError:  # no more threads: the leases last as long as they last, and the next one tries again
+            self._watched = False
+
+    def let_go(self, keys: tuple[str, ...], token: str) -> None:
+        """Renew them no longer."""
+        with self._lock:
+            for key in keys:
+                if (held := self._held.get(key)) and held[0] == token:
+                    del self._held[key]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(self.seconds / _ROUNDS)
+            now = time.monotonic()
+            with self._lock:
+                if not self._held:
+                    self._watched = False
+                    return
+                due = {key: token for key, (token, since) in self._held.items() if now - since > self.seconds / _ROUNDS}
+            if due:
+                for key in self._renew(due):
+                    self.let_go((key,), due[key])

@@ -1,0 +1,87 @@
+"""A cache that reads each key once per unit of work, such as a request, and gives the same object from then on.
+
+Outside of a scope it is the cache itself. Several keys at a time (`many` and its kin), `has` and what counts always ask
+the cache; nothing is kept of them. What one writes oneself, by whichever cache object, is read anew; what others write
+meanwhile is not seen until the scope ends.
+"""
+
+from collections.abc import Callable
+
+from backburner.cache.cache import Cache, TaggedCache, Verbs
+from backburner.cache.engine import MISSING, Engine
+from backburner.cache.plan import Plan
+from backburner.cache.remember import ReadThrough
+from backburner.cache.scope import current_scope
+
+
+class MemoizedCache(Verbs):
+    """What `Cache.memo` gives."""
+
+    def __init__(self, cache: Cache | TaggedCache) -> None:
+        self._cache = cache
+        self._tags = cache._tags  # noqa: SLF001 - as below, another face of the same cache
+
+    def __repr__(self) -> str:
+        return f"<MemoizedCache of {self._cache!r}>"
+
+    def tags(self, *tags: str) -> "MemoizedCache":
+        """The same, whose writes carry these tags."""
+        return MemoizedCache(self._cache.tags(*tags))
+
+    def flush(self) -> bool:
+        """As the cache's own, or that of its tags."""
+        return self._cache.flush()
+
+    async def aflush(self) -> bool:
+        """As `flush`."""
+        return await self._cache.aflush()
+
+    def _engine(self) -> Engine:
+        return self._cache._engine()  # noqa: SLF001
+
+    def _aengine(self) -> Engine:
+        return self._cache._aengine()  # noqa: SLF001
+
+    def _hit(self, key: str) -> object:
+        scope = current_scope()
+        if scope is None or not isinstance(key, str):
+            return self._cache._hit(key)  # noqa: SLF001
+        owner = self._owner()
+        value = scope.find(owner, key, MISSING)
+        if value is MISSING:
+            writes = scope.writes
+            value = self._cache._hit(key)  # noqa: SLF001
+            if value is not MISSING:
+                value = scope.keep(owner, key, value, writes)
+        return value
+
+    def _owner(self) -> object:
+        """What all objects for the same cache share, and what is told about its writes."""
+        return self._engine().flights
+
+    def _keeper(self, key: str) -> Callable[[object], object]:
+        """A function that keeps a value which is about to be read, and gives the one to go on with."""
+        scope = current_scope()
+        if scope is None:
+            return lambda value: value
+        owner, writes = self._owner(), scope.writes
+        return lambda value: value if value is MISSING else scope.keep(owner, key, value, writes)
+
+    async def _get(self, engine: Engine, key: str) -> object:
+        keep = self._keeper(key)
+        return keep(await engine.get(key))
+
+    def _read_through(self, engine: Engine) -> ReadThrough:
+        return _KeptReading(engine, self._engine(), self._keeper)
+
+
+class _KeptReading(ReadThrough):
+    """Keeps what is read through, key by key."""
+
+    def __init__(self, engine: Engine, blocking: Engine, keeper: Callable[[str], Callable[[object], object]]) -> None:
+        super().__init__(engine, blocking)
+        self._keeper = keeper
+
+    async def remember(self, key: str, plan: Plan) -> object:
+        keep = self._keeper(key)
+        return keep(await super().remember(key, plan))

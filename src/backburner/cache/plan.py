@@ -1,0 +1,143 @@
+"""How the callers of one key want it read through: the options that they write, checked, and what these come to.
+
+Pure: nothing is waited for or stored here. That is `remember`'s business; what a callback can decide is `context`'s.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import random
+from typing import Any, Final, Self, TypedDict
+
+from backburner.cache.entry import Duration, seconds
+
+THROTTLE: Final = 1.0
+"""Seconds between calls of a callback that fails, where nothing else is said."""
+
+
+class ManyOptions(TypedDict, total=False):
+    """Options of `remember_many`. A duration is seconds, a `timedelta`, or text such as ``"10m"``."""
+
+    grace: Duration
+    """How long the value is kept beyond its ttl, to be given when the callback fails then. 0: not at all."""
+    none_ttl: Duration
+    """How long ``None`` is kept, which often means that there is no such thing; without `grace`. 0: it is not stored,
+    and what was there before is removed. Default: as any value."""
+    jitter: Duration
+    """By how much each entry's lifetime is shortened at random, so that entries made together do not end together: a
+    number from 0 to 1 is the fraction of the ttl, a `timedelta` or text a duration."""
+
+
+class Options(ManyOptions, total=False):
+    """Options of `remember` and its kin, and of `@cached`.
+
+    With a timeout, the callback runs in a thread of its own (in asyncio: in a task), with a copy of the caller's
+    context variables, and goes on when the timeout is over: what it gives is stored, unless the key was written or
+    removed, or a tag flushed, since. So it must not use what belongs to the caller's request, such as its database
+    session.
+    """
+
+    soft_timeout: Duration
+    """When there is a value that may still be given (see `grace`), and the callback has run for so long: give it."""
+    hard_timeout: Duration
+    """How long anybody waits for a value at most; then `CallbackTimeout` is raised."""
+    throttle: Duration
+    """After the callback failed, and the value of before was given: how long everybody, in all processes, gets that
+    value without another call. Default: 1 second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the callers of one key want it. Times are seconds."""
+
+    callback: Callable[..., Any]
+    lifetime: float
+    """That the value is fresh."""
+    tags: Sequence[str] = ()
+    grace: float = 0.0
+    """That it is kept beyond that."""
+    in_background: bool = False
+    """Whether a value beyond its freshness is given at once, and renewed afterwards."""
+    soft_timeout: float = math.inf
+    hard_timeout: float = math.inf
+    none_lifetime: float | None = None
+    jitter_fraction: float = 0.0
+    jitter_seconds: float = 0.0
+    throttle: float = THROTTLE
+
+    @classmethod
+    def of(
+        cls,
+        callback: Callable[..., Any],
+        lifetime: float,
+        tags: Sequence[str],
+        options: Mapping[str, Any],
+        known: type[ManyOptions] = Options,
+    ) -> Self:
+        """The plan that options describe.
+
+        Raises:
+            TypeError: an option is not one of the `known`.
+            ValueError: one makes no sense.
+        """
+        for name in options:
+            if name not in known.__annotations__:
+                raise TypeError(f"there is no option {name!r}; there are {', '.join(sorted(known.__annotations__))}")
+        given = {name: option for name, option in options.items() if option is not None}
+        jitter = given.pop("jitter", 0)
+        times = {name: _duration(name, option) for name, option in given.items()}
+        soft, hard = times.get("soft_timeout", math.inf), times.get("hard_timeout", math.inf)
+        if hard == 0:
+            raise ValueError("hard_timeout=0: a callback needs some time; write hard_timeout=2")
+        if hard < soft < math.inf:
+            raise ValueError(
+                f"soft_timeout={soft:g} is longer than hard_timeout={hard:g}: who has a value to fall back on waits "
+                "less, not more"
+            )
+        as_fraction = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
+        if as_fraction and not 0 <= jitter <= 1:
+            raise ValueError(f"jitter={jitter!r}: write a fraction from 0 to 1, or a duration such as '30s'")
+        return cls(
+            callback,
+            lifetime,
+            tags,
+            times.get("grace", 0.0),
+            soft_timeout=soft,
+            hard_timeout=hard,
+            none_lifetime=times.get("none_ttl"),
+            jitter_fraction=jitter if as_fraction else 0.0,
+            jitter_seconds=0.0 if as_fraction else _duration("jitter", jitter),
+            throttle=times.get("throttle", THROTTLE),
+        )
+
+    @property
+    def timed(self) -> bool:
+        """Whether the caller may leave before the callback has ended."""
+        return self.soft_timeout < math.inf or self.hard_timeout < math.inf
+
+    @property
+    def longest(self) -> float:
+        """How long the entry lives at most, unless the callback says otherwise."""
+        return max(self.lifetime + self.grace, self.none_lifetime or 0.0)
+
+    def times(self, value: object, lifetime: float) -> tuple[float, float]:
+        """How long a value is fresh, and how long it is kept beyond that, if the callback wants it to live for
+        `lifetime`."""
+        if value is None and self.none_lifetime is not None and lifetime == self.lifetime:
+            return self.none_lifetime, 0.0
+        if lifetime <= 0 and not (self.in_background and lifetime == self.lifetime):
+            return lifetime, 0.0  # as everywhere, a ttl of nothing removes
+        if not 0 < lifetime < math.inf:
+            return lifetime, self.grace
+        spread = max(self.jitter_seconds, self.jitter_fraction * lifetime)
+        return lifetime - random() * min(spread, lifetime), self.grace  # noqa: S311 - no secret
+
+
+def _duration(name: str, option: object) -> float:
+    try:
+        length = seconds(option)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if length < 0:
+        raise ValueError(f"{name}={option!r}: a duration is not negative")
+    return length

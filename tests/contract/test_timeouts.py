@@ -1,0 +1,239 @@
+"""Callbacks that take longer than their callers want to wait: who gets what, and what becomes of the result."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from backburner import Cache
+from backburner.errors import BackburnerError, CallbackTimeout
+from backburner.events import Event, LateCallback, RefreshFailed
+from tests.conftest import Eventually
+from tests.contract.conftest import Asynchronous, Clock
+from tests.processes import free_port
+
+SHORT = 0.01
+"""Seconds that callers wait for callbacks that end only when they are told to."""
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+class Slow:
+    """A callback, of the kind that the cache's world needs, that computes until it is let go."""
+
+    def __init__(self, cache: Any, outcome: object = "new") -> None:
+        self.calls = 0
+        self.seen = ""
+        self._outcome = outcome
+        self._loop = cache._loop if isinstance(cache, Asynchronous) else None
+        self._go: Any = asyncio.Event() if self._loop else threading.Event()
+
+    def __call__(self) -> object:
+        self.calls += 1
+        self.seen = who.get()
+        return self._later() if self._loop else self._end(self._go.wait(10))
+
+    async def _later(self) -> object:
+        await self._go.wait()
+        return self._end(True)
+
+    def _end(self, told: bool) -> object:
+        assert told
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def go(self) -> None:
+        self._go.set()
+
+
+@pytest.fixture
+def slow(cache: Any) -> Iterator[Callable[..., Slow]]:
+    made: list[Slow] = []
+
+    def make(outcome: object = "new") -> Slow:
+        made.append(Slow(cache, outcome))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.go()
+    _let_land(cache)
+
+
+def _let_land(cache: Any) -> None:
+    """Wait until all computations have ended."""
+    if isinstance(cache, Asynchronous):
+        tasks = [task for engine in cache._cache._aengines.values() for task in engine.runtime._spawned]
+        if tasks:
+            cache._loop.run_until_complete(asyncio.wait(tasks))
+    for thread in threading.enumerate():
+        if thread.name == "backburner-callback":
+            thread.join(10)
+
+
+def _told(cache: Any) -> list[Event]:
+    told: list[Event] = []
+    cache.events.subscribe(told.append, LateCallback, RefreshFailed)
+    return told
+
+
+def _make_stale(cache: Any, clock: Clock) -> None:
+    cache.remember("key", 10, lambda: "old", grace=60)
+    clock.advance(11)
+
+
+def test_a_soft_timeout_gives_the_value_of_before_and_stores_the_new_one_when_it_is_there(
+    cache: Any, clock: Clock, slow: Callable[..., Slow]
+) -> None:
+    _make_stale(cache, clock)
+    told, load = _told(cache), slow()
+    for _ in range(3):
+        assert cache.remember("key", 10, load, grace=60, soft_timeout=SHORT) == "old"
+    assert load.calls == 1
+    assert told == [LateCallback("key", SHORT, stale=True)] * 3
+    assert cache.missing("key")
+    load.go()
+    _let_land(cache)
+    assert cache.get("key") == "new"
+
+
+def test_a_callback_within_its_timeouts_gives_its_value_and_sees_the_callers_context(cache: Any, clock: Clock) -> None:
+    _make_stale(cache, clock)
+    reset = who.set("me")
+    assert cache.remember("key", 10, who.get, grace=60, soft_timeout=10, hard_timeout=10) == "me"
+    assert cache.remember("other", 10, who.get, hard_timeout=10) == "me"
+    assert cache.get("other") == "me"
+    who.reset(reset)
+
+
+def test_what_a_callback_with_a_timeout_raises_reaches_the_caller_as_it_is(cache: Any) -> None:
+    def fail() -> None:
+        raise LookupError("no such row")
+
+    with pytest.raises(LookupError, match="no such row"):
+        cache.remember("key", 10, fail, hard_timeout=10)
+    assert cache.remember("key", 10, lambda: "better", hard_timeout=10) == "better"
+
+
+def test_a_hard_timeout_raises_and_stores_the_value_when_it_is_there(cache: Any, slow: Callable[..., Slow]) -> None:
+    told, load = _told(cache), slow()
+    for _ in range(2):
+        with pytest.raises(CallbackTimeout, match=r"'key' gave nothing within hard_timeout=0\.01 s") as raised:
+            cache.remember("key", 10, load, hard_timeout=SHORT)
+        assert isinstance(raised.value, BackburnerError)
+        assert isinstance(raised.value, TimeoutError)
+    assert load.calls == 1
+    assert told == [LateCallback("key", SHORT, stale=False)] * 2
+    load.go()
+    _let_land(cache)
+    assert cache.remember("key", 10, load) == "new"
+    assert load.calls == 1
+
+
+def test_a_soft_timeout_without_a_value_of_before_waits(cache: Any) -> None:
+    assert cache.remember("key", 10, lambda: "new", soft_timeout=0) == "new"
+
+
+@pytest.mark.parametrize("remove", ["forget", "put", "flush", "flush the tag", "expire"])
+def test_what_is_removed_before_a_late_callback_has_ended_stays_removed(
+    cache: Any, slow: Callable[..., Slow], remove: str
+) -> None:
+    load = slow()
+    with pytest.raises(CallbackTimeout):
+        cache.tags("books").remember("key", 10, load, hard_timeout=SHORT)
+    match remove:
+        case "put":
+            cache.put("key", "newer")
+        case "flush the tag":
+            cache.tags("books").flush()
+        case "flush":
+            cache.flush()
+        case verb:
+            getattr(cache, verb)("key")
+    load.go()
+    _let_land(cache)
+    assert cache.get("key") == ("newer" if remove == "put" else None)
+
+
+def test_a_late_callback_that_fails_is_told_since_nobody_waits_for_it(cache: Any, slow: Callable[..., Slow]) -> None:
+    told, load = _told(cache), slow(LookupError("gone"))
+    with pytest.raises(CallbackTimeout):
+        cache.remember("key", 10, load, hard_timeout=SHORT)
+    load.go()
+    _let_land(cache)
+    assert [type(event) for event in told] == [LateCallback, RefreshFailed]
+    assert cache.remember("key", 10, lambda: "better", hard_timeout=10) == "better"
+
+
+def test_a_value_that_is_renewed_ahead_is_given_at_its_timeout(
+    cache: Any, clock: Clock, slow: Callable[..., Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.cache.engine.refresh_point", lambda fresh_until, *_: fresh_until - 30)
+    cache.remember("key", 60, lambda: "old")
+    clock.advance(40)
+    load, told = slow(), _told(cache)
+    assert cache.remember("key", 60, load, hard_timeout=SHORT) == "old"
+    assert cache.remember("key", 60, load, soft_timeout=SHORT) == "old"
+    assert load.calls == 1
+    assert told == [LateCallback("key", SHORT, stale=False)]
+    load.go()
+    _let_land(cache)
+    assert cache.get("key") == "new"
+
+
+def test_of_many_threads_each_waits_as_long_as_it_wants(redis_url: str, eventually: Eventually) -> None:
+    cache = Cache(redis_url, strict=True, timeout=5)
+    load = Slow(cache)
+    with ThreadPoolExecutor(6) as pool:
+        patient = pool.submit(cache.remember, "key", 60, load)
+        eventually(lambda: load.calls)
+        hasty = [pool.submit(cache.remember, "key", 60, load, hard_timeout=SHORT) for _ in range(5)]
+        assert [type(each.exception()) for each in hasty] == [CallbackTimeout] * 5
+        load.go()
+        assert patient.result() == "new"
+    assert load.calls == 1
+    cache.close()
+
+
+def test_cancelling_whoever_came_first_does_not_end_a_callback_with_a_timeout(redis_url: str) -> None:
+    async def main() -> None:
+        cache = Cache(redis_url, strict=True, timeout=5)
+        began, go = asyncio.Event(), asyncio.Event()
+
+        async def load() -> str:
+            began.set()
+            await go.wait()
+            return "value"
+
+        first = asyncio.create_task(cache.aremember("key", 60, load, hard_timeout=30))
+        await began.wait()
+        second = asyncio.create_task(cache.aremember("key", 60, load, hard_timeout=30))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go.set()
+        assert await second == "value"
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_callback_with_a_timeout_that_asks_for_its_own_key_is_told_instead_of_hanging(cache: Any) -> None:
+    blocking = getattr(cache, "_cache", cache)
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        cache.remember("key", 60, lambda: blocking.remember("key", 60, int), hard_timeout=10)
+
+
+def test_without_the_server_timeouts_hold_all_the_same() -> None:
+    cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
+    load = Slow(cache)
+    with pytest.raises(CallbackTimeout):
+        cache.remember("key", 60, load, hard_timeout=SHORT)
+    load.go()
+    assert cache.remember("key", 60, lambda: "other", hard_timeout=10) in ("new", "other")
+    _let_land(cache)
+    cache.close()

@@ -1,0 +1,68 @@
+"""Leases are renewed while they are held, by a thread that is there only then."""
+
+import threading
+from collections.abc import Mapping
+
+from backburner.cache.leases import Leases
+from tests.conftest import Eventually
+
+
+class Renewals:
+    """Notes which leases are renewed, and says that some are lost."""
+
+    def __init__(self, *lost: str) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.lost = list(lost)
+
+    def __call__(self, tokens: Mapping[str, str]) -> list[str]:
+        self.asked.append(dict(tokens))
+        return [key for key in self.lost if key in tokens]
+
+
+def _watching() -> int:
+    return sum(thread.name == "backburner-leases" for thread in threading.enumerate())
+
+
+def test_what_is_held_for_long_is_renewed_again_and_again_in_one_go(eventually: Eventually) -> None:
+    renewals = Renewals()
+    leases = Leases(0.03, renewals)
+    leases.hold(("a", "b"), "token")
+    leases.hold(("c",), "other")
+    eventually(lambda: renewals.asked.count({"a": "token", "b": "token", "c": "other"}) > 2)
+    leases.let_go(("a", "b"), "token")
+    renewals.asked.clear()
+    eventually(lambda: {"c": "other"} in renewals.asked)
+    leases.let_go(("c",), "other")
+    eventually(lambda: _watching() == 0)
+
+
+def test_a_lost_lease_is_not_asked_for_again(eventually: Eventually) -> None:
+    renewals = Renewals("a")
+    leases = Leases(0.03, renewals)
+    leases.hold(("a", "b"), "token")
+    eventually(lambda: {"b": "token"} in renewals.asked)
+    leases.let_go(("a", "b"), "token")
+    eventually(lambda: _watching() == 0)
+    assert sum("a" in tokens for tokens in renewals.asked) == 1
+
+
+def test_a_lease_taken_anew_is_not_let_go_by_who_held_it_before(eventually: Eventually) -> None:
+    renewals = Renewals()
+    leases = Leases(0.03, renewals)
+    leases.hold(("a",), "first")
+    leases.hold(("a",), "second")
+    leases.let_go(("a",), "first")
+    eventually(lambda: {"a": "second"} in renewals.asked)
+    leases.let_go(("a",), "second")
+    eventually(lambda: _watching() == 0)
+
+
+def test_short_computations_cost_no_renewal(eventually: Eventually) -> None:
+    renewals = Renewals()
+    leases = Leases(0.3, renewals)
+    for _ in range(100):
+        leases.hold(("a",), "token")
+        assert _watching() == 1
+        leases.let_go(("a",), "token")
+    eventually(lambda: _watching() == 0)
+    assert not renewals.asked
