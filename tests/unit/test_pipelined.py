@@ -32,15 +32,6 @@ async def _until(predicate: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_replies_reach_who_asked_for_them(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        await asyncio.gather(*(client.execute_command("SET", f"key:{n}", n) for n in range(1000)))
-        replies = await asyncio.gather(*(client.execute_command("GET", f"key:{n}") for n in range(1000)))
-        assert replies == [b"%d" % n for n in range(1000)]
-
-    _run(main, redis_url)
-
-
 def test_500_tasks_interleaved_each_see_their_own_writes(redis_url: str) -> None:
     async def main(client: PipelinedClient) -> None:
         async def task(number: int) -> None:
@@ -95,65 +86,6 @@ def test_a_caller_cancelled_while_connecting_does_not_cancel_the_others(redis_ur
         second = asyncio.ensure_future(client.execute_command("ECHO", "second"))
         first.cancel()
         assert await second == b"second"
-
-    _run(main, redis_url)
-
-
-def test_an_error_reply_reaches_only_its_command(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        await client.execute_command("SET", "text", "abc")
-        replies = await asyncio.gather(
-            client.execute_command("GET", "text"),
-            client.execute_command("LPUSH", "text", "x"),
-            client.execute_command("EVALSHA", "0" * 40, 0),
-            client.execute_command("INCR", "text"),
-            client.execute_command("NONSENSE"),
-            client.execute_command("STRLEN", "text"),
-            return_exceptions=True,
-        )
-        assert replies[0] == b"abc"
-        assert isinstance(replies[1], redis.ResponseError)
-        assert "WRONGTYPE" in str(replies[1])
-        assert isinstance(replies[2], redis.exceptions.NoScriptError)
-        assert isinstance(replies[3], redis.ResponseError)
-        assert isinstance(replies[4], redis.ResponseError)
-        assert replies[5] == 3
-
-    _run(main, redis_url)
-
-
-def test_what_is_no_argument_is_refused_and_nothing_is_sent(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        with pytest.raises(redis.DataError):
-            await client.execute_command("SET", "key", None)
-        pipeline = client.pipeline().execute_command("SET", "key", 1)
-        with pytest.raises(redis.DataError):
-            pipeline.execute_command("SET", "key", object())
-        assert await client.execute_command("EXISTS", "key") == 0
-
-    _run(main, redis_url)
-
-
-def test_a_pipeline_gives_its_replies_in_order_and_can_be_used_again(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.execute_command("SET", "a", 1)
-        pipeline.execute_command("SET", "a", 2, "NX")
-        pipeline.execute_command("MGET", "a", "b")
-        assert await pipeline.execute() == [b"OK", None, [b"1", None]]
-        assert await pipeline.execute() == []
-
-    _run(main, redis_url)
-
-
-def test_a_pipeline_with_an_error_raises_it_and_carries_out_the_rest(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        pipeline = client.pipeline()
-        for command in (("SET", "a", "text"), ("INCR", "a"), ("SET", "b", 1)):
-            pipeline.execute_command(*command)
-        with pytest.raises(redis.ResponseError, match="integer"):
-            await pipeline.execute()
-        assert await client.execute_command("GET", "b") == b"1"
 
     _run(main, redis_url)
 
@@ -276,19 +208,5 @@ def test_a_lost_idle_connection_is_noticed_before_anybody_uses_it(redis_url: str
             other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await _until(lambda: client._stream is None)
         assert await client.execute_command("PING") == b"PONG"
-
-    _run(main, redis_url)
-
-
-def test_a_master_that_became_a_replica_is_left(redis_url: str) -> None:
-    async def main(client: PipelinedClient) -> None:
-        before = await client.execute_command("CLIENT", "ID")
-        await client.execute_command("REPLICAOF", "127.0.0.1", 1)
-        try:
-            with pytest.raises(redis.ReadOnlyError):
-                await client.execute_command("SET", "key", 1)
-            assert await client.execute_command("CLIENT", "ID") != before
-        finally:
-            await client.execute_command("REPLICAOF", "NO", "ONE")
 
     _run(main, redis_url)

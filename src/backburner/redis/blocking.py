@@ -108,9 +108,10 @@ class _Request:
         """Held while its caller waits."""
 
     def end(self, failure: Exception | None = None) -> None:
-        """Let its caller have what there is."""
-        self.failure = failure
-        self.done = True
+        """Let its caller have what there is. A second time does nothing."""
+        if not self.done:
+            self.failure = failure
+            self.done = True
         if self.turn.locked():
             self.turn.release()
 
@@ -120,7 +121,7 @@ class _Line:
 
     An exception may come from a signal's handler, after any call. Whoever has the connection passes it on in any case,
     or nobody would ever have it again: so no call lies between the steps that take it, nor between those that pass it
-    on. What else can be lost is a wake-up, and no caller waits for long.
+    on.
     """
 
     def __init__(self, pool: Any, server: str, timeout: float) -> None:
@@ -166,9 +167,10 @@ class _Line:
 
     def _lead(self, request: _Request) -> None:
         """Send and read for all that wait."""
-        with self._lock:
-            batch, self._waiting = [request, *self._waiting], []
+        batch = [request]
         try:
+            with self._lock:
+                batch, self._waiting = [request, *self._waiting], []
             connection = self._connected()
             connection.send_packed_command((b"".join([one.commands for one in batch]),), check_health=False)
             for one in batch:
@@ -179,32 +181,28 @@ class _Line:
             with self._lock:
                 batch, self._waiting = batch + self._waiting, []
             for one in batch:
-                if not one.done:
-                    one.end(error if one is request else again(error))
+                one.end(error if one is request else again(error))
         except BaseException:
             self._disconnect()
             for one in batch:
-                if not one.done:
-                    one.end(redis.ConnectionError(f"the thread that read from {self._server} was interrupted"))
+                one.end(redis.ConnectionError(f"the thread that read from {self._server} was interrupted"))
             raise
 
     def _leave(self, request: _Request) -> None:
-        heir: _Request | None = None
         with self._lock:
             if request.leads:
+                request.leads = False
                 if self._waiting:
                     heir = self._waiting[0]
-                    heir.leads = True
                     del self._waiting[0]
+                    heir.leads = True
+                    heir.turn.release()
                 else:
                     self._busy = False
-                request.leads = False
-                if self._closed and not self._busy:
-                    self._disconnect()
+                    if self._closed:
+                        self._disconnect()
             elif not request.done:  # it gives up
                 self._waiting = [other for other in self._waiting if other is not request]
-        if heir is not None:
-            heir.turn.release()
 
     def _connected(self) -> Any:
         if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and _is_over(self._connection):

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import redis
 from hiredis import pack_command
 
 R = TypeVar("R")
+
+_AS_THEY_ARE: Final = frozenset({str, bytes})
 
 
 def packed(command: tuple[Any, ...]) -> bytes:
@@ -16,6 +18,9 @@ def packed(command: tuple[Any, ...]) -> bytes:
     Raises:
         redis.DataError: a word is no text, bytes or number.
     """
+    if not _AS_THEY_ARE.issuperset(map(type, command)):
+        # hiredis would do the same, but crashes if a signal's handler raises just then.
+        command = tuple([repr(word) if isinstance(word, int | float) else word for word in command])
     try:
         words: bytes = pack_command(command)
     except TypeError as error:
