@@ -103,6 +103,19 @@ def test_a_change_in_another_process_is_seen(
     eventually(lambda: cache.get("key") == expected, timeout=1)
 
 
+def test_copies_of_entries_with_long_keys_are_kept_and_dropped_like_others(
+    cache: Cache, other: Cache, redis_url: str, eventually: Eventually
+) -> None:
+    key = "title:" * 100
+    cache.put(key, 1)
+    eventually(lambda: (cache.get(key), cache._near.look(key))[1])
+    before = _commands(redis_url)
+    assert [cache.get(key), cache.many([key]), asyncio.run(cache.aget(key))] == [1, {key: 1}, 1]
+    assert _commands(redis_url) == before
+    other.put(key, 2)
+    eventually(lambda: cache.get(key) == 2, timeout=1)
+
+
 def test_an_end_on_the_server_is_seen(cache: Cache, eventually: Eventually) -> None:
     cache.put("key", 1, ttl=0.05)
     cache.get("key")
@@ -139,19 +152,19 @@ def test_blocking_and_asyncio_callers_share_the_copies(cache: Cache, redis_url: 
 
 
 def test_an_answer_that_arrives_after_the_news_is_not_kept(cache: Cache, other: Cache, eventually: Eventually) -> None:
-    near, key = cache._near, "cache:key"
+    near, far = cache._near, cache._blocking.store._far
     cache.put("key", "old")
-    read = near._keyspace and cache._blocking.store._far.read
+    read = far.read_one
 
-    async def read_and_dawdle(keys: Any) -> Any:
-        entries = await read(keys)
+    async def read_and_dawdle(key: str) -> Any:
+        entry = await read(key)
         other.put("key", "new")
-        eventually(lambda: key not in near._tokens, timeout=2)
-        return entries
+        eventually(lambda: "cache:key" not in near._tokens, timeout=2)
+        return entry
 
-    cache._blocking.store._far.read = read_and_dawdle
+    far.read_one = read_and_dawdle
     assert cache.get("key") == "old"
-    cache._blocking.store._far.read = read
+    far.read_one = read
     assert cache.get("key") == "new"
 
 

@@ -117,7 +117,9 @@ def test_a_server_that_is_gone_is_told_and_so_is_what_it_has_not_been_told(redis
         assert told.reason.startswith("the server does not answer: ")
         proxy.pass_through()
         cache._breaker.succeeded()
-        assert "was removed while the server did not answer" in cache.explain("user:1").reason
+        told = cache.explain("user:1")
+        assert (told.decision, told.tier, told.on_server) == (Decision.MISS, None, True)
+        assert "was removed while the server did not answer" in told.reason
         assert cache.explain("user:2").decision is Decision.HIT
         assert cache.get("user:1") is None
         assert cache.explain("user:1").reason == "there is no entry"
@@ -132,6 +134,17 @@ def test_a_copy_in_this_process_is_told_beside_what_the_server_has(redis_url: st
     assert (told.tier, told.in_memory, told.on_server) == ("memory", True, True)
     assert told.refresh_in > 500
     assert "lies in   memory and server" in str(told)
+    cache.close()
+
+
+def test_a_copy_is_told_while_the_server_does_not_answer(redis_url: str, eventually: Eventually) -> None:
+    cache = Cache(redis_url)
+    cache.put("user:1", 1, 600)
+    eventually(lambda: cache.get("user:1") and cache.stats().memory_items)
+    cache._breaker.failed(ConnectionError("cut"))
+    told = cache.explain("user:1")
+    assert (told.decision, told.tier, told.in_memory, told.on_server) == (Decision.HIT, "memory", True, None)
+    assert cache.explain("user:2").reason.startswith("the server does not answer: ")
     cache.close()
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
@@ -146,13 +146,38 @@ def test_who_waits_for_anothers_callback_is_counted_with_the_time(
     assert one.wait_seconds + other.wait_seconds == pytest.approx(sum(event.seconds for event in seen))
 
 
+def test_what_makes_room_in_memory_is_counted() -> None:
+    cache = Cache("memory://?max_items=2")
+    for number in range(5):
+        cache.put(f"user:{number}", "value")
+    assert cache.stats().namespaces["user"].evicted == 3
+    assert cache.stats().memory_items == 2
+
+
+def test_a_caller_that_does_not_wait_for_the_end_is_counted(clock: Clock) -> None:
+    cache, go = Cache("memory://", clock=clock), Event()
+    cache.remember("user:1", 10, lambda: "first", grace=60)
+    clock.advance(11)
+    assert cache.remember("user:1", 10, lambda: go.wait(10), grace=60, soft_timeout=0.01) == "first"
+    go.set()
+    stats = cache.stats()
+    assert (stats.late, stats.stale) == (1, 1)
+
+
 def test_threads_that_hit_at_the_same_time_lose_no_count() -> None:
-    cache, threads, hits = Cache("memory://"), 4, 5_000
+    cache, threads, hits = Cache("memory://"), 4, 20_000
     cache.put("user:1", "value")
+    together = Barrier(threads)
+
+    def read() -> None:
+        together.wait(10)
+        for _ in range(hits):
+            cache.get("user:1")
+
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        readers = [Thread(target=lambda: [cache.get("user:1") for _ in range(hits)]) for _ in range(threads)]
+        readers = [Thread(target=read) for _ in range(threads)]
         for reader in readers:
             reader.start()
         for reader in readers:
