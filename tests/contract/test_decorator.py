@@ -212,6 +212,18 @@ def test_a_pair_as_ttl_gives_a_late_value_at_once() -> None:
     assert cache.get("late") == now
 
 
+def test_the_options_of_remember_are_passed_on(cache: Cache) -> None:
+    counted = Counted()
+
+    @cached(none_ttl=0, cache=cache)
+    def load() -> None:
+        counted()
+
+    load()
+    load()
+    assert counted.calls == 2
+
+
 # Methods
 
 
@@ -521,6 +533,8 @@ def _load(user_id: int) -> int:
         ({"tags": "users"}, "several texts"),
         ({"ttl": "soon"}, "no length of time"),
         ({"ttl": (60, "soon")}, "no length of time"),
+        ({"soft_timeout": "soon"}, "no length of time"),
+        ({"hard_timeout": 0}, "needs some time"),
         ({"namespace": "a\nb"}, "control characters"),
         ({"cache": "redis://localhost"}, "give a Cache"),
     ],

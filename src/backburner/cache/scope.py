@@ -52,9 +52,8 @@ class Scope:
 
 
 def current_scope() -> Scope | None:
-    """The scope that the caller runs in, if it has not ended."""
-    scope = _scope.get()
-    return None if scope is None or scope.ended else scope
+    """The scope that the caller runs in; one that has ended keeps nothing."""
+    return _scope.get()
 
 
 @contextmanager
