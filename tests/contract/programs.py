@@ -1,32 +1,89 @@
 """What the other processes of `test_across_processes` do: ``python -m tests.contract.programs NAME URL …``."""
 
 import asyncio
+import json
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 from backburner import Cache
 
 
-def compute(url: str, callers: str) -> None:
-    """Many tasks miss at once; each computation leaves a mark in the server. Prints how many got the value."""
+def compute(url: str, kind: str, callers: str) -> None:
+    """For each key that is told: many callers miss at once. Each computation leaves a mark in the server. Prints how
+    many got the value."""
+    cache = Cache(url, strict=True, timeout=5)
+    marks = Cache(url, prefix="marks:", strict=True, timeout=5)
+    {"asyncio": _compute_in_tasks, "threads": _compute_in_threads}[kind](cache, marks, int(callers))
 
-    async def main() -> None:
-        cache = Cache(url, strict=True, timeout=5)
-        marks = Cache(url, prefix="marks:", strict=True, timeout=5)
 
-        async def load() -> dict[str, int]:
-            await marks.aincrement("computed")
+def _compute_in_tasks(cache: Cache, marks: Cache, callers: int) -> None:
+    async def remember_all(key: str) -> list[object]:
+        async def load() -> dict[str, str]:
+            await marks.aincrement(key)
             await asyncio.sleep(0.05)
-            return {"value": 42}
+            return {"value": key}
 
-        print("ready", flush=True)
-        sys.stdin.readline()
-        values = await asyncio.gather(*[cache.aremember("key", 60, load) for _ in range(int(callers))])
-        print(sum(value == {"value": 42} for value in values), flush=True)
-        await cache.aclose()
-        await marks.aclose()
+        return await asyncio.gather(*[cache.aremember(key, 60, load) for _ in range(callers)])
 
-    asyncio.run(main())
+    with asyncio.Runner() as runner:
+        _answer(lambda key: runner.run(remember_all(key)))
+        runner.run(cache.aclose())
+        runner.run(marks.aclose())
+
+
+def _compute_in_threads(cache: Cache, marks: Cache, callers: int) -> None:
+    with ThreadPoolExecutor(callers) as pool:
+
+        def remember_all(key: str) -> list[object]:
+            def load() -> dict[str, str]:
+                marks.increment(key)
+                time.sleep(0.05)
+                return {"value": key}
+
+            return list(pool.map(lambda _: cache.remember(key, 60, load), range(callers)))
+
+        _answer(remember_all)
+
+
+def _answer(remember_all: Callable[[str], list[object]]) -> None:
+    remember_all("warm-up")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        key = line.strip()
+        print(sum(value == {"value": key} for value in remember_all(key)), flush=True)
+
+
+def gather(url: str, *keys: str) -> None:
+    """Say which keys it computes together, and do so when told; print what `remember_many` gave."""
+    cache = Cache(url, strict=True, timeout=5)
+
+    def load(missing: list[str]) -> dict[str, str]:
+        print("computing", *missing, flush=True)
+        return dict.fromkeys(missing, sys.stdin.readline().strip())
+
+    print(json.dumps(cache.remember_many(keys, 60, load)), flush=True)
+
+
+def overlap(url: str, seed: str) -> None:
+    """Ask for lists of keys, in any order, from several threads at once; mark each computation in the server."""
+    cache = Cache(url, strict=True, timeout=5)
+    marks = Cache(url, prefix="marks:", strict=True, timeout=5)
+    random = Random(seed)
+    lists = [random.sample([f"key {n}" for n in range(40)], 20) for _ in range(40)]
+
+    def load(missing: list[str]) -> dict[str, str]:
+        for key in missing:
+            marks.increment(key)
+        return {key: key.upper() for key in missing}
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with ThreadPoolExecutor(8) as pool:
+        values = list(pool.map(lambda keys: cache.remember_many(keys, 60, load), lists))
+    print(sum(got == {key: key.upper() for key in keys} for got, keys in zip(values, lists, strict=True)), flush=True)
 
 
 def hang(url: str, lease: str) -> None:
@@ -40,9 +97,9 @@ def hang(url: str, lease: str) -> None:
     cache.remember("key", 60, load)
 
 
-def slow(url: str) -> None:
+def slow(url: str, lease: str = "10") -> None:
     """Compute until told to go on; print what `remember` gave."""
-    cache = Cache(url, strict=True)
+    cache = Cache(url, strict=True, lease=float(lease))
 
     def load() -> str:
         print("computing", flush=True)

@@ -1,14 +1,20 @@
 """Claims about two processes, made by two processes."""
 
+import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
 
 from backburner import Cache
+from tests.conftest import Eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,18 +55,119 @@ def cache(redis_url: str) -> Iterator[Cache]:
     cache.close()
 
 
-@pytest.mark.parametrize("attempt", range(3))
-def test_five_hundred_misses_over_two_processes_compute_once(
-    redis_url: str, programs: list[Program], attempt: int
+@pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["asyncio", "threads"])
+def test_five_hundred_misses_over_two_processes_compute_once_in_each_round(
+    redis_url: str, programs: list[Program], kind: str, rounds: int
 ) -> None:
-    del attempt  # each must do
-    programs += [Program("compute", redis_url, "250") for _ in range(2)]
+    programs += [Program("compute", redis_url, kind, "250") for _ in range(2)]
+    assert [program.says() for program in programs] == ["ready", "ready"]
+    keys = [f"round {n}" for n in range(rounds)]
+    for key in keys:
+        for program in programs:
+            program.tell(key)
+        assert [program.says() for program in programs] == ["250", "250"]
+    marks = Cache(redis_url, prefix="marks:", strict=True)
+    assert marks.many(keys) == dict.fromkeys(keys, 1)
+    marks.close()
+
+
+@pytest.mark.slow  # the lease has to end several times
+def test_a_callback_that_outlasts_its_lease_several_times_is_called_once(
+    redis_url: str, cache: Cache, programs: list[Program], eventually: Eventually
+) -> None:
+    programs.append(Program("slow", redis_url, "0.5"))
+    assert programs[0].says() == "computing"
+    with ThreadPoolExecutor(1) as pool, redis.Redis.from_url(redis_url) as client:
+        waiting = pool.submit(cache.remember, "key", 60, lambda: "computed twice")
+        eventually(lambda: client.info("commandstats").get("cmdstat_pexpire", {"calls": 0})["calls"] > 10)
+        assert not waiting.done()
+        programs[0].tell("value")
+        assert waiting.result() == "value"
+    assert programs[0].says() == "value"
+    assert cache.get("key") == "value"
+
+
+def test_a_process_that_was_held_up_for_longer_than_its_lease_stores_nothing(
+    redis_url: str, cache: Cache, programs: list[Program]
+) -> None:
+    programs.append(Program("slow", redis_url, "0.3"))
+    assert programs[0].says() == "computing"
+    programs[0].process.send_signal(signal.SIGSTOP)
+    assert cache.remember("key", 60, lambda: "of the next") == "of the next"
+    programs[0].process.send_signal(signal.SIGCONT)
+    programs[0].tell("of before")
+    assert programs[0].says() == "of before"
+    assert cache.get("key") == "of the next"
+
+
+def test_two_processes_that_ask_for_overlapping_lists_compute_each_key_once(
+    redis_url: str, programs: list[Program]
+) -> None:
+    programs.append(Program("gather", redis_url, "a", "b", "c"))
+    assert programs[0].says() == "computing a b c"
+    programs.append(Program("gather", redis_url, "d", "c", "b", "e"))
+    assert programs[1].says() == "computing d e"
+    programs[1].tell("second")
+    programs[0].tell("first")
+    assert json.loads(programs[0].says()) == {"a": "first", "b": "first", "c": "first"}
+    assert json.loads(programs[1].says()) == {"d": "second", "c": "first", "b": "first", "e": "second"}
+
+
+def test_who_waits_for_keys_of_a_list_computes_them_when_the_other_process_is_killed(
+    redis_url: str, programs: list[Program]
+) -> None:
+    cache = Cache(redis_url, strict=True, lease=0.3)
+    began, go = threading.Event(), threading.Event()
+
+    def load(missing: list[str]) -> dict[str, list[str]]:
+        began.set()
+        assert go.wait(10)
+        return dict.fromkeys(missing, missing)
+
+    with ThreadPoolExecutor(1) as pool:
+        programs.append(Program("gather", redis_url, "a", "b"))
+        assert programs[0].says() == "computing a b"
+        waiting = pool.submit(cache.remember_many, ["b", "c"], 60, load)
+        assert began.wait(10)
+        with redis.Redis.from_url(redis_url) as client:  # its lease is a long one; let it be nearly over
+            client.pexpire("cache:\x01lease:b", 100)
+        programs[0].process.kill()
+        go.set()
+        assert waiting.result() == {"b": ["b"], "c": ["c"]}
+    cache.close()
+
+
+@pytest.mark.parametrize("interfere", ["forget", "flush the tag"])
+def test_what_another_process_removes_while_a_list_is_computed_wins(
+    redis_url: str, cache: Cache, programs: list[Program], interfere: str
+) -> None:
+    other = Cache(redis_url, strict=True)
+
+    def load(missing: list[str]) -> dict[str, int]:
+        if interfere == "forget":
+            other.forget("b")
+        else:
+            other.tags("books").flush()
+        return dict.fromkeys(missing, 1)
+
+    assert cache.tags("books").remember_many(["a", "b"], 60, load) == {"a": 1, "b": 1}
+    assert cache.many(["a", "b"]) == ({"a": 1} if interfere == "forget" else {})
+    other.close()
+
+
+@pytest.mark.slow
+def test_overlapping_lists_in_any_order_neither_hang_nor_compute_a_key_twice(
+    redis_url: str, programs: list[Program]
+) -> None:
+    programs += [Program("overlap", redis_url, seed) for seed in ("one", "two")]
     assert [program.says() for program in programs] == ["ready", "ready"]
     for program in programs:
         program.tell("go")
-    assert [program.says() for program in programs] == ["250", "250"]
+    assert [program.says() for program in programs] == ["40", "40"]
     marks = Cache(redis_url, prefix="marks:", strict=True)
-    assert marks.get("computed") == 1
+    keys = [f"key {n}" for n in range(40)]
+    assert set(marks.many(keys).values()) == {1}
     marks.close()
 
 
