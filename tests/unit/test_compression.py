@@ -16,6 +16,7 @@ from backburner import Cache
 from backburner.cache.compression import THRESHOLD, Compression
 from backburner.errors import CodecError, ConfigError
 from backburner.events import Undecodable
+from tests.conftest import Eventually
 
 LARGE = b"J" + b'{"title":"Emma"},' * 200
 LIMIT = 100_000
@@ -129,6 +130,13 @@ def test_values_are_compressed_on_the_server_and_come_back(cache: Any, server: A
     assert there.remember("titles", 60, pytest.fail) == TITLES
     assert there.add("titles", []) is False
     assert there.pull("titles") == TITLES
+
+
+def test_copies_in_the_process_are_whole(cache: Any, eventually: Eventually) -> None:
+    here = cache(l1=True)
+    here.put("titles", TITLES)
+    eventually(lambda: (here.get("titles"), here._near.look("titles"))[1])
+    assert here._near.look("titles").payload.startswith(b'J["Emma"')
 
 
 def test_a_compressed_entry_that_is_dead_is_replaced_by_add(cache: Any, server: Any) -> None:

@@ -9,14 +9,13 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from backburner.cache.codec import codec_for
-from backburner.cache.context import Context
 from backburner.cache.compression import Compression
+from backburner.cache.context import Context
 from backburner.cache.counters import COUNTED, Counters
 from backburner.cache.engine import FOREVER, MISSING, Engine
 from backburner.cache.entry import ENCODED, TTL, Duration, Entry, seconds
@@ -253,7 +252,7 @@ class Verbs:
         """
         value = self._hit(key)
         if value is MISSING:
-            plan = self._flexible(callback, ttl, options)
+            plan = Plan.flexible(callback, ttl, self._tags, options)
             value = run(self._read_through(self._engine()).remember(check_key(key), plan))
         return cast("T", value)
 
@@ -267,7 +266,7 @@ class Verbs:
         """As `flexible`; in the background means in a task of this event loop."""
         value = self._hit(key)
         if value is MISSING:
-            plan = self._flexible(callback, ttl, options)
+            plan = Plan.flexible(callback, ttl, self._tags, options)
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
@@ -276,15 +275,6 @@ class Verbs:
 
     def _plan(self, callback: Callable[..., Any], ttl: TTL, options: Options) -> Plan:
         return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
-
-    def _flexible(self, callback: Callable[..., Any], ttl: tuple[Duration, Duration], options: Options) -> Plan:
-        fresh, stale = map(seconds, ttl)
-        if stale < fresh:
-            raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
-        if "grace" in options:
-            raise ValueError(f"ttl={ttl!r} says how long a value is kept; with it there is no grace")
-        plan = Plan.of(callback, fresh, self._tags, options)
-        return replace(plan, grace=stale - fresh, in_background=True)
 
     # Several values
 
@@ -388,8 +378,8 @@ class Cache(Verbs):
         default_ttl: how long entries live when nothing else is said; ``None``: for ever.
         serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
         signing_key: at least 16 bytes, for ``pickle``.
-        compression: ``zstd``, ``auto`` (zstd if the package zstandard is installed) or ``None``. On the server only, and
-            only values of more than 2 KB that become smaller by a tenth or more.
+        compression: ``zstd``, ``auto`` (zstd if the package zstandard is installed) or ``None``. On the server, not in
+            memory, and only of values of more than 2 KB that become smaller by a tenth or more.
         max_value_bytes: encoded, before compression. A larger value is refused by `put` and `add`; what is computed is
             given to the caller and not stored, which is an event, or an error if the cache is strict.
         l1: keep copies of entries in use in this process, dropped as soon as the server says that they changed: a
@@ -497,7 +487,7 @@ class Cache(Verbs):
     def memo(self) -> "MemoizedCache":
         """The same cache, which within one request, or another `memo_scope`, reads a key once and gives the same object
         from then on. Outside it is the cache itself."""
-        from backburner.cache.memo import MemoizedCache  # noqa: PLC0415 - it builds on this module
+        from backburner.cache.memo import MemoizedCache  # here, since it builds on this module
 
         return MemoizedCache(self)
 

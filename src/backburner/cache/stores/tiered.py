@@ -32,8 +32,11 @@ _SCALARS: Final = frozenset(b'"-0123456789tfn')
 
 
 class Near(MemoryStore):
-    """Copies of a server's entries and of its tags' versions. Entries are kept by `Keyspace.local`, since news of a change
-    gives the name on the server: for long keys, the short cut to a hit finds nothing, and `copy_of` does."""
+    """Copies of a server's entries and of its tags' versions.
+
+    Entries are kept by `Keyspace.local`, since news of a change give the name on the server: for a long key, the short
+    cut to a hit finds nothing, and `copy_of` does.
+    """
 
     def __init__(
         self, url: str, keyspace: Keyspace, *, policy: str, max_items: int, max_bytes: int | str, timeout: float
@@ -101,8 +104,9 @@ class Near(MemoryStore):
         """Keep what a read brought, if its token is still there."""
         with self._guard:
             if self._tokens.pop(self._keyspace.entry(key), None) is token:
+                entry = replace(entry, refresh_at=min(entry.refresh_at, now + CAP))
                 with self._lock:
-                    self._put(self._keyspace.local(key), replace(entry, refresh_at=min(entry.refresh_at, now + CAP)), now)
+                    self._put(self._keyspace.local(key), entry, now)
 
     def keep_tag(self, tag: str, version: bytes, token: object) -> None:
         """Keep the version of a tag, if its token is still there."""
