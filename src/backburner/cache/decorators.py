@@ -165,10 +165,11 @@ class _Calls:
     ) -> None:
         if not (isinstance(cache, Verbs) or callable(cache)):
             raise ConfigError(f"cache={cache!r}: give a Cache, or a function that gives one")
-        for duration in ttl if isinstance(ttl, tuple) else (ttl,):
-            if duration is not None:
-                seconds(duration)
-        Plan.of(function, 0, (), options)  # to have them refused here, and not by each call
+        # What makes no sense is refused here, and not by each call.
+        if isinstance(ttl, tuple):
+            Plan.flexible(function, ttl, (), options)
+        else:
+            Plan.of(function, 0 if ttl is None else seconds(ttl), (), options)
         self._function = function
         self._asynchronous = inspect.iscoroutinefunction(function)
         self._ttl = ttl

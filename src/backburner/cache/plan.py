@@ -5,7 +5,7 @@ Pure: nothing is waited for or stored here. That is `remember`'s business; what 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import random
 from typing import Any, Final, Self, TypedDict
 
@@ -109,6 +109,33 @@ class Plan:
             jitter_seconds=0.0 if as_fraction else _duration("jitter", jitter),
             throttle=times.get("throttle", THROTTLE),
         )
+
+    @classmethod
+    def flexible(
+        cls,
+        callback: Callable[..., Any],
+        ttl: tuple[Duration, Duration],
+        tags: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> Self:
+        """The plan of ``ttl=(fresh, stale)``: given late, and renewed in the background.
+
+        Raises:
+            TypeError: as `of`.
+            ValueError: as `of`; or the two make no sense.
+        """
+        try:
+            first, second = ttl
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"ttl={ttl!r}: write how long a value is fresh and how long it may be given: ('1m', '10m')"
+            ) from None
+        fresh, stale = seconds(first), seconds(second)
+        if stale < fresh:
+            raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
+        if "grace" in options:
+            raise ValueError(f"ttl={ttl!r} says how long a value is kept; with it there is no grace")
+        return replace(cls.of(callback, fresh, tags, options), grace=stale - fresh, in_background=True)
 
     @property
     def timed(self) -> bool:
