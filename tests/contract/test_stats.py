@@ -1,5 +1,6 @@
 """What a cache counts: every kind of thing that happens, by namespace and by tier."""
 
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,27 @@ def test_a_forked_child_counts_from_nothing_and_goes_on_counting() -> None:
     counters.after_fork()
     held.hits += 1
     assert (counters.snapshot()["user"].hits, counters.snapshot()["user"].misses) == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_process_tells_only_what_it_did_itself() -> None:
+    cache = Cache("memory://")
+    cache.put("user:1", "value")
+    cache.get("user:1")
+    fork = multiprocessing.get_context("fork")
+    told = fork.SimpleQueue()
+
+    def child() -> None:
+        cache.get("user:1")
+        cache.get("user:2")
+        stats = cache.stats()
+        told.put((stats.hits, stats.misses, stats.stored))
+
+    process = fork.Process(target=child)
+    process.start()
+    process.join(10)
+    assert told.get() == (1, 1, 0)
+    assert cache.stats().hits == 1
 
 
 def test_what_was_told_is_not_changed_by_what_happens_later() -> None:
