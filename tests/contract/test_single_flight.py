@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 
 from backburner import Cache
+from backburner.events import LeaseLost
 from tests.conftest import Eventually
+from tests.processes import free_port
 
 
 @pytest.fixture(params=["memory://", "valkey"])
@@ -221,3 +224,102 @@ def test_no_increment_is_lost(cache: Cache) -> None:
     with ThreadPoolExecutor(16) as pool:
         totals = list(pool.map(lambda _: cache.increment("visits"), range(500)))
     assert sorted(totals) == list(range(1, 501))
+
+
+def test_what_another_process_computed_between_the_look_and_the_lease_is_not_computed_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = (Cache(redis_url, strict=True, timeout=5) for _ in range(2))
+    begin = cache._blocking.store.begin
+
+    async def late(*arguments: Any) -> Any:
+        other.remember("key", 60, lambda: "of the other")
+        return await begin(*arguments)
+
+    monkeypatch.setattr(cache._blocking.store, "begin", late)
+    assert cache.remember("key", 60, lambda: "computed twice") == "of the other"
+    other.forget_many(["key", "more"])
+    assert cache.remember_many(["key", "more"], 60, lambda keys: dict.fromkeys(keys, "computed")) == {
+        "key": "of the other",
+        "more": "computed",
+    }
+    cache.close()
+    other.close()
+
+
+def test_bytes_that_cannot_be_read_are_replaced_by_what_is_computed(redis_url: str) -> None:
+    cache = Cache(redis_url, strict=True, timeout=5)
+    with redis.Redis.from_url(redis_url) as client:
+        client.mset({"cache:key": "what is this?", "cache:other": "?"})
+    assert cache.remember("key", 60, lambda: "computed") == "computed"
+    assert cache.remember_many(["key", "other"], 60, lambda keys: dict.fromkeys(keys, 1)) == {
+        "key": "computed",
+        "other": 1,
+    }
+    assert cache.many(["key", "other"]) == {"key": "computed", "other": 1}
+    cache.close()
+
+
+def test_a_write_at_the_last_moment_wins_over_what_was_computed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = cache._blocking.store.finish
+
+    async def late(*arguments: Any) -> Any:
+        cache.put("key", "written")
+        return await finish(*arguments)
+
+    monkeypatch.setattr(cache._blocking.store, "finish", late)
+    assert cache.remember("key", 60, lambda: "computed") == "computed"
+    assert cache.get("key") == "written"
+
+
+def test_without_the_server_one_of_many_threads_computes(eventually: Eventually) -> None:
+    cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
+    slow = Slow()
+    with ThreadPoolExecutor(10) as pool:
+        results = [pool.submit(cache.remember, "key", 60, slow) for _ in range(10)]
+        eventually(lambda: _waiting(cache) == 9)
+        slow.go.set()
+        assert [result.result() for result in results] == [[1]] * 10
+    assert slow.calls == 1
+    cache.close()
+
+
+def test_a_lease_that_was_taken_away_is_noticed_while_the_callback_runs(redis_url: str, eventually: Eventually) -> None:
+    cache, other = (Cache(redis_url, strict=True, timeout=5, lease=0.05) for _ in range(2))
+    seen: list[Any] = []
+    cache.events.subscribe(seen.append, LeaseLost)
+    slow = Slow()
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(cache.remember, "key", 60, slow)
+        assert slow.began.wait(10)
+        other.forget("key")
+        eventually(lambda: seen == [LeaseLost("key")])
+        slow.go.set()
+        assert leader.result() == [1]
+    assert cache.missing("key")
+    cache.close()
+    other.close()
+
+
+def test_a_blocking_verb_does_not_wait_for_what_its_own_event_loop_renews_in_the_background(redis_url: str) -> None:
+    async def main() -> None:
+        now = [1_700_000_000.0]
+        cache = Cache(redis_url, strict=True, timeout=5, clock=lambda: now[0])
+        began, go = asyncio.Event(), asyncio.Event()
+
+        async def load() -> str:
+            began.set()
+            await go.wait()
+            return "renewed"
+
+        await cache.aflexible("key", (10, 60), lambda: "old")
+        now[0] += 11
+        assert await cache.aflexible("key", (10, 60), load) == "old"
+        await began.wait()
+        assert cache.remember("key", 60, lambda: "of the blocking verb") == "of the blocking verb"
+        go.set()
+        while await cache.aget("key") != "renewed":  # noqa: ASYNC110 - nobody says when it is stored
+            await asyncio.sleep(0)
+        await cache.aclose()
+
+    asyncio.run(main())
