@@ -34,22 +34,24 @@ _LASTING: Final = frozenset({"no-store", "private", "vary", "credentials", "set-
 
 
 class Passing:
-    """Keys whose responses were for one client only a moment ago: requests for them need not wait for each other."""
+    """Keys whose responses were for one client only a moment ago: requests for them need not wait for each other.
+    Requests with credentials are another matter than those without."""
 
     _SECONDS: Final = 10.0
     _MOST: Final = 10_000
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+        self._until: dict[tuple[str, bool], float] = {}
 
-    def add(self, key: str) -> None:
+    def add(self, key: str, *, credentials: bool) -> None:
         """Note one; when there are too many, it begins anew."""
         if len(self._until) >= self._MOST:
             self._until.clear()
-        self._until[key] = time.monotonic() + self._SECONDS
+        self._until[key, credentials] = time.monotonic() + self._SECONDS
 
-    def __contains__(self, key: str) -> bool:
-        return self._until.get(key, 0.0) > time.monotonic()
+    def has(self, key: str, *, credentials: bool) -> bool:
+        """Whether that was noted lately."""
+        return self._until.get((key, credentials), 0.0) > time.monotonic()
 
 
 class NotShared(Exception):
@@ -205,10 +207,10 @@ class Call:
 
     async def begin(self) -> bool:
         """Ask for the right to store. False if another process has just stored what is wanted."""
-        key = self._place.key
+        key, mark = self._place.key, self._place.mark
         try:
             while True:
-                turn = await self._engine.begin({key: self._place.mark}, self._place.tags, _TAGS_KEPT)
+                turn = await self._engine.begin({key: mark}, self._place.tags, _TAGS_KEPT)
                 if key in turn.keys:
                     self._turn = turn
                     break
@@ -216,6 +218,8 @@ class Call:
                     return False
                 if key in turn.taken:
                     await self._engine.store.wait(turn.taken[key])
+                # What is there and cannot be used shall not keep this from computing for ever.
+                mark = None
                 found = await self._place.find()
                 if self._place.key != key:
                     break  # it varies now, and what is computed under this key would not be found
@@ -303,7 +307,7 @@ class Call:
     def passed(self) -> None:
         """Let those who wait go on by themselves."""
         if self._reason in _LASTING:
-            self._passing.add(self._place.key)
+            self._passing.add(self._place.key, credentials=self._request.credentials(self._policy))
         self.flight.error = NotShared()
         self._engine.flights.land(self._place.key, self.flight)
 

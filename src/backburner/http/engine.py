@@ -42,7 +42,7 @@ class ResponseCache:
                 stored, entry = hit
                 now = self._cache._clock()  # noqa: SLF001
                 name = policy.cache_status
-                status = f"{name}; hit; ttl={int(entry.fresh_until - now)}" if name else ""
+                status = f"{name}; hit; ttl={round(entry.fresh_until - now)}" if name else ""
                 start, body = answer(stored, method, request.seen, now, status)
                 await send(start)
                 await send(body)

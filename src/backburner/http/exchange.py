@@ -154,7 +154,9 @@ class Shared(Exchange):
         await self._connected.wait()
         if self.abandoned:
             return {"type": "http.disconnect"}
-        return await self._receive()
+        while (message := await self._receive())["type"] == "http.request":
+            pass  # the body, which was given already
+        return message
 
     async def send(self, message: Message) -> None:
         await super().send(message)

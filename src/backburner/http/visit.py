@@ -97,17 +97,20 @@ class Visit:
         self._engine.count(self._place.key, found.stored, found.entry, stale=now >= found.fresh_until)
         if verdict is rules.Use.RENEW:
             self._renew(found)
-        await self._serve(found.stored, f"hit; ttl={int(found.fresh_until - now)}")
+        await self._serve(found.stored, f"hit; ttl={round(found.fresh_until - now)}")
         return True
 
     def _may_wait(self, found: Found | None) -> bool:
         """Whether what others get would do for this request too, as far as can be told before."""
         seen = self._request.seen
-        if self._credentials or self._request.method == "HEAD" or self._place.key in self._passing:
+        if self._credentials or self._request.method == "HEAD" or self._is_passing():
             return False
         if found is None and b"range" in seen:
             return False
         return self._asked is None or "no-store" not in self._asked
+
+    def _is_passing(self) -> bool:
+        return self._passing.has(self._place.key, credentials=self._credentials)
 
     async def _follow(self, flight: Flight) -> bool:
         try:
@@ -174,7 +177,7 @@ class Visit:
         still be for all, though others do not wait for it."""
         call = self._call(found, Flight(None))
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
-        if not self._credentials or self._request.method == "HEAD" or self._place.key in self._passing:
+        if not self._credentials or self._request.method == "HEAD" or self._is_passing():
             call.forwarded = "fwd=bypass"
             exchange.let_pass()
             await self._app(self._request.scope, self._receive, exchange.send)

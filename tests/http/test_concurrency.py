@@ -1,0 +1,278 @@
+"""Several requests at once, and responses that come in pieces: one call for all who can share it, nothing held back
+from those who cannot, and nobody harmed by another one's leaving."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backburner import Cache
+from backburner.http import CacheMiddleware
+from tests.http.exchanges import Message, Origin, ask, respond
+
+pytestmark = pytest.mark.anyio
+Through = Callable[..., CacheMiddleware]
+
+
+class Client:
+    """A client whose messages a test looks at one by one."""
+
+    def __init__(self, app: Any, target: str = "/a") -> None:
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self.inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        self.got: asyncio.Queue[Message] = asyncio.Queue()
+        self.ready = asyncio.Event()
+        self.ready.set()
+        scope = {"type": "http", "method": "GET", "scheme": "http", "path": target, "query_string": b""}
+        self.task = asyncio.create_task(
+            app({**scope, "headers": [(b"host", b"shop.example")]}, self.inbox.get, self._send)
+        )
+
+    async def _send(self, message: Message) -> None:
+        await self.ready.wait()
+        self.got.put_nowait(message)
+
+
+async def test_the_application_is_called_once_for_all_who_ask_at_once(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(app)) for _ in range(100)]
+    await origin.called(1)
+    origin.gate.set()
+    replies = await asyncio.gather(*asking)
+    assert {reply.text for reply in replies} == {"/a 1"}
+    assert {reply["cache-status"] for reply in replies} == {
+        *("bb; fwd=uri-miss; fwd-status=200; stored", "bb; fwd=uri-miss; collapsed")
+    }
+
+
+async def test_two_processes_call_the_application_once(redis_url: str, origin: Origin) -> None:
+    caches = [Cache(redis_url) for _ in range(2)]  # flights and copies of their own, as in two processes
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(CacheMiddleware(origin, cache=cache))) for cache in caches for _ in range(10)]
+    await origin.called(1)
+    await asyncio.sleep(0.02)
+    origin.gate.set()
+    assert {(await reply).text for reply in asking} == {"/a 1"}
+    for cache in caches:
+        await cache.aclose()
+
+
+async def test_who_asks_first_may_leave_without_harming_those_who_wait(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.gate = asyncio.Event()
+    first = asyncio.create_task(ask(app))
+    await origin.called(1)
+    second, third = (asyncio.create_task(ask(app)) for _ in range(2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    third.cancel()
+    await asyncio.wait([first, third])
+    origin.gate.set()
+    assert (await second).text == "/a 1"
+    assert (await ask(app)).text == "/a 1"
+
+
+async def test_what_turns_out_to_be_for_one_client_makes_the_others_ask_at_the_same_time(
+    through: Through, origin: Origin
+) -> None:
+    app = through()
+    origin.headers = {"cache-control": "private"}
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(app)) for _ in range(10)]
+    await origin.called(1)
+    gate, origin.gate = origin.gate, asyncio.Event()
+    gate.set()
+    await origin.called(10)  # at once: none of them has been answered
+    origin.gate.set()
+    assert len({reply.text for reply in await asyncio.gather(*asking)}) == 10
+
+
+async def test_an_error_of_the_application_reaches_all_and_the_next_asks_again(
+    through: Through, origin: Origin
+) -> None:
+    app = through()
+
+    async def fail() -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError("no such book")
+
+    origin.answer = lambda scope: fail()
+    outcomes = await asyncio.gather(*(ask(app) for _ in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LookupError] * 5
+    assert len(origin.calls) == 1
+    origin.answer = None
+    assert (await ask(app)).text == "/a 2"
+
+
+async def test_those_who_wait_get_the_variant_that_is_theirs(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.answer = lambda scope: by_language(scope, origin)
+    asking = [asyncio.create_task(ask(app, accept_language=lang)) for lang in ("en", "de", "en", "de")]
+    assert [(await reply).text for reply in asking] == ["en", "de", "en", "de"]
+
+
+def by_language(scope: Message, origin: Origin) -> tuple[int, dict[str, str], bytes]:
+    language = dict(scope["headers"])[b"accept-language"]
+    return 200, {"cache-control": "max-age=60", "vary": "accept-language"}, language
+
+
+async def streamed(app: CacheMiddleware, pieces: "asyncio.Queue[bytes | None]", **headers: str) -> None:
+    """Make the application answer in pieces, until there is a ``None``."""
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        while (piece := await pieces.get()) is not None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    app._app = stream
+
+
+@pytest.mark.parametrize("control", ["no-store", "max-age=60"])
+async def test_a_stream_reaches_its_client_piece_by_piece(through: Through, control: str) -> None:
+    app = through()
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+    await streamed(app, pieces, cache_control=control)
+    client = Client(app)
+    for piece in (b"one", b"two"):
+        pieces.put_nowait(piece)
+        while (message := await client.got.get()).get("body") != piece:
+            assert message["type"] == "http.response.start"
+    pieces.put_nowait(None)
+    await client.task
+    assert client.got.get_nowait().get("more_body", False) is False
+    if control != "no-store":
+        assert (await ask(app)).body == b"onetwo"
+
+
+async def test_a_stream_that_may_be_stored_is_stored_also_when_its_client_leaves(through: Through) -> None:
+    app = through()
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+    await streamed(app, pieces, cache_control="max-age=60")
+    client = Client(app)
+    pieces.put_nowait(b"one")
+    await client.got.get()
+    second = asyncio.create_task(ask(app))
+    await asyncio.sleep(0.01)
+    client.task.cancel()
+    await asyncio.wait([client.task])
+    pieces.put_nowait(b"two")
+    pieces.put_nowait(None)
+    assert (await second).body == b"onetwo"
+
+
+async def test_a_stream_for_one_client_ends_with_that_client(through: Through) -> None:
+    app = through()
+    ended = asyncio.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"no-store")]})
+        try:
+            assert (await receive())["type"] == "http.disconnect"
+        finally:
+            ended.set()
+
+    app._app = stream
+    client = Client(app)
+    await client.got.get()
+    client.inbox.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(ended.wait(), 5)
+    await client.task
+
+
+async def test_an_application_that_streams_to_one_client_goes_no_faster_than_that_client_takes_it(
+    through: Through,
+) -> None:
+    app = through(max_body_bytes=1000)
+    sent = 0
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+            sent += 1
+        await send({"type": "http.response.body"})
+
+    app._app = stream
+    client = Client(app)
+    client.ready.clear()
+    await asyncio.sleep(0.02)
+    assert sent <= 11  # what may be kept, and no more
+    client.ready.set()
+    await client.task
+    body = b"".join(client.got.get_nowait().get("body", b"") for _ in range(client.got.qsize()))
+    assert body == b"x" * 10_000
+
+
+async def test_what_is_too_large_to_keep_is_called_for_by_each(through: Through, origin: Origin) -> None:
+    app = through(max_body_bytes=3)
+    assert [(await ask(app)).text for _ in range(2)] == ["/a 1", "/a 2"]
+
+
+async def test_what_the_application_does_after_answering_belongs_to_the_request(through: Through) -> None:
+    app = through()
+    done = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, 200, {"cache-control": "max-age=60"}, b"answered")
+        await asyncio.sleep(0.01)
+        done.append(scope["path"])
+        raise RuntimeError("the mail server is gone")
+
+    app._app = answer
+    client = Client(app)
+    with pytest.raises(RuntimeError, match="mail server"):
+        await client.task
+    assert done == ["/a"]
+    assert client.got.qsize() == 2
+    assert (await ask(app)).body == b"answered"
+
+
+async def test_responses_with_trailers_pass_through(through: Through) -> None:
+    app = through()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"cache-control", b"max-age=60")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+        await send({"type": "http.response.body", "body": b"body"})
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]})
+
+    app._app = answer
+    client = Client(app)
+    await client.task
+    kinds = [client.got.get_nowait()["type"] for _ in range(client.got.qsize())]
+    assert kinds == ["http.response.start", "http.response.body", "http.response.trailers"]
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+async def test_what_is_not_http_goes_to_the_application(through: Through, kind: str) -> None:
+    app = through()
+    seen = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope, receive, send))
+
+    app._app = answer
+    given = ({"type": kind, "path": "/a"}, object(), object())
+    await app(*given)
+    assert seen == [given]
+
+
+async def test_a_layer_further_out_that_changes_messages_changes_nobody_elses(through: Through, origin: Origin) -> None:
+    app = through()
+
+    async def marked(scope: Any, receive: Any, send: Any) -> None:
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-user", scope["query_string"]))
+            await send(message)
+
+        await app(scope, receive, mark)
+
+    assert [(await ask(marked))["x-user"] for _ in range(3)] == [""] * 3
+    assert len(origin.calls) == 1
