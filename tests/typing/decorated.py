@@ -18,6 +18,11 @@ async def aload(user_id: int) -> dict[str, int]:
     return {"id": user_id}
 
 
+@cached(ttl=("1m", "10m"), soft_timeout=0.1, cache=cache.memo())
+def once_per_request(user_id: int) -> bytes:
+    return b""
+
+
 class Shop:
     @cached(key="price:{book}", tags=["book:{book}"])
     def price(self, book: int) -> float:
@@ -49,6 +54,11 @@ async def main() -> None:
     assert_type(await aload.forget(5), bool)
     assert_type(aload.key(5), str)
     await aload("5")  # type: ignore[arg-type]
+
+    assert_type(once_per_request(5), bytes)
+    assert_type(cached(key="given", cache=lambda: cache)(load)(5), list[str])
+    cached(grase="1h")  # type: ignore[call-overload]
+    cached(hard_timeout=[])  # type: ignore[call-overload]
 
     shop = Shop()
     assert_type(shop.price(5), float)

@@ -1,8 +1,10 @@
 """The cache of the process: built once, from the environment or by the application, and replaced in tests."""
 
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
@@ -42,22 +44,53 @@ def test_what_the_environment_says_wrong_is_told_when_it_is_first_used(monkeypat
 
 
 def test_an_application_builds_its_own_once_whoever_comes_first() -> None:
-    together = Barrier(8)
+    all_here = Barrier(8)
     built: list[Cache] = []
 
     def build() -> Cache:
+        if not built:
+            all_here.wait(10)
         built.append(Cache("memory://"))
         return built[-1]
 
-    def first_use(_: int) -> Cache:
-        together.wait(10)
+    def use(first: bool) -> Cache:
+        if not first:
+            all_here.wait(10)
         return default_cache()
 
     set_default_cache(build)
     assert not built
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(first_use, range(8))) == set(built)
+        assert set(pool.map(use, [True, *[False] * 7])) == set(built)
     assert len(built) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_it_is_being_built_builds_its_own() -> None:
+    parent = os.getpid()
+    begun, go_on = Event(), Event()
+
+    def build() -> Cache:
+        if os.getpid() == parent:
+            begun.set()
+            go_on.wait(10)
+        return Cache("memory://")
+
+    set_default_cache(build)
+    thread = Thread(target=default_cache)
+    thread.start()
+    begun.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends it where it would wait for ever
+        try:
+            os._exit(0 if double(21) == 42 else 1)
+        finally:
+            os._exit(2)
+    go_on.set()
+    thread.join(10)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_functions_go_along_when_it_is_replaced() -> None:
