@@ -1,6 +1,5 @@
 """Who is told what, and what it costs where nobody listens."""
 
-
 import pytest
 
 from backburner import Cache
