@@ -45,17 +45,22 @@ def _server(command: Sequence[str], log: Path, **options: Any) -> Iterator[subpr
             process.wait(20)
 
 
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Redis server with these options of its command line, and its files in that folder."""
+    program = shutil.which("redis-server") or missing("Redis")
+    folder.mkdir(parents=True, exist_ok=True)
+    common = ["--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with _server([program, *options, *common], folder / "log") as process:
+        yield process
+
+
 @pytest.fixture(scope="session")
 def redis7(tmp_path_factory: pytest.TempPathFactory, eventually: Any) -> Iterator[str]:
     """The URL of one Redis server for all tests. Take `redis7_url` instead."""
-    program = shutil.which("redis-server") or missing("Redis")
-    folder, port = tmp_path_factory.mktemp("redis7"), free_port()
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
-    with (
-        _server([program, *options], folder / "log"),
-        redis.Redis(port=port) as client,
-    ):
-        eventually(lambda: _answers(client), timeout=20)
+    port = free_port()
+    with redis_server(tmp_path_factory.mktemp("redis7"), "--port", str(port)), redis.Redis(port=port) as client:
+        eventually(lambda: answers(client), timeout=20)
         if (version := client.info("server")["redis_version"]) < "7":
             pytest.skip(f"Redis {version} is older than 7.0")
         yield f"redis://127.0.0.1:{port}/0"
@@ -69,10 +74,11 @@ def redis7_url(redis7: str) -> str:
     return redis7
 
 
-def _answers(client: redis.Redis) -> bool:
+def answers(client: Any) -> bool:
+    """Whether a server is there and lets us in."""
     try:
         return bool(client.ping())
-    except redis.ConnectionError:
+    except (redis.ConnectionError, redis.TimeoutError):
         return False
 
 

@@ -69,6 +69,10 @@ class BlockingClient:
     def close(self) -> None:
         """Close the connection, once it has brought what was asked for. The client can be used again; it connects
         anew."""
+        self._leave_connection()
+        self._client.close()
+
+    def _leave_connection(self) -> None:
         line = self._line
         self._begin()
         line.close()
@@ -85,7 +89,7 @@ class BlockingClient:
             if isinstance(reply, redis.ResponseError):
                 if isinstance(reply, redis.ReadOnlyError):
                     # A master that became a replica. Its name or its Sentinels may know the new one by now.
-                    self.close()
+                    self._leave_connection()
                 raise reply
         return replies
 

@@ -36,7 +36,9 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
         sentinel: Any = redis.sentinel.Sentinel  # redis-py has no types for it
         return cast(
             "redis.Redis",
-            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(server.master),
+            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(
+                server.master, redis_class=_Master
+            ),
         )
     return redis.Redis.from_pool(redis.ConnectionPool.from_url(server.redis_url, **options | _protocol(server)))
 
@@ -49,7 +51,9 @@ def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.as
         sentinel: Any = redis.asyncio.sentinel.Sentinel
         return cast(
             "redis.asyncio.Redis",
-            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(server.master),
+            sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(
+                server.master, redis_class=_AsyncMaster
+            ),
         )
     # A plain pool raises when all its connections are in use; this one waits, within the same budget.
     pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -58,6 +62,26 @@ def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.as
         **{"timeout": timeout} | options | _protocol(server),
     )
     return redis.asyncio.Redis.from_pool(pool)
+
+
+class _Master(redis.Redis):
+    """Closes its connections to the Sentinels too, which redis-py leaves to the garbage collector."""
+
+    def close(self) -> None:
+        super().close()
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            sentinel.close()
+
+
+class _AsyncMaster(redis.asyncio.Redis):
+    """As `_Master`."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _options(timeout: float, name: str) -> dict[str, Any]:
