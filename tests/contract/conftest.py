@@ -14,7 +14,7 @@ from backburner import Cache
 
 STORES = [
     "memory://?policy=lru&max_items=1000",
-    "memory://?policy=lfu&max_items=1000",
+    "memory://?policy=s3fifo&max_bytes=10MB",
     "memory://?policy=ttl&max_items=1000",
     "valkey",
     pytest.param("redis7", marks=pytest.mark.slow),

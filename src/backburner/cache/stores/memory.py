@@ -35,9 +35,9 @@ _MANY: Final = 50_000
 _GC_HEADER: Final = 16
 _BYTES: Final = getsizeof(b"")
 _FLOAT: Final = getsizeof(1.5)
-_PLACE_IN_ENDS: Final = 45
-_ENTRY: Final = Entry.__basicsize__ + _GC_HEADER + 3 * _FLOAT + getsizeof(1 << 20) + _PLACE_IN_ENDS
-"""With its times and its size."""
+_PLACE_IN_ENDS: Final = 40
+_ENTRY: Final = Entry.__basicsize__ + _GC_HEADER + 2 * _FLOAT + getsizeof(1 << 20) + _PLACE_IN_ENDS
+"""With when it was made, when it ends, and its size."""
 _PAIR: Final = getsizeof(("tag", b"version")) + _GC_HEADER + getsizeof(b"version8") + 8
 """Of a tag, aside from its name."""
 

@@ -79,7 +79,7 @@ def policy_of(name: str, ends: Ends) -> Policy:
 class LeastRecentlyUsed:
     """The order of an `OrderedDict` is the order of use."""
 
-    overhead = 160
+    overhead = 120
 
     def __init__(self) -> None:
         self.entries: OrderedDict[str, Entry] = OrderedDict()
@@ -109,7 +109,7 @@ class LeastRecentlyUsed:
 class FirstToExpire:
     """What ends first goes first."""
 
-    overhead = 75
+    overhead = 60
 
     def __init__(self, ends: Ends) -> None:
         self.entries: dict[str, Entry] = {}
@@ -136,7 +136,7 @@ class _Queued:
     back, as most do: what is invalidated is wanted.
     """
 
-    overhead = 85
+    overhead = 75
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
