@@ -499,6 +499,16 @@ def test_an_argument_that_shows_as_a_memory_address_is_refused_with_advice(memor
     assert left_out(Session(), 5) == left_out(Session(), 5) == 5
 
 
+def test_an_argument_may_have_any_name(memory: Cache) -> None:
+    @cached(cache=memory)
+    def search(**filters: str) -> dict[str, str]:
+        return filters
+
+    names = {name: "x" for name in ("self", "key", "cache", "made", "hit", "name")}
+    assert search(**names) == search(**names) == search.refresh(**names) == names
+    assert search.forget(**names) is True
+
+
 def test_missing_arguments_are_python_s_own_error(memory: Cache) -> None:
     @cached(key="user:{user_id}", cache=memory)
     def load(user_id: int) -> int:

@@ -206,7 +206,7 @@ class _Calls:
         made.forget, made.refresh = (self.aforget, self.arefresh) if self._asynchronous else (self.forget, self.refresh)
         return made  # type: ignore[no-any-return]
 
-    def read(self, *arguments: Any, **keywords: Any) -> Any:
+    def read(self, /, *arguments: Any, **keywords: Any) -> Any:
         """What the cache has for these arguments, or else the function's result; to be awaited, where that is."""
         cache = self._source()
         if self._tags is not None:
@@ -215,17 +215,17 @@ class _Calls:
         key = self.key(*arguments, **keywords)
         return read(key, self._ttl, lambda: self._function(*arguments, **keywords), **self._options)
 
-    def forget(self, *arguments: Any, **keywords: Any) -> bool:
+    def forget(self, /, *arguments: Any, **keywords: Any) -> bool:
         return self._source().forget(self.key(*arguments, **keywords))
 
-    async def aforget(self, *arguments: Any, **keywords: Any) -> bool:
+    async def aforget(self, /, *arguments: Any, **keywords: Any) -> bool:
         return await self._source().aforget(self.key(*arguments, **keywords))
 
-    def refresh(self, *arguments: Any, **keywords: Any) -> Any:
+    def refresh(self, /, *arguments: Any, **keywords: Any) -> Any:
         self.forget(*arguments, **keywords)
         return self.read(*arguments, **keywords)
 
-    async def arefresh(self, *arguments: Any, **keywords: Any) -> Any:
+    async def arefresh(self, /, *arguments: Any, **keywords: Any) -> Any:
         await self.aforget(*arguments, **keywords)
         return await self.read(*arguments, **keywords)
 
@@ -256,7 +256,7 @@ class _CachedMethod:
         self._function = function
         self._of_class = of_class
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:  # with a @staticmethod above
+    def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:  # with a @staticmethod above
         return self._function(*arguments, **keywords)
 
     def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
