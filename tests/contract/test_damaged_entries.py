@@ -107,22 +107,22 @@ def test_an_entry_that_was_cut_off_is_a_miss_wherever_it_was_cut(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
-def test_a_key_never_gets_the_value_of_another_key(watched: Watched, server: Any, verb: str, value: object) -> None:
-    watched.cache.put(OTHER, value)
-    server.copy(f"app:{OTHER}", f"app:{KEY}")
-    finds_nothing(watched.cache, verb)
-    assert verb == "expire" or "another key" in watched.reasons()[0]
-    assert watched.cache.get(OTHER) == value
+def test_a_key_never_gets_the_value_of_another_key(watched: Watched, server: Any, verb: str) -> None:
+    for value in VALUES.values():
+        watched.cache.put(OTHER, value)
+        server.copy(f"app:{OTHER}", f"app:{KEY}", replace=True)
+        finds_nothing(watched.cache, verb)
+        assert verb == "expire" or "another key" in watched.reasons()[0]
+        assert watched.cache.get(OTHER) == value
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("data", [b"", b"not ours", b"\xbb\x02", b"5", b"J5", bytes(100), b"\xbb\x02" + bytes(100)])
-def test_bytes_of_somebody_else_are_a_miss(watched: Watched, server: Any, verb: str, data: bytes) -> None:
-    server.set(f"app:{KEY}", data)
-    finds_nothing(watched.cache, verb)
-    # A header of zeros says that it ended in 1970: to be overwritten by a count, whatever follows it.
-    assert verb in ("expire", "increment") or watched.reasons()
+def test_bytes_of_somebody_else_are_a_miss(watched: Watched, server: Any, verb: str) -> None:
+    for data in (b"", b"not ours", b"\xbb\x02", b"5", b"J5", bytes(100), b"\xbb\x02" + bytes(100)):
+        server.set(f"app:{KEY}", data)
+        finds_nothing(watched.cache, verb)
+        # A header of zeros says that it ended in 1970: to be overwritten by a count, whatever follows it.
+        assert verb == "expire" or (verb == "increment" and len(data) == 102) or watched.reasons()
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -136,7 +136,7 @@ def test_an_entry_of_an_older_format_is_a_miss(watched: Watched, server: Any, ve
 
 @pytest.mark.parametrize("verb", ["get", "many", "pull", "remember", "add", "increment", "touch"])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_bytes_give_the_value_or_nothing(watched: Watched, server: Any, verb: str, data: st.DataObject) -> None:
     value = data.draw(st.sampled_from(list(VALUES.values())))
     watched.cache.tags("books").put(KEY, value)
