@@ -504,7 +504,7 @@ def test_an_argument_may_have_any_name(memory: Cache) -> None:
     def search(**filters: str) -> dict[str, str]:
         return filters
 
-    names = {name: "x" for name in ("self", "key", "cache", "made", "hit", "name")}
+    names = dict.fromkeys(("self", "key", "cache", "made", "hit", "name"), "x")
     assert search(**names) == search(**names) == search.refresh(**names) == names
     assert search.forget(**names) is True
 
