@@ -6,6 +6,7 @@ import pytest
 
 from backburner import Cache
 from backburner.cache.entry import refresh_point
+from backburner.cache.runtime import run
 from backburner.events import Event, RefreshFailed, StaleServed
 from tests.conftest import Eventually
 from tests.contract.conftest import Asynchronous, Clock
@@ -132,18 +133,23 @@ def test_the_throttle_holds_in_all_processes(redis_url: str, clock: Clock) -> No
     there.close()
 
 
+@pytest.mark.parametrize("where", ["in this process", "in another process"])
 @pytest.mark.parametrize("remove", ["forget", "flush the tag", "expire"])
-def test_a_value_that_is_removed_while_the_callback_fails_is_not_given(cache: Any, clock: Clock, remove: str) -> None:
-    blocking = _underlying(cache)
+def test_a_value_that_is_removed_while_the_callback_fails_is_not_given(
+    cache: Any, clock: Clock, remove: str, where: str
+) -> None:
+    engine = _underlying(cache)._blocking
+    # Another process does nothing to the flights of this one.
+    target: Any = engine if where == "in this process" else engine.store
 
     def failing() -> None:
         match remove:
             case "forget":
-                blocking.forget("key")
+                run(target.forget(["key"]))
             case "expire":
-                blocking.expire("key")
+                run(target.expire("key") if target is engine else target.expire("key", clock()))
             case _:
-                blocking.tags("books").flush()
+                run(target.flush_tags(["books"]))
         fail()
 
     cache.tags("books").remember("key", 10, lambda: "old", grace=60)
