@@ -19,6 +19,7 @@ from backburner.cache.stores import MemoryStore, memory
 from backburner.cache.stores.policies import S3Fifo
 from backburner.errors import ConfigError, ValueTooLarge
 from backburner.events import Degraded
+from tests.conftest import Eventually
 
 POLICIES = ("lru", "s3fifo", "lfu", "ttl")
 each_policy = pytest.mark.parametrize("policy", POLICIES)
@@ -287,9 +288,24 @@ def test_copies_are_bounded_too(redis_url: str) -> None:
     settings = Settings(
         _env_file=None, cache_url=redis_url, cache_l1_items=8, cache_l1_bytes="2MB", cache_l1_policy="ttl"
     )
+    cache.close()
     near = Cache.from_settings(settings)._near
     assert near is not None
     assert (near.max_items, near.max_bytes, type(near._policy).__name__) == (8, 2_000_000, "FirstToExpire")
+
+
+def test_a_copy_leaves_memory_when_it_is_of_no_more_use(redis_url: str, eventually: Eventually) -> None:
+    now = time.time()
+    cache = Cache(redis_url, clock=lambda: now)
+    near: Any = cache._near
+    cache.forever("key", 1)
+    eventually(lambda: (cache.get("key"), near.peek("key"))[1])
+    cache.put("other", 2)
+    now += 62
+    eventually(lambda: (cache.get("other"), near.peek("other"))[1])
+    assert near.look("key") is None
+    assert near.bytes == near.look("other").size
+    cache.close()
 
 
 _VALUES: dict[str, Callable[[int], object]] = {

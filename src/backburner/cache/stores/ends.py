@@ -20,9 +20,8 @@ class Ends:
         self.soonest = inf
         """No entry ends before."""
 
-    def add(self, key: str, entry: Entry) -> None:
-        """Note when an entry ends."""
-        end = entry.expires_at
+    def add(self, key: str, entry: Entry, end: float) -> None:
+        """Note when an entry ends, or is of no more use."""
         if end != inf:
             width = ldexp(1.0, frexp(end - entry.created)[1] - 7)
             end += width - end % width

@@ -255,8 +255,8 @@ class MemoryStore:
                 "together; raise max_bytes, or keep such values elsewhere"
             )
 
-    def _put(self, key: str, entry: Entry, now: float) -> bool:
-        """Put an entry in the place of what was there. Whether it is not too large."""
+    def _put(self, key: str, entry: Entry, now: float, end: float | None = None) -> bool:
+        """Put an entry in the place of what was there, to be removed at its end. Whether it is not too large."""
         if self._ends.soonest <= now:
             self._sweep(now)
         entry.size = size = self._policy.overhead + weight(key, entry)
@@ -279,7 +279,7 @@ class MemoryStore:
                 self.evicted += 1
                 self.on_evicted(evicted)
         self.bytes += size
-        self._ends.add(key, entry)
+        self._ends.add(key, entry, entry.expires_at if end is None else end)
         if entry.tags:
             self._tags.carried(entry.tags)
         if old is None:
@@ -329,7 +329,7 @@ class MemoryStore:
             self._entries[key] = replace(entry, refresh_at=fresh_until, fresh_until=fresh_until, expires_at=ends)
             if entry.group is not None:
                 entry.group.discard(key)
-            self._ends.add(key, self._entries[key])
+            self._ends.add(key, self._entries[key], ends)
             return True
 
 

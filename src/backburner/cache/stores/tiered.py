@@ -104,9 +104,10 @@ class Near(MemoryStore):
         """Keep what a read brought, if its token is still there."""
         with self._guard:
             if self._tokens.pop(self._keyspace.entry(key), None) is token:
-                entry = replace(entry, refresh_at=min(entry.refresh_at, now + CAP))
+                of_use_until = min(entry.refresh_at, now + CAP)
+                entry = replace(entry, refresh_at=of_use_until)
                 with self._lock:
-                    self._put(self._keyspace.local(key), entry, now)
+                    self._put(self._keyspace.local(key), entry, now, of_use_until)
 
     def keep_tag(self, tag: str, version: bytes, token: object) -> None:
         """Keep the version of a tag, if its token is still there."""
