@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backburner.http import Policy, headers, rules
+from backburner.http import Policy, headers, rules, structured
 
 JUNK = st.text(st.sampled_from('abz-=",;\\ \t019*/W\x00é()'), max_size=60) | st.text(
     st.characters(max_codepoint=255), max_size=40
@@ -17,10 +17,11 @@ NOW = 1_800_000_000.0
 @given(JUNK)
 def test_no_text_makes_a_parser_raise(text: str) -> None:
     headers.directives(text)
-    headers.directives(text, parameters=True)
+    structured.dictionary(text)
+    headers.delta_seconds(text)
     headers.members(text)
     headers.date(text)
-    headers.strings(text)
+    structured.strings(text)
     headers.seconds([text])
     headers.byte_ranges(text, 10)
     headers.byte_ranges(f"bytes={text}", 10)
@@ -169,3 +170,21 @@ def test_the_rules_never_raise(fields: list[tuple[bytes, bytes]], status: int, c
         assert terms is None or terms.born <= NOW
         rules.invalidated("http://shop.example/a", fields)
         rules.groups(fields, b"cache-groups")
+
+
+@pytest.mark.parametrize(
+    ("lines", "age"),
+    [
+        ([], 2),
+        ([b"30"], 32),
+        ([b"30, 0"], 32),
+        ([b"0, 30"], 2),
+        ([b"30", b"0"], 32),
+        ([b"abc"], 2),
+        ([b"-30"], 2),
+        ([b"30.0"], 2),
+        ([b"99999999999"], headers.LONGEST + 2),
+    ],
+)
+def test_of_several_ages_the_first_counts_if_it_is_one(lines: list[bytes], age: float) -> None:
+    assert rules.initial_age([(b"age", line) for line in lines], NOW, delay=2) == age

@@ -22,12 +22,9 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BREAKS: Final = re.compile(rb"[\0\r\n]")
 _MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
 _BALANCED: Final = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*')
-_PARAMETERS: Final = re.compile(r';[^"]*$')
 _SPACES: Final = re.compile(r"\s+")
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _BYTE_RANGE: Final = re.compile(r"(\d{0,19})-(\d{0,19})")
-_STRINGS: Final = re.compile(r'\s*(?:"(?:[ !#-\[\]-~]|\\["\\])*"[^",]*(?:,\s*(?=")|\s*$))*')
-_STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 
 _MONTHS: Final = {
     name: number
@@ -70,13 +67,10 @@ def names(text: str | None) -> list[str]:
     return [member.lower() for member in members(text)]
 
 
-def directives(text: str | None, *, parameters: bool = False) -> Directives:
-    """The directives of ``Cache-Control`` and of fields like it (RFC 9111 section 5.2).
+def directives(text: str | None) -> Directives:
+    """The directives of ``Cache-Control`` (RFC 9111 section 5.2).
 
     A word that is followed by rubbish counts, without a usable argument: ``no-store;x`` forbids storing.
-
-    Args:
-        parameters: whether they may have some, which mean nothing (RFC 9213 section 2.1).
     """
     found: dict[str, list[str | None]] = {}
     for member in members(text):
@@ -84,8 +78,6 @@ def directives(text: str | None, *, parameters: bool = False) -> Directives:
         if token is None:
             continue
         rest = member[token.end() :]
-        if parameters:
-            rest = _PARAMETERS.sub("", rest)
         argument = None
         if rest:
             argument = rest[1:] if rest[0] == "=" else ""
@@ -101,7 +93,15 @@ def seconds(arguments: Sequence[str | None] | None) -> int | None:
     """A length of time given in seconds; of several the shortest. ``None`` if it was not given."""
     if arguments is None:
         return None
-    return min(min(int(text), LONGEST) if text and text.isascii() and text.isdigit() else 0 for text in arguments)
+    return min(delta_seconds(text or "") or 0 for text in arguments)
+
+
+def delta_seconds(text: str) -> int | None:
+    """A length of time as text (RFC 9111 section 1.2.2); ``None`` if it is none."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0")
+    return min(int(digits or 0), LONGEST) if len(digits) <= len(str(LONGEST)) else LONGEST
 
 
 def date(text: str | None) -> float | None:
@@ -169,13 +169,6 @@ def byte_ranges(text: str, size: int) -> list[tuple[int, int]] | None:
 
 
 _MOST_RANGES: Final = 16
-
-
-def strings(text: str | None) -> list[str]:
-    """The strings of a structured list (RFC 9651), as ``Cache-Groups`` has; none if anything is wrong with it."""
-    if not text or not _STRINGS.fullmatch(text):
-        return []
-    return [re.sub(r'\\(["\\])', r"\1", string) for string in _STRING.findall(text)]
 
 
 def without(headers: Headers, dropped: Iterable[bytes]) -> list[tuple[bytes, bytes]]:

@@ -13,15 +13,16 @@ from backburner.http.headers import (
     Headers,
     are_clean,
     date,
+    delta_seconds,
     directives,
     field,
     members,
     names,
     seconds,
-    strings,
     without,
 )
 from backburner.http.policy import Policy
+from backburner.http.structured import dictionary, strings
 
 HEURISTIC: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Statuses that may be stored without being told how long (RFC 9110 section 15.1), those of partial answers aside."""
@@ -52,8 +53,7 @@ _OF_THE_CONTENT: Final = frozenset(
 def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
     """RFC 9213 section 2.2: the directives of a response that count, and whether they were meant for this cache."""
     for target in policy.targets:
-        value = field(headers, target.lower().encode())
-        if value is not None and (found := directives(value, parameters=True)):
+        if found := dictionary(field(headers, target.lower().encode())):
             return found, True
     return directives(field(headers, b"cache-control")), False
 
@@ -160,24 +160,18 @@ def heuristic(headers: Headers, policy: Policy, now: float) -> float | None:
 def initial_age(headers: Headers, now: float, delay: float) -> float:
     """Section 4.2.3: how old a response was when it arrived.
 
-    Of a list the first member counts (section 5.1). But an `Age` that is no number, or was sent several times, counts
-    as very old: several lines, or one that repeats itself because somebody on the way has joined them.
+    Of several `Age` the first counts; one that is no length of time is as if it were not there (section 5.1).
     """
     made = date(field(headers, b"date"))
     apparent = max(0.0, now - made) if made is not None else 0.0
     if apparent < _SECOND:
         apparent = 0.0  # dates have whole seconds
-    lines = [value for name, value in headers if name == b"age"]
-    if not lines:
-        return max(apparent, delay)
-    told = members(lines[0].decode("latin-1"))
-    sent_once = len(lines) == 1 and len(told) == len(set(told)) > 0
-    age = int(told[0]) if sent_once and told[0].isascii() and told[0].isdigit() else _AGES
-    return max(apparent, min(age, _AGES) + delay)
+    told = members(field(headers, b"age"))
+    age = delta_seconds(told[0]) if told else None
+    return max(apparent, (age or 0) + delay)
 
 
 _SECOND: Final = 1.0
-_AGES: Final = 2**31
 
 
 def authorizes_sharing(directives: Directives) -> bool:
@@ -276,7 +270,7 @@ def use(terms: Terms, fresh_until: float, refresh_at: float, now: float, asked: 
 
     Args:
         fresh_until: not always the end of its lifetime: it may have been made stale before.
-        refresh_at: from when on it had better be renewed.
+        refresh_at: from when on it had better be renewed; when stale, before when that is not to be tried again.
         asked: the request's directives, where these count.
     """
     if terms.validate:
@@ -294,8 +288,8 @@ def use(terms: Terms, fresh_until: float, refresh_at: float, now: float, asked: 
         if stale_for >= 0 and terms.stale_allowed and "max-stale" in asked:
             unlimited = None in asked["max-stale"]
             return Use.NOW if unlimited or stale_for <= (seconds(asked["max-stale"]) or 0) else Use.VALIDATE
-    if stale_for >= 0:
-        return Use.RENEW if stale_for < terms.while_revalidate else Use.VALIDATE
+    if stale_for >= 0 and stale_for >= terms.while_revalidate:
+        return Use.NOW if now < refresh_at and stale_for < terms.if_error else Use.VALIDATE
     return Use.NOW if now < refresh_at else Use.RENEW
 
 
