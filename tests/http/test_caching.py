@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backburner import Cache
+from backburner.events import Event, RefreshFailed
 from backburner.http import CacheMiddleware, Policy
 from tests.http.conftest import Clock
 from tests.http.exchanges import Origin, Reply, ask, respond
@@ -316,6 +317,32 @@ async def test_a_stale_response_is_given_while_it_is_renewed(through: Through, o
     assert (await ask(app)).text == "/a 3"
 
 
+async def test_a_renewal_that_fails_leaves_what_is_stored_and_is_told(
+    through: Through, cache: Cache, origin: Origin, clock: Clock
+) -> None:
+    told: list[Event] = []
+    cache.events.subscribe(told.append, RefreshFailed)
+    origin.headers = {"cache-control": "max-age=60, stale-while-revalidate=30"}
+    app = through()
+    await ask(app)
+    clock.pass_(70)
+    for failure in ((503, {}, b"sorry"), OSError("no database")):
+
+        def fail(scope: Any, failure: Any = failure) -> Any:
+            if isinstance(failure, Exception):
+                raise failure
+            return failure
+
+        origin.answer = fail
+        told.clear()
+        assert (await ask(app)).text == "/a 1"
+        while not told:  # noqa: ASYNC110 - the event comes from a task of its own
+            await asyncio.sleep(0)
+        clock.pass_(2)
+    origin.answer = None
+    await until(lambda: ask(app), lambda reply: reply.text == f"/a {len(origin.calls)}")
+
+
 @pytest.mark.parametrize("failure", [500, 503, OSError("no database")])
 async def test_a_stale_response_stands_in_for_an_application_that_fails(
     through: Through, origin: Origin, clock: Clock, failure: Any
@@ -331,7 +358,11 @@ async def test_a_stale_response_stands_in_for_an_application_that_fails(
         return failure, {}, b"sorry"
 
     origin.answer = fail
+    assert [(await ask(app)).text for _ in range(3)] == ["/a 1"] * 3
+    assert len(origin.calls) == 2  # who has just failed is left alone for a moment
+    clock.pass_(1.1)
     assert (await ask(app)).text == "/a 1"
+    assert len(origin.calls) == 3
     clock.pass_(30)
     if isinstance(failure, Exception):
         with pytest.raises(OSError, match="no database"):
@@ -402,6 +433,14 @@ async def test_a_flushed_tag_empties_the_responses_that_a_rule_gave_it(cache: Ca
     await cache.tags("books").aflush()
     assert [(await ask(app, target)).text for target in ("/a", "/b")] == ["/a 3", "/b 2"]
     assert [(await ask(app, "/private")).text for _ in range(2)] == ["/private 4", "/private 5"]
+
+
+async def test_tags_may_depend_on_the_request(through: Through, cache: Cache, origin: Origin) -> None:
+    app = through(tags=lambda scope: [f"book:{scope['path'][-1]}"])
+    for target in ("/1", "/2"):
+        await ask(app, target)
+    await cache.tags("book:1").aflush()
+    assert [(await ask(app, target)).text for target in ("/1", "/2")] == ["/1 3", "/2 2"]
 
 
 async def test_purging_by_url_by_namespace_and_by_tag(through: Through, origin: Origin) -> None:

@@ -57,5 +57,5 @@ async def test_a_value_of_the_cache_is_no_response_and_a_response_no_value(redis
     app = CacheMiddleware(origin, cache=cache)
     await ask(app)
     with pytest.raises(ValueError, match="control characters"):
-        await cache.aget("\x01http:http://shop.example/a?")
+        await cache.aget("http:\x01http://shop.example/a?")
     await cache.aclose()

@@ -15,7 +15,7 @@ from backburner.cache.entry import ENCODED, Decision, Entry, refresh_point
 from backburner.cache.flight import Flight
 from backburner.cache.stores.base import Turn
 from backburner.errors import CodecError, StoreError
-from backburner.events import StaleServed, Undecodable
+from backburner.events import RefreshFailed, StaleServed, Undecodable
 from backburner.http import rules
 from backburner.http.exchange import Way
 from backburner.http.headers import Headers, entity_tag_of, field
@@ -23,6 +23,8 @@ from backburner.http.policy import Policy
 from backburner.http.request import Request, digest
 from backburner.http.stored import Stored, Variants, unpack
 
+_REST: Final = 1.0
+"""Seconds in which an application that has just failed is not asked again, where a stored response may stand in."""
 _TAGS_KEPT: Final = 86_400.0
 """Seconds that the versions of tags are kept at least, when it is not known yet how long the response will be."""
 _VARIANTS_OUTLIVE: Final = 86_400.0
@@ -59,7 +61,7 @@ class NotShared(Exception):
 
 
 class ServerError(Exception):
-    """The application answered with an error of its own, in place of which a stored response was given."""
+    """The application answered with an error of its own, in place of which a stored response is given."""
 
 
 class Found(NamedTuple):
@@ -69,6 +71,7 @@ class Found(NamedTuple):
     entry: Entry
     fresh_until: float
     """Earlier than the entry's, if all variants were made stale."""
+    refresh_at: float
 
 
 class Landed(NamedTuple):
@@ -111,27 +114,27 @@ class Place:
             StoreError: the store cannot tell.
         """
         self.key, self.variants = self.primary, None
-        entry = await self._judged(self.primary)
-        value = value_of(self.primary, entry, self.engine.tell) if entry else None
+        entry, decision = await self.engine.judge(self.primary)
+        self.mark = b"" if entry is None else entry.mark
+        value = value_of(self.primary, entry, self.engine.tell) if entry and decision is not Decision.MISS else None
         if self._distinction and not isinstance(value, Variants):
             entry, value = await self._told_apart()
-        if entry is None or not isinstance(value, Variants):
-            return Found(value, entry, entry.fresh_until) if entry and isinstance(value, Stored) else None
+        if entry is None or value is None:
+            return None
+        if isinstance(value, Stored):
+            return Found(value, entry, entry.fresh_until, entry.refresh_at)
         self.variants, self.variants_end = value, entry.expires_at
         self.key = self.key_of(value)
         stale_since = entry.fresh_until
-        entry = await self._judged(self.key)
-        value = value_of(self.key, entry, self.engine.tell) if entry else None
+        entry, decision = await self.engine.judge(self.key)
+        self.mark = b"" if entry is None else entry.mark
+        value = value_of(self.key, entry, self.engine.tell) if entry and decision is not Decision.MISS else None
         if entry is None or not isinstance(value, Stored):
             return None
+        if stale_since < entry.created or entry.fresh_until < stale_since:
+            return Found(value, entry, entry.fresh_until, entry.refresh_at)
         # All variants that were there were made stale then, by one who did not know them.
-        fresh_until = min(entry.fresh_until, stale_since) if entry.created <= stale_since else entry.fresh_until
-        return Found(value, entry, fresh_until)
-
-    async def _judged(self, key: str) -> Entry | None:
-        entry, decision = await self.engine.judge(key)
-        self.mark = entry.mark if entry else b""
-        return None if decision is Decision.MISS else entry
+        return Found(value, entry, stale_since, stale_since)
 
     async def _told_apart(self) -> tuple[Entry, Stored | Variants | None]:
         now = self.engine.runtime.now()
@@ -204,6 +207,7 @@ class Call:
         self._terms: rules.Terms | None = None
         self._started = 0.0
         self._reason = ""
+        self._rest = 0.0
 
     async def begin(self) -> bool:
         """Ask for the right to store. False if another process has just stored what is wanted."""
@@ -255,8 +259,13 @@ class Call:
     def judge(self, status: int, headers: Headers) -> Way:
         """Way of a response."""
         self.forwarded += f"; fwd-status={status}"
-        if status in rules.SERVER_ERRORS and self.stand_in(ServerError(f"status {status}")):
-            return Way.DROP
+        if status in rules.SERVER_ERRORS and self._found is not None:
+            error = ServerError(f"status {status}")
+            if self.renewal:
+                self.failed(error)
+                return Way.DROP
+            if self.stand_in(error):
+                return Way.DROP
         if status == 304 and self._validates and self._found is not None:
             return Way.KEEP
         self._terms, self._reason = self._judged(status, headers)
@@ -311,6 +320,11 @@ class Call:
         self.flight.error = NotShared()
         self._engine.flights.land(self._place.key, self.flight)
 
+    def failed(self, error: Exception) -> None:
+        """Leave what is stored as it is, and the application alone for a moment."""
+        self._rest = _REST
+        self._engine.tell(RefreshFailed(self._place.key, error))
+
     def stand_in(self, error: Exception) -> bool:
         """Give what is stored in place of an error, if it may be given."""
         found = self._found
@@ -318,6 +332,7 @@ class Call:
         if found is None or not rules.may_stand_in(found.stored.terms, found.fresh_until, now):
             return False
         self._engine.tell(StaleServed(self._place.key, error))
+        self._rest = _REST
         self.response, self.aged = found.stored, True
         self._land(found.stored)
         self.settled()
@@ -332,7 +347,7 @@ class Call:
         """Give back the right to store, if nothing was."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            await self._engine.give_up(turn)
+            await self._engine.give_up(turn, self._rest)
         land = self._engine.flights.land_renewal if self.renewal else self._engine.flights.land
         land(self._place.key, self.flight)
 

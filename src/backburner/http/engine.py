@@ -47,7 +47,10 @@ class ResponseCache:
                 await send(start)
                 await send(body)
             else:
-                await self._visit(request.key, request, policy, app, receive, send)
+                place = Place(
+                    self._aengine(), request.key, request.distinction(policy), request.headers, policy.tags_of(scope)
+                )
+                await Visit(place, request, policy, self._passing, app, receive, send).run()
         elif method in policy.methods:
             await self._with_body(request, policy, app, receive, send)
         elif method in rules.SAFE or not request.target:
@@ -83,19 +86,6 @@ class ResponseCache:
     def _aengine(self) -> Engine:
         return self._cache._aengine()  # noqa: SLF001
 
-    async def _visit(
-        self,
-        key: str,
-        request: Request,
-        policy: Policy,
-        app: ASGIApp,
-        receive: Receive,
-        send: Send,
-        body: bytes | None = None,
-    ) -> None:
-        place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, policy.all_tags)
-        await Visit(place, request, policy, self._passing, app, receive, send, body).run()
-
     async def _with_body(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
         body = b""
         while True:
@@ -107,7 +97,10 @@ class ResponseCache:
             if not message.get("more_body", False):
                 break
         if request.target and not request.is_uncommon(may_have_body=True):
-            await self._visit(key_of(request.target, request.method), request, policy, app, receive, send, body)
+            key = key_of(request.target, request.method)
+            tags = policy.tags_of(request.scope)
+            place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, tags)
+            await Visit(place, request, policy, self._passing, app, receive, send, body).run()
         else:
             await app(request.scope, replayed(body, receive), send)
 

@@ -36,8 +36,9 @@ class Policy:
     """How long they are given beyond that while they are renewed, unless they say."""
     stale_if_error: Duration = 0
     """How long they are given beyond that where the application fails, unless they say."""
-    tags: Sequence[str] = ()
-    """Tags of every response, besides those of its ``Cache-Groups``; `Cache.tags(…).flush()` empties them."""
+    tags: Sequence[str] | Callable[[Scope], Sequence[str]] = ()
+    """Tags of every response, or a function of the ASGI scope that gives them, besides those of its ``Cache-Groups``;
+    `Cache.tags(…).flush()` empties them."""
     namespace: str = ""
     """Responses with a namespace can be purged together."""
     vary_on: Sequence[str] | Identity = ()
@@ -63,13 +64,15 @@ class Policy:
     """Whether the origins belong to somebody else: their cache groups are then kept apart from each other's, and from
     the application's tags."""
     _seconds: tuple[float | None, float, float] = field(init=False, repr=False, compare=False, default=(None, 0, 0))
+    _of_all: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
         try:
             ttl = None if self.ttl is None else seconds(self.ttl)
             times = (ttl, seconds(self.stale_while_revalidate), seconds(self.stale_if_error))
-            if self.tags:
-                check_tags(self.tags)
+            tags = () if callable(self.tags) or not self.tags else check_tags(self.tags)
+            if self.namespace:
+                tags = (*tags, *check_tags((f"http:{self.namespace}",)))
         except ValueError as error:
             raise ConfigError(f"Policy: {error}") from error
         if any(time is not None and (time < 0 or math.isinf(time)) for time in times):
@@ -84,6 +87,7 @@ class Policy:
         if self.max_body_bytes < 0 or not 0 <= self.heuristic <= 1:
             raise ConfigError("Policy: max_body_bytes must not be negative, and heuristic is from 0 to 1")
         object.__setattr__(self, "_seconds", times)
+        object.__setattr__(self, "_of_all", tags)
 
     @classmethod
     def gateway(cls, **changes: Any) -> Self:
@@ -99,10 +103,12 @@ class Policy:
         }
         return cls(**{**defaults, **changes})
 
-    @property
-    def all_tags(self) -> tuple[str, ...]:
-        """Those of every response, with that of the namespace."""
-        return (*self.tags, f"http:{self.namespace}") if self.namespace else tuple(self.tags)
+    def tags_of(self, scope: Scope) -> tuple[str, ...]:
+        """Those of a response to a request, with that of the namespace."""
+        if callable(self.tags):
+            given = self.tags(scope)
+            return (*(check_tags(given) if given else ()), *self._of_all)
+        return self._of_all
 
     def groups(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The tags that stand for the cache groups of a target's origin."""

@@ -15,8 +15,9 @@ from backburner.cache.keys import MAX_LENGTH, fit
 from backburner.http.headers import Directives, directives
 from backburner.http.policy import Policy
 
-MARK: Final = "\x01http:"
-"""Begins the keys of responses; users' keys hold no control characters."""
+MARK: Final = "http:\x01"
+"""Begins the keys of responses: a namespace to be counted under, and a control character, which users' keys never
+hold."""
 _SEEN: Final = frozenset(
     {
         *(b"host", b"authorization", b"cookie", b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"),

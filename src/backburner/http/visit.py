@@ -12,7 +12,6 @@ from typing import Any, Final
 from backburner.cache.engine import MISSING
 from backburner.cache.flight import Flight, leading
 from backburner.errors import StoreError
-from backburner.events import RefreshFailed
 from backburner.http import rules
 from backburner.http.answer import answer
 from backburner.http.call import Call, Found, Landed, NotShared, Passing, Place
@@ -58,47 +57,39 @@ class Visit:
 
     async def run(self) -> None:
         """Answer the request."""
+        engine = self._engine
         while True:
-            found = await self._find()
-            if found is not None and await self._serve_found(found):
-                return
+            try:
+                found = await self._place.find()
+            except StoreError as error:
+                self._detail = "store-unavailable"
+                engine.degraded("respond", (self._place.key,), error)
+                found = None
+            if found is not None and self._credentials and not found.stored.terms.public:
+                found = None
+            if found is not None:
+                now = engine.runtime.now()
+                verdict = rules.use(found.stored.terms, found.fresh_until, found.refresh_at, now, self._asked)
+                if verdict is not rules.Use.VALIDATE:
+                    engine.count(self._place.key, found.stored, found.entry, stale=now >= found.fresh_until)
+                    if verdict is rules.Use.RENEW:
+                        self._renew(found)
+                    await self._serve(found.stored, f"hit; ttl={round(found.fresh_until - now)}")
+                    return
             if self._asked is not None and "only-if-cached" in self._asked:
                 await self._refuse()
                 return
-            self._engine.count(self._place.key, MISSING)
+            engine.count(self._place.key, MISSING)
             if not self._may_wait(found):
                 await self._alone(found)
                 return
-            flight, leads = self._engine.flights.join(self._place.key, self._engine.runtime.loop())
+            flight, leads = engine.flights.join(self._place.key, engine.runtime.loop())
             if leads:
                 await self._lead(flight, found)
                 return
-            await self._engine.runtime.wait(flight)
+            await engine.runtime.wait(flight)
             if await self._follow(flight):
                 return
-
-    async def _find(self) -> Found | None:
-        try:
-            found = await self._place.find()
-        except StoreError as error:
-            self._detail = "store-unavailable"
-            self._engine.degraded("respond", (self._place.key,), error)
-            return None
-        return found if found is not None and self._may_have(found.stored) else None
-
-    def _may_have(self, stored: Stored) -> bool:
-        return stored.terms.public or not self._credentials
-
-    async def _serve_found(self, found: Found) -> bool:
-        now = self._engine.runtime.now()
-        verdict = rules.use(found.stored.terms, found.fresh_until, found.entry.refresh_at, now, self._asked)
-        if verdict is rules.Use.VALIDATE:
-            return False
-        self._engine.count(self._place.key, found.stored, found.entry, stale=now >= found.fresh_until)
-        if verdict is rules.Use.RENEW:
-            self._renew(found)
-        await self._serve(found.stored, f"hit; ttl={round(found.fresh_until - now)}")
-        return True
 
     def _may_wait(self, found: Found | None) -> bool:
         """Whether what others get would do for this request too, as far as can be told before."""
@@ -210,13 +201,7 @@ class Visit:
         call.renewal = True
         exchange = Shared(call, self._policy.max_body_bytes, self._receive, self._body)
         exchange.abandoned = True
-        self._engine.runtime.spawn(self._renewing(call, exchange))
-
-    async def _renewing(self, call: Call, exchange: Shared) -> None:
-        try:
-            await self._fly(call, exchange)
-        except Exception as error:  # noqa: BLE001 - the client has a good response; whoever wants to know is told
-            self._engine.tell(RefreshFailed(self._place.key, error))
+        self._engine.runtime.spawn(self._fly(call, exchange))
 
     async def _fly(self, call: Call, exchange: Shared) -> None:
         try:
@@ -224,13 +209,16 @@ class Visit:
                 if await call.begin():
                     await self._app(call.scope(), exchange.receive, exchange.send)
         except Exception as error:
+            if call.renewal:
+                if not isinstance(error, ConnectionResetError):
+                    call.failed(error)  # the client has a good response; whoever wants to know is told
+                return
             answered = call.response is not None or exchange.streamed
             if not answered and call.stand_in(error):
                 return
             if not answered:
                 call.flight.error = error
-            if not (exchange.abandoned and isinstance(error, ConnectionResetError)):
-                raise
+            raise
         finally:
             await call.end()
 
