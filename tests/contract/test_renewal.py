@@ -285,3 +285,28 @@ def test_a_callback_of_remember_many_that_asks_for_its_own_keys_is_told_instead_
         cache.remember_many(["a", "b"], 60, load)
     assert not blocking._flights._under_way
     assert cache.remember_many(["a", "other"], 60, lambda keys: dict.fromkeys(keys, 2)) == {"a": 2, "other": 2}
+
+
+def test_values_of_before_stand_in_for_a_list_only_if_each_key_has_one(cache: Any, clock: Clock) -> None:
+    calls: list[list[str]] = []
+
+    def failing(keys: list[str]) -> dict[str, int]:
+        calls.append(keys)
+        raise LookupError("the database is gone")
+
+    cache.remember_many(["a", "b"], 10, lambda keys: dict.fromkeys(keys, 1), grace=60)
+    clock.advance(11)
+    with pytest.raises(LookupError):
+        cache.remember_many(["a", "b", "c"], 10, failing)
+    clock.advance(1.1)
+    for _ in range(2):
+        assert cache.remember_many(["a", "b"], 10, failing) == {"a": 1, "b": 1}
+    assert calls == [["a", "b", "c"], ["a", "b"]]
+    clock.advance(1.1)
+    assert cache.remember_many(["a", "b"], 10, lambda keys: dict.fromkeys(keys, 2)) == {"a": 2, "b": 2}
+
+
+def test_a_list_may_hold_values_that_are_nothing(cache: Any, clock: Clock) -> None:
+    assert cache.remember_many(["a", "b"], 60, lambda _: {"a": None, "b": 1}, none_ttl=5) == {"a": None, "b": 1}
+    clock.advance(6)
+    assert cache.many(["a", "b"]) == {"b": 1}

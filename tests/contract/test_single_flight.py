@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -323,3 +324,63 @@ def test_a_blocking_verb_does_not_wait_for_what_its_own_event_loop_renews_in_the
         await cache.aclose()
 
     asyncio.run(main())
+
+
+def test_a_key_that_another_list_left_out_is_computed_by_who_waited_for_it(
+    cache: Cache, eventually: Eventually
+) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def load(keys: list[str]) -> dict[str, int]:
+        began.set()
+        assert go.wait(10)
+        return {"a": 1}
+
+    async def asynchronous() -> dict[str, int]:
+        async def later(keys: list[str]) -> dict[str, int]:
+            return dict.fromkeys(keys, 2)
+
+        try:
+            return await cache.aremember_many(["b"], 60, later)
+        finally:
+            await cache.aclose()
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(cache.remember_many, ["a", "b", "c"], 60, load)
+        assert began.wait(10)
+        second = pool.submit(cache.remember_many, ["c"], 60, lambda keys: dict.fromkeys(keys, 2))
+        third = pool.submit(asyncio.run, asynchronous())
+        fourth = pool.submit(cache.remember_many, ["a"], 60, lambda keys: {})
+        eventually(lambda: _waiting(cache) == 3)
+        go.set()
+        assert first.result() == {"a": 1}
+        assert second.result() == {"c": 2}
+        assert third.result() == {"b": 2}
+        assert fourth.result() == {"a": 1}
+
+
+def test_what_a_list_leaves_out_is_nothing_to_a_callback_for_the_key_itself(
+    cache: Cache, eventually: Eventually
+) -> None:
+    lists = [(threading.Event(), threading.Event()) for _ in range(2)]
+
+    def leaves_out(number: int) -> Callable[[list[str]], dict[str, int]]:
+        def load(keys: list[str]) -> dict[str, int]:
+            began, go = lists[number]
+            began.set()
+            assert go.wait(10)
+            return {}
+
+        return load
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(cache.remember_many, ["key"], 60, leaves_out(0))
+        assert lists[0][0].wait(10)
+        second = pool.submit(cache.remember_many, ["key"], 60, leaves_out(1))
+        eventually(lambda: _waiting(cache) == 1)
+        lists[0][1].set()
+        assert lists[1][0].wait(10)
+        third = pool.submit(cache.remember, "key", 60, lambda: "found")
+        eventually(lambda: _waiting(cache) == 1)
+        lists[1][1].set()
+        assert (first.result(), second.result(), third.result()) == ({}, {}, "found")

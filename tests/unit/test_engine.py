@@ -14,6 +14,7 @@ from backburner.cache.leases import Leases
 from backburner.cache.owed import Owed
 from backburner.cache.plan import Plan
 from backburner.cache.remember import ReadThrough
+from backburner.cache.remember_many import ReadThroughMany
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stores import MemoryStore
 from backburner.errors import StoreUnavailable
@@ -60,7 +61,7 @@ async def _story(engine: Engine, callback: Callable[[], Any]) -> list[object]:
         await engine.increment("n", 2, None, ("books",)),
         await engine.touch("b", 30),
         await ReadThrough(engine).remember("r", Plan(callback, 60, ("books", "users"))),
-        await ReadThrough(engine).remember_many(["r", "m"], Plan(lambda keys: dict.fromkeys(keys, 1), 60, ("books",))),
+        await ReadThroughMany(engine).remember(["r", "m"], Plan(lambda keys: dict.fromkeys(keys, 1), 60, ("books",))),
         await engine.expire("r"),
         await engine.flush_tags(("books",)),
         await engine.many(("a", "b", "n", "r")),

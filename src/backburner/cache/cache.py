@@ -28,6 +28,7 @@ from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
 from backburner.cache.plan import ManyOptions, Options, Plan
 from backburner.cache.remember import ReadThrough
+from backburner.cache.remember_many import ReadThroughMany
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.stats import Stats
 from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
@@ -38,7 +39,7 @@ from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import aconnect, connect
 from backburner.redis.pipelined import PipelinedClient
-from backburner.redis.url import ServerURL
+from backburner.redis.url import ServerURL, for_prefix
 from backburner.settings import Settings
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ class Verbs:
         """
         names = [check_key(key) for key in keys]
         plan = self._plan_many(callback, ttl, options)
-        return cast("dict[str, T]", run(self._read_through(self._engine()).remember_many(names, plan)))
+        return cast("dict[str, T]", run(ReadThroughMany(self._engine()).remember(names, plan)))
 
     async def aremember_many(
         self,
@@ -333,7 +334,7 @@ class Verbs:
         """As `remember_many`; the callback may be a coroutine function."""
         names = [check_key(key) for key in keys]
         plan = self._plan_many(callback, ttl, options)
-        return cast("dict[str, T]", await self._read_through(self._aengine()).remember_many(names, plan))
+        return cast("dict[str, T]", await ReadThroughMany(self._aengine()).remember(names, plan))
 
     def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: ManyOptions) -> Plan:
         return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, known=ManyOptions)
@@ -429,7 +430,7 @@ class Cache(Verbs):
         self.events = Events()
         """Subscribe here to be told what happens."""
         self.events.subscribe(TroubleLog(), *TROUBLE)
-        self._url = url
+        self._url = url = for_prefix(url, prefix)
         self._timeout = timeout
         self._lease = lease
         self._strict = strict

@@ -22,6 +22,10 @@ from backburner.cache.scope import current_scope
 _leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flights_led_here", default=frozenset())
 
 
+class LeftOut(LookupError):
+    """A callback for several keys gave no value for one that it was asked for alone."""
+
+
 class Flight:
     """A computation under way."""
 

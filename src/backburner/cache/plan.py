@@ -64,6 +64,8 @@ class Plan:
     jitter_fraction: float = 0.0
     jitter_seconds: float = 0.0
     throttle: float = THROTTLE
+    of_list: bool = False
+    """Whether the callback is one for several keys, which may leave this one out."""
 
     @classmethod
     def of(

@@ -8,56 +8,20 @@ that happens meanwhile.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from backburner.cache.context import Context
 from backburner.cache.engine import MISSING, Engine
 from backburner.cache.entry import Decision, Entry, TagVersions
-from backburner.cache.flight import Flight, leading
+from backburner.cache.finding import NO_STORE, Finding, look
+from backburner.cache.flight import Flight, LeftOut, leading
 from backburner.cache.keys import check_tags
 from backburner.cache.plan import Plan
 from backburner.cache.stores.base import Turn
 from backburner.errors import CallbackTimeout, StoreError
 from backburner.events import LateCallback, RefreshFailed, StaleServed
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a look at the store brought."""
-
-    entry: Entry | None = None
-    decision: Decision = Decision.MISS
-    value: object = MISSING
-    sure: bool = True
-    """Whether there is nothing where nothing was found; else it may be something that cannot be read."""
-
-    def serves(self, plan: Plan) -> bool:
-        """Whether the value is to be given without waiting for the callback."""
-        match self.decision:
-            case Decision.STALE:
-                return plan.in_background
-            case Decision.RESTING:
-                return plan.in_background or plan.throttle > 0
-            case decision:
-                return decision.fresh
-
-    @property
-    def stale(self) -> bool:
-        return not self.decision.fresh
-
-    @property
-    def mark(self) -> bytes | None:
-        """What the server is asked to find unchanged before it grants a lease."""
-        if self.entry is None:
-            return b"" if self.sure else None
-        return self.entry.mark
-
-
-_NO_STORE: Final = _Found()
-"""What is found when the store does not answer."""
 
 
 class ReadThrough:
@@ -112,7 +76,7 @@ class ReadThrough:
             self._engine.count(key, value, stale=flight.stale)
         return value
 
-    async def _wait(self, flight: Flight, key: str, plan: Plan, deadline: float) -> "Entry | _Found":
+    async def _wait(self, flight: Flight, key: str, plan: Plan, deadline: float) -> Entry | Finding:
         """The outcome of a flight, or what else there is when it takes too long.
 
         Raises:
@@ -132,7 +96,9 @@ class ReadThrough:
         finally:
             flight.late |= not flight.landed.done()
         if flight.landed.done():
-            return flight.outcome() or _Found()
+            # What somebody's list left out, somebody else's callback may have.
+            left_out = isinstance(flight.error, LeftOut) and not plan.of_list
+            return Finding() if left_out else flight.outcome() or Finding()
         self._engine.tell(LateCallback(key, plan.hard_timeout, stale=False))
         raise CallbackTimeout(
             f"the callback for {key!r} gave nothing within hard_timeout={plan.hard_timeout:g} s, and there is no value "
@@ -166,7 +132,7 @@ class ReadThrough:
             if not handed_over:
                 self._flights.land(key, flight)
 
-    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: _Found) -> None:
+    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding) -> None:
         try:
             _, flight.entry = await self._obtain(key, plan, flight, found)
         except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
@@ -184,28 +150,21 @@ class ReadThrough:
         value, _ = await self._obtain(key, plan, Flight(None), found, may_wait=False)
         return value
 
-    async def _look(self, key: str) -> _Found:
-        return self._found(key, *await self._engine.judge(key))
-
-    def _found(self, key: str, entry: Entry | None, decision: Decision) -> _Found:
-        value = MISSING if entry is None or decision is Decision.MISS else self._engine.value(key, entry)
-        return _Found(entry, Decision.MISS if value is MISSING else decision, value)
-
-    async def _look_or_go_on(self, key: str) -> _Found:
+    async def _look_or_go_on(self, key: str) -> Finding:
         try:
-            return await self._look(key)
+            return await look(self._engine, key)
         except StoreError as error:
             self._engine.degraded("remember", (key,), error)
-            return _NO_STORE
+            return NO_STORE
 
     async def _obtain(
-        self, key: str, plan: Plan, flight: Flight, found: _Found, *, may_wait: bool = True
+        self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool = True
     ) -> tuple[object, Entry]:
         """The value and its entry: computed, if possible with the lease, or computed by another process meanwhile."""
         turn: Turn | None = None
         since = 0.0
         try:
-            while found is not _NO_STORE:
+            while found is not NO_STORE:
                 asked = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
                 if asked.keys:
                     turn = asked
@@ -215,7 +174,7 @@ class ReadThrough:
                         break
                     since = since or self._runtime.elapsed()
                     await self._engine.store.wait(asked.taken[key])
-                before, found = found, await self._look(key)
+                before, found = found, await look(self._engine, key)
                 if found.entry is not None and found.serves(plan):
                     self._engine.count(key, found.value, found.entry, stale=found.stale)
                     flight.stale = found.stale
@@ -235,7 +194,7 @@ class ReadThrough:
         renewal = self._flights.renewal(key)
         return renewal is not None and not self._runtime.may_wait(renewal)
 
-    async def _renew(self, key: str, plan: Plan, found: _Found) -> object:
+    async def _renew(self, key: str, plan: Plan, found: Finding) -> object:
         """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
         flight = self._flights.try_renewing(key, self._runtime.loop())
         if flight is None:
@@ -258,7 +217,7 @@ class ReadThrough:
         value = MISSING if flight.entry is None else self._engine.value(key, flight.entry)
         return found.value if value is MISSING else value
 
-    async def _renew_with(self, key: str, plan: Plan, flight: Flight, found: _Found) -> object:
+    async def _renew_with(self, key: str, plan: Plan, flight: Flight, found: Finding) -> object:
         try:
             turn = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
             if not turn.keys:
@@ -273,7 +232,7 @@ class ReadThrough:
             self._flights.land_renewal(key, flight)
 
     async def _compute(
-        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: _Found
+        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding
     ) -> tuple[object, Entry]:
         """Call back; if that fails, fall back on the value of before, unless it was removed or a tag was flushed."""
         try:
@@ -288,7 +247,7 @@ class ReadThrough:
             return found.value, found.entry
 
     async def _call(
-        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: _Found, *, refresh: bool = False
+        self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding, *, refresh: bool = False
     ) -> tuple[object, Entry]:
         """Call back, and store what it gives if there is a turn to do so."""
         context = self._context(key, plan)
@@ -349,161 +308,6 @@ class ReadThrough:
             self._engine.degraded("remember", (key,), error)
             return True
         return [version for _, version in entry.tags] == list(current)
-
-    # Several keys
-
-    async def remember_many(self, keys: Sequence[str], plan: Plan) -> dict[str, object]:
-        """The values of keys; those missing are computed together, by one call with the list of them."""
-        wanted = tuple(dict.fromkeys(keys))
-        led = self._lead_those_that_nobody_leads(wanted)
-        values = await self._lead_many(led, plan) if led else {}
-        for key in wanted:
-            if key not in led:
-                # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
-                alone = replace(plan, callback=lambda key=key: self._one_of(key, plan))
-                with suppress(_LeftOut):
-                    values[key] = await self.remember(key, alone)
-        return {key: values[key] for key in wanted if key in values}
-
-    def _lead_those_that_nobody_leads(self, keys: Sequence[str]) -> dict[str, Flight]:
-        led: dict[str, Flight] = {}
-        try:
-            for key in keys:
-                flight, leads = self._flights.join(key, self._runtime.loop())
-                if leads:
-                    led[key] = flight
-        except RuntimeError:
-            for key, flight in led.items():
-                self._flights.land(key, flight)
-            raise
-        return led
-
-    async def _one_of(self, key: str, plan: Plan) -> object:
-        given = _mapping(await self._runtime.call(plan.callback, [key]))
-        if key not in given:
-            raise _LeftOut(f"the callback of remember_many gave no value for {key!r}")
-        return given[key]
-
-    async def _lead_many(self, led: Mapping[str, Flight], plan: Plan) -> dict[str, object]:
-        """The values of keys that this call leads the flights of.
-
-        What no other process computes is computed first, and its leases are given back before any wait: so two
-        processes that each hold what the other wants never wait for one another.
-        """
-        values: dict[str, object] = {}
-        pending = dict.fromkeys(led, _Found())
-        since = 0.0
-        try:
-            with leading(*led.values()):
-                while pending:
-                    turn = await self._begin_many(led, values, pending, plan)
-                    if turn is not None and not turn.keys:
-                        if turn.taken:
-                            since = since or self._runtime.elapsed()
-                            await self._wait_for_any(turn)
-                        continue
-                    await self._compute_many(led, values, pending, plan, turn)
-        except Exception as error:
-            for key in pending:
-                led[key].error = error
-            raise
-        else:
-            return values
-        finally:
-            if since:
-                self._engine.waited(next(iter(led)), since, "lease")
-            for key, flight in led.items():
-                self._flights.land(key, flight)
-
-    async def _begin_many(
-        self, led: Mapping[str, Flight], values: dict[str, object], pending: dict[str, _Found], plan: Plan
-    ) -> Turn | None:
-        """Take values that are there, and ask for the leases on the rest; ``None`` if the store does not answer."""
-        try:
-            for key, (entry, decision) in (await self._engine.judged(tuple(pending))).items():
-                before, found = pending[key], self._found(key, entry, decision)
-                if found.serves(plan):
-                    values[key] = found.value
-                    self._engine.count(key, found.value, found.entry, stale=found.stale)
-                    self._land_one(pending, led, key, found.entry)
-                else:
-                    pending[key] = replace(found, sure=before.sure)
-            if not pending:
-                return Turn((), (), "")
-            turn = await self._engine.begin(
-                {key: found.mark for key, found in pending.items()}, plan.tags, plan.longest
-            )
-        except StoreError as error:
-            self._engine.degraded("remember_many", tuple(pending), error)
-            return None
-        for key in pending.keys() - turn.taken.keys() - set(turn.keys):
-            pending[key] = replace(pending[key], sure=False)
-        return turn
-
-    async def _wait_for_any(self, turn: Turn) -> None:
-        try:
-            await self._engine.store.wait(next(iter(turn.taken.values())))
-        except StoreError as error:
-            self._engine.degraded("remember_many", tuple(turn.taken), error)
-
-    async def _compute_many(
-        self,
-        led: Mapping[str, Flight],
-        values: dict[str, object],
-        pending: dict[str, _Found],
-        plan: Plan,
-        turn: Turn | None,
-    ) -> None:
-        keys = tuple(pending) if turn is None else turn.keys
-        for key in keys:
-            self._engine.count(key, MISSING)
-        finished = turn is None
-        rest = 0.0
-        try:
-            with self._engine.computing(keys) as computation:
-                given = _mapping(await self._runtime.call(plan.callback, list(keys)))
-            entries: dict[str, Entry] = {}
-            for key in keys:
-                if key in given:
-                    lifetime, grace = plan.times(given[key], plan.lifetime)
-                    entries[key] = self._engine.entry(key, given[key], lifetime, computation.seconds, grace=grace)
-            if turn is not None:
-                for entry in entries.values():
-                    entry.tags = turn.versions
-                finished = True
-                await self._engine.finish(turn, {k: e for k, e in entries.items() if not led[k].superseded})
-        except Exception as error:
-            of_before = {key: pending[key] for key in keys if pending[key].value is not MISSING}
-            rest = plan.throttle
-            if len(of_before) < len(keys):
-                raise
-            for key, found in of_before.items():
-                values[key] = found.value
-                self._engine.tell(StaleServed(key, error))
-                self._land_one(pending, led, key, found.entry)
-            return
-        finally:
-            if turn is not None and not finished:
-                await self._engine.give_up(turn, rest)
-        for key in keys:
-            if key in entries:
-                values[key] = given[key]
-            self._land_one(pending, led, key, entries.get(key))
-
-    def _land_one(self, pending: dict[str, _Found], led: Mapping[str, Flight], key: str, entry: Entry | None) -> None:
-        del pending[key]
-        led[key].entry = entry
-        self._flights.land(key, led[key])
-
-
-class _LeftOut(LookupError):
-    """A callback for several keys gave no value for one that it was asked for alone."""
-
-
-def _mapping(given: object) -> Mapping[str, object]:
-    if not isinstance(given, Mapping):
-        raise TypeError(f"the callback of remember_many must give a dict from keys to values, not {given!r}")
-    return given
 
 
 def _takes_context(callback: Callable[..., Any]) -> bool:

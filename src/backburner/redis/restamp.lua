@@ -1,11 +1,13 @@
 -- Give an entry new times without sending its value again.
 -- KEYS[1]  the entry
+-- KEYS[2]  the lease on computing it, to be taken away; or none
 -- ARGV[1]  where the times stand in the header
 -- ARGV[2]  the new times, packed
 -- ARGV[3]  milliseconds the entry lives from now on; 0: for ever; empty: as before
 -- ARGV[4]  how an entry begins
 -- Result   1, or 0 if there is no such entry
 -- O(1) beyond the length of ARGV[2]
+if KEYS[2] then redis.call('UNLINK', KEYS[2]) end
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[4] - 1) ~= ARGV[4] then return 0 end
 redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2])
 if ARGV[3] == '0' then

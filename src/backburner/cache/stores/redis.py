@@ -183,8 +183,8 @@ class RedisStore:
 
     async def expire(self, key: str, now: float) -> bool:
         until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
-        await self._command("UNLINK", self._keyspace.lease(key))
-        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], [TIMES_OFFSET, until, "", MARK]))
+        names = [self._keyspace.entry(key), self._keyspace.lease(key)]
+        return bool(await self._script(_RESTAMP, names, [TIMES_OFFSET, until, "", MARK]))
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))

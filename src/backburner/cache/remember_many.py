@@ -1,0 +1,183 @@
+"""Reading several keys through with one call of the user's callback, for those that nobody else computes.
+
+Each key has its flight and its lease, as in `remember`, so that overlapping lists compute each key once. What a list
+can compute is computed, and given back, before it waits for what others compute: no two lists wait for one another.
+"""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from inspect import isawaitable
+from typing import Any
+
+from backburner.cache.engine import MISSING, Engine
+from backburner.cache.entry import Entry
+from backburner.cache.finding import Finding
+from backburner.cache.flight import Flight, LeftOut, leading
+from backburner.cache.plan import Plan
+from backburner.cache.remember import ReadThrough
+from backburner.cache.stores.base import Turn
+from backburner.errors import StoreError
+from backburner.events import StaleServed
+
+
+class ReadThroughMany:
+    """What `remember_many` does, with the steps of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def remember(self, keys: Sequence[str], plan: Plan) -> dict[str, object]:
+        """The values of keys, without those that the callback leaves out."""
+        wanted = tuple(dict.fromkeys(keys))
+        led = self._lead_those_that_nobody_leads(wanted)
+        values = await _Batch(self._engine, plan, led).compute() if led else {}
+        for key in wanted:
+            if key not in led:
+                # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
+                alone = replace(plan, callback=lambda key=key: _one(plan, key), of_list=True)
+                with suppress(LeftOut):
+                    values[key] = await ReadThrough(self._engine).remember(key, alone)
+        return {key: values[key] for key in wanted if key in values}
+
+    def _lead_those_that_nobody_leads(self, keys: Sequence[str]) -> dict[str, Flight]:
+        flights, loop = self._engine.flights, self._engine.runtime.loop()
+        led: dict[str, Flight] = {}
+        try:
+            for key in keys:
+                flight, leads = flights.join(key, loop)
+                if leads:
+                    led[key] = flight
+        except RuntimeError:
+            for key, flight in led.items():
+                flights.land(key, flight)
+            raise
+        return led
+
+
+class _Batch:
+    """The keys of a list whose flights it leads."""
+
+    def __init__(self, engine: Engine, plan: Plan, led: Mapping[str, Flight]) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._led = led
+        self._pending = dict.fromkeys(led, Finding())
+        self._values: dict[str, object] = {}
+
+    async def compute(self) -> dict[str, object]:
+        """The values, once all keys have landed."""
+        since = 0.0
+        try:
+            with leading(*self._led.values()):
+                while self._pending:
+                    turn = await self._begin()
+                    if turn is None:
+                        await self._call(tuple(self._pending), None)
+                    elif turn.keys:
+                        await self._call(turn.keys, turn)
+                    elif turn.taken:
+                        since = since or self._engine.runtime.elapsed()
+                        await self._wait(turn)
+        except Exception as error:
+            for key in self._pending:
+                self._led[key].error = error
+            raise
+        else:
+            return self._values
+        finally:
+            if since:
+                self._engine.waited(next(iter(self._led)), since, "lease")
+            # Also when cancelled or killed: neither entry nor error is set then, and followers lead.
+            for key, flight in self._led.items():
+                self._engine.flights.land(key, flight)
+
+    async def _begin(self) -> Turn | None:
+        """Take the values that are there, and ask for the leases on the rest; ``None`` if the store does not answer."""
+        plan, pending = self._plan, self._pending
+        try:
+            for key, judged in (await self._engine.judged(tuple(pending))).items():
+                found = Finding.of(self._engine, key, *judged)
+                if found.serves(plan):
+                    self._engine.count(key, found.value, found.entry, stale=found.stale)
+                    self._land(key, found.value, found.entry, stale=found.stale)
+                else:
+                    pending[key] = replace(found, sure=pending[key].sure)
+            if not pending:
+                return Turn((), (), "")
+            turn = await self._engine.begin({key: pending[key].mark for key in pending}, plan.tags, plan.longest)
+        except StoreError as error:
+            self._engine.degraded("remember_many", tuple(pending), error)
+            return None
+        for key in pending.keys() - turn.taken.keys() - set(turn.keys):
+            pending[key] = replace(pending[key], sure=False)  # something is there that was not, or cannot be read
+        return turn
+
+    async def _wait(self, turn: Turn) -> None:
+        try:
+            await self._engine.store.wait(next(iter(turn.taken.values())))
+        except StoreError as error:
+            self._engine.degraded("remember_many", tuple(turn.taken), error)
+
+    async def _call(self, keys: tuple[str, ...], turn: Turn | None) -> None:
+        """Call back for keys, and store what that gives if there is a turn to do so."""
+        for key in keys:
+            self._engine.count(key, MISSING)
+        finished = turn is None
+        rest = 0.0
+        try:
+            with self._engine.computing(keys) as computation:
+                given = _mapping(await self._engine.runtime.call(self._plan.callback, list(keys)))
+            entries: dict[str, Entry] = {}
+            for key in keys:
+                if key in given:
+                    lifetime, grace = self._plan.times(given[key], self._plan.lifetime)
+                    entries[key] = self._engine.entry(key, given[key], lifetime, computation.seconds, grace=grace)
+                    entries[key].tags = turn.versions if turn is not None else ()
+            if turn is not None:
+                finished = True
+                storable = {key: entry for key, entry in entries.items() if not self._led[key].superseded}
+                await self._engine.finish(turn, storable)
+        except Exception as error:
+            rest = self._plan.throttle
+            if any(self._pending[key].value is MISSING or self._led[key].superseded for key in keys):
+                raise
+            for key in keys:
+                self._engine.tell(StaleServed(key, error))
+                self._land(key, self._pending[key].value, self._pending[key].entry, stale=True)
+        else:
+            for key in keys:
+                self._land(key, given.get(key, MISSING), entries.get(key))
+        finally:
+            if turn is not None and not finished:
+                await self._engine.give_up(turn, rest)
+
+    def _land(self, key: str, value: object, entry: Entry | None, *, stale: bool = False) -> None:
+        del self._pending[key]
+        if value is not MISSING:
+            self._values[key] = value
+        flight = self._led[key]
+        flight.entry, flight.stale = entry, stale
+        self._engine.flights.land(key, flight)
+
+
+def _one(plan: Plan, key: str) -> object:
+    given = plan.callback([key])
+    return _picked_later(given, key) if isawaitable(given) else _picked(given, key)
+
+
+async def _picked_later(given: Awaitable[Any], key: str) -> object:
+    return _picked(await given, key)
+
+
+def _picked(given: object, key: str) -> object:
+    values = _mapping(given)
+    if key not in values:
+        raise LeftOut(f"the callback of remember_many gave no value for {key!r}")
+    return values[key]
+
+
+def _mapping(given: object) -> Mapping[str, object]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"the callback of remember_many must give a dict from keys to values, not {given!r}")
+    return given
