@@ -8,12 +8,16 @@ and each has its own idea of Sentinel. This module knows all of them and does no
     unix:///path/to/socket[?db=n]                     also redis+socket://, redis+unix://, valkey+unix://
     redis+sentinel://[…@]host[:port],host[:port]…/master[/db]      also sentinel://, valkey+sentinel://; rediss+… for
     TLS
+    redis+cluster://[…@]host[:port],host[:port]…                  some nodes of a cluster; also valkey+cluster://;
+    rediss+… for TLS. See `for_prefix`.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from redis.crc import key_slot
 
 from backburner.errors import ConfigError
 
@@ -29,16 +33,39 @@ _SENTINEL = {
     "rediss+sentinel": True,
     "valkeys+sentinel": True,
 }
-SERVER_SCHEMES = frozenset({*_TCP, *_UNIX, *_SENTINEL})
+_CLUSTER = {"redis+cluster": False, "valkey+cluster": False, "rediss+cluster": True, "valkeys+cluster": True}
+SERVER_SCHEMES = frozenset({*_TCP, *_UNIX, *_SENTINEL, *_CLUSTER})
 """All schemes that mean a Redis or Valkey server."""
 
 _SEPARATOR = re.compile(r";(?=[a-z+]+://)")  # a password may hold a semicolon too
-_EXAMPLES = "redis://localhost:6379/0, rediss://…, valkey://…, unix:///run/valkey.sock?db=0 or redis+sentinel://host1,host2/mymaster/0"
+_EXAMPLES = (
+    "redis://localhost:6379/0, rediss://…, valkey://…, unix:///run/valkey.sock?db=0, "
+    "redis+sentinel://host1,host2/mymaster/0 or redis+cluster://host1,host2"
+)
+_HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}")
 
 
 def mask_password(url: str) -> str:
     """The URL, or Celery's list of them, with passwords replaced by ``***``: fit for logs and messages."""
     return ";".join(_mask(one) for one in _SEPARATOR.split(url))
+
+
+def for_prefix(url: str, prefix: str) -> str:
+    """The URL of the node of a cluster that keeps all that begins with a prefix. Other URLs stay as they are.
+
+    Raises:
+        ConfigError: the prefix has no hash tag, so that the cluster would spread what begins with it.
+    """
+    if url.partition("://")[0].lower() not in _CLUSTER:
+        return url
+    tag = _HASH_TAG.match(prefix)
+    if tag is None:
+        name = prefix.rstrip(":")
+        raise ConfigError(
+            f"the prefix {prefix!r} has no hash tag: in a cluster, one keeps all of a cache's keys on one node, where "
+            f"they can be changed together. Write the prefix '{{{name}}}:'"
+        )
+    return f"{url}{'&' if '?' in url else '?'}slot={key_slot(tag[1].encode())}"
 
 
 def _mask(url: str) -> str:
@@ -64,6 +91,10 @@ class ServerURL:
     sentinels: tuple[tuple[str, int], ...] = ()
     """Addresses of Sentinels; host and port are then unused, and `master` names what to ask them for."""
     master: str | None = None
+    nodes: tuple[tuple[str, int], ...] = ()
+    """Addresses of some nodes of a cluster; host and port are then unused."""
+    slot: int | None = None
+    """Which of the cluster's slots is meant; its keeper is the server."""
     options: tuple[tuple[str, str], ...] = ()
     """The rest of the query string, passed on to redis-py (``ssl_ca_certs``, ``protocol``, …)."""
 
@@ -82,6 +113,8 @@ class ServerURL:
                 return cls._parse_unix(url)
             if scheme in _SENTINEL:
                 return cls._parse_sentinel(url, tls=_SENTINEL[scheme])
+            if scheme in _CLUSTER:
+                return cls._parse_cluster(url, tls=_CLUSTER[scheme])
         except ValueError as error:
             raise ConfigError(
                 f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}"
@@ -119,28 +152,45 @@ class ServerURL:
 
     @classmethod
     def _parse_sentinel(cls, url: str, *, tls: bool) -> Self:
-        # Several hosts with ports are no valid authority for urlsplit().port, so the authority is read by hand.
         parts = urlsplit(url)
         query: dict[str, str] = dict(parse_qsl(parts.query))
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        username, _, password = credentials.partition(":")
+        username, password, hosts = _authority(parts.netloc, SENTINEL_PORT)
         master, _, database = parts.path.strip("/").partition("/")
         master = query.pop("master_name", "") or query.pop("master", "") or unquote(master)
         if not master:
             raise ValueError("it names no master; write redis+sentinel://host1,host2/mymaster/0")
         return cls(
             database=_database(query.pop("db", "") or database),
-            username=_text(username),
-            password=_text(password),
+            username=username,
+            password=password,
             tls=tls,
-            sentinels=tuple(_address(host) for host in hosts.split(",") if host),
+            sentinels=hosts,
             master=master,
+            options=tuple(query.items()),
+        )
+
+    @classmethod
+    def _parse_cluster(cls, url: str, *, tls: bool) -> Self:
+        parts = urlsplit(url)
+        query: dict[str, str] = dict(parse_qsl(parts.query))
+        username, password, hosts = _authority(parts.netloc, REDIS_PORT)
+        if not hosts:
+            raise ValueError("it names no node; write redis+cluster://host1,host2")
+        if _database(query.pop("db", "") or parts.path.strip("/")):
+            raise ValueError("a cluster has no database but 0")
+        slot = query.pop("slot", None)
+        return cls(
+            username=username,
+            password=password,
+            tls=tls,
+            nodes=hosts,
+            slot=None if slot is None else int(slot),
             options=tuple(query.items()),
         )
 
     @property
     def redis_url(self) -> str:
-        """For redis-py: ``redis://``, ``rediss://`` or ``unix://``. Not for Sentinel, which has no URL there."""
+        """For redis-py: ``redis://``, ``rediss://``, ``unix://``. Sentinels and clusters have no URL there."""
         query = dict(self.options)
         if self.socket_path is not None:
             query["db"] = str(self.database)
@@ -150,7 +200,16 @@ class ServerURL:
 
     @property
     def celery_url(self) -> str:
-        """For kombu and Celery, broker and result backend alike. Sentinel also needs `celery_options`."""
+        """For kombu and Celery, broker and result backend alike. Sentinel also needs `celery_options`.
+
+        Raises:
+            ConfigError: it is a cluster, which Celery cannot use.
+        """
+        if self.nodes:
+            raise ConfigError(
+                f"Celery cannot use a cluster ({self.masked}): set CACHE_URL to the cluster, and REDIS_URL to a server "
+                "of its own"
+            )
         if self.sentinels:
             hosts = (f"sentinel://{self._credentials}{host}:{port}/{self.database}" for host, port in self.sentinels)
             return ";".join(hosts)
@@ -175,6 +234,9 @@ class ServerURL:
         if self.sentinels:
             hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
             return f"redis+sentinel://{hosts}/{self.master}/{self.database}"
+        if self.nodes:
+            hosts = ",".join(f"{host}:{port}" for host, port in self.nodes)
+            return f"{'rediss' if self.tls else 'redis'}+cluster://{hosts}"
         return mask_password(self.redis_url)
 
     @property
@@ -203,10 +265,17 @@ def _database(text: str) -> int:
     return number
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
+def _authority(netloc: str, port: int) -> tuple[str | None, str | None, tuple[tuple[str, int], ...]]:
+    """User, password and addresses. Several hosts with ports are no valid authority for urlsplit().port."""
+    credentials, _, hosts = netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    return _text(username), _text(password), tuple(_address(host, port) for host in hosts.split(",") if host)
+
+
+def _address(text: str, port: int) -> tuple[str, int]:
+    host, separator, given = text.rpartition(":")
     if not separator:
-        return text, SENTINEL_PORT
-    if not port.isdigit():
-        raise ValueError(f"the Sentinel {text!r} has no usable port")
-    return host, int(port)
+        return text, port
+    if not given.isdigit():
+        raise ValueError(f"the address {text!r} has no usable port")
+    return host, int(given)
