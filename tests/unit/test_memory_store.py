@@ -17,6 +17,7 @@ from backburner import Cache, Settings
 from backburner.cache.entry import Entry
 from backburner.cache.stores import MemoryStore, memory
 from backburner.cache.stores.policies import S3Fifo
+from backburner.cache.stores.versions import Versions
 from backburner.errors import ConfigError, ValueTooLarge
 from backburner.events import Degraded
 from tests.conftest import Eventually
@@ -84,6 +85,18 @@ def test_lfu_forgets_the_favourites_of_yesterday() -> None:
         cache.put(f"today:{number % 8}", number)
         cache.get(f"today:{number % 8}")
     assert cache.missing("yesterday")
+
+
+@pytest.mark.parametrize("policy", ["s3fifo", "lfu"])
+def test_a_value_that_is_written_anew_keeps_the_credit_of_the_old_one(policy: str) -> None:
+    cache = _cache(policy, 5)
+    cache.put("counter", 1)
+    for _ in range(50):
+        cache.get("counter")
+    cache.put("counter", 2)
+    cache.increment("counter")
+    cache.touch("counter", 60)
+    assert _store(cache)._entries["counter"].uses > 50
 
 
 def test_ttl_makes_room_by_removing_what_expires_first() -> None:
@@ -187,14 +200,28 @@ def test_there_are_never_more_than_max_items_and_bookkeeping_stays_in_proportion
 
 
 @each_policy
-def test_keys_that_come_and_go_leave_nothing_behind(policy: str) -> None:
+@pytest.mark.parametrize("staying", [0, 1])
+def test_keys_that_come_and_go_leave_nothing_behind(policy: str, staying: int) -> None:
     cache = _cache(policy, 1000)
-    for number in range(5000):
+    cache.put_many({f"stays:{number}": 1 for number in range(staying)})
+    for number in range(2000):
         cache.tags(f"tag:{number}").put(f"key:{number}", number)
         cache.forget(f"key:{number}")
     store = _store(cache)
-    assert (len(store), store.bytes, store.evicted) == (0, 0, 0)
+    assert (len(store), store.bytes, store.evicted) == (staying, _recomputed(store), 0)
     _check_places(store)
+
+
+@pytest.mark.parametrize("policy", ["s3fifo", "lfu"])
+def test_vacant_places_do_not_wait_for_an_eviction_that_would_meet_them_all(policy: str) -> None:
+    cache = _cache(policy, 2000)
+    policy_of_it: Any = _store(cache)._policy
+    cache.put_many({f"key:{number}": 1 for number in range(1000)})
+    cache.forget_many(f"key:{number}" for number in range(400))
+    assert len(policy_of_it._vacant) == 400
+    cache.put_many({f"new:{number}": 1 for number in range(200)})
+    assert len(policy_of_it._vacant) == 0
+    _check_places(_store(cache))
 
 
 def _check_places(store: MemoryStore) -> None:
@@ -218,6 +245,19 @@ def test_versions_of_tags_that_no_entry_carries_are_forgotten_in_the_end(monkeyp
     assert cache.missing("key:999")
     cache.flush()
     assert len(tags) == len(tags._carriers) == len(tags._idle) == 0
+
+
+def test_a_tag_that_somebody_computes_with_again_is_not_the_next_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backburner.cache.stores.versions.MOST_IDLE", 3)
+    versions = Versions()
+    (wanted,) = versions.pin(["wanted"])
+    versions.pin(["a", "b"])
+    assert versions.pin(["wanted"]) == [wanted]
+    versions.pin(["c", "d"])
+    assert versions.get("wanted") == wanted
+    assert versions.get("a") is None
 
 
 @each_policy
