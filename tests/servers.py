@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from psycopg import sql
 from tests.processes import free_port
 
 _DATABASE_NUMBERS = count(1)
+_SLOTS = 16384
 
 
 def missing(server: str) -> NoReturn:
@@ -72,6 +73,69 @@ def redis7_url(redis7: str) -> str:
     with redis.Redis.from_url(redis7) as client:
         client.flushall()
     return redis7
+
+
+class Cluster:
+    """Three nodes that share the slots among themselves."""
+
+    def __init__(self, folder: Path, stack: ExitStack, eventually: Any) -> None:
+        self.ports = [free_port() for _ in range(3)]
+        # Gossip goes over a second port; the usual one, 10,000 higher, may not exist or be taken.
+        for port, gossip in [(port, free_port()) for port in self.ports]:
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(gossip), "--cluster-node-timeout", "2000"]
+            stack.enter_context(redis_server(folder / str(port), "--port", str(port), *options))
+        self.nodes = [stack.enter_context(redis.Redis(port=port, decode_responses=True)) for port in self.ports]
+        gossips = []
+        for number, node in enumerate(self.nodes):
+            eventually(lambda node=node: answers(node), timeout=20)
+            node.execute_command("CLUSTER ADDSLOTSRANGE", number * _SLOTS // 3, (number + 1) * _SLOTS // 3 - 1)
+            gossips.append(node.config_get("cluster-port")["cluster-port"])
+        for port, gossip in zip(self.ports[1:], gossips[1:], strict=True):
+            self.nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", port, gossip)
+        for node in self.nodes:
+            eventually(lambda node=node: self._agrees(node), timeout=30)
+
+    @property
+    def url(self) -> str:
+        """Of all nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def flush(self) -> None:
+        """Remove everything."""
+        for node in self.nodes:
+            node.flushall()
+
+    def keeper(self, slot: int) -> int:
+        """The number of the node that keeps a slot, by its own account."""
+        return next(n for n, node in enumerate(self.nodes) if slot in self._own(node))
+
+    def move(self, slot: int, to: int) -> None:
+        """Give an empty slot to another node."""
+        target = self.nodes[to].execute_command("CLUSTER MYID")
+        for node in (self.nodes[to], *self.nodes):
+            node.execute_command("CLUSTER SETSLOT", slot, "NODE", target)
+
+    def _agrees(self, node: Any) -> bool:
+        state = node.execute_command("CLUSTER INFO")
+        return bool(state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "3")
+
+    def _own(self, node: Any) -> list[int]:
+        [mine] = [told for told in node.execute_command("CLUSTER NODES").values() if "myself" in told["flags"]]
+        return [slot for first, *last in mine["slots"] for slot in range(int(first), int((last or [first])[0]) + 1)]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, eventually: Any) -> Iterator[Cluster]:
+    """One cluster for all tests. Take `cluster_url` instead, unless you need its nodes."""
+    with ExitStack() as stack:
+        yield Cluster(tmp_path_factory.mktemp("cluster"), stack, eventually)
+
+
+@pytest.fixture
+def cluster_url(cluster: Cluster) -> str:
+    """The URL of a cluster that holds nothing."""
+    cluster.flush()
+    return cluster.url
 
 
 def answers(client: Any) -> bool:

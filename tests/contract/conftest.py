@@ -18,6 +18,7 @@ STORES = [
     "memory://?policy=ttl&max_items=1000",
     "valkey",
     pytest.param("redis7", marks=pytest.mark.slow),
+    pytest.param("cluster", marks=pytest.mark.slow),
 ]
 
 
@@ -72,6 +73,8 @@ def _url(request: pytest.FixtureRequest) -> str:
             return request.getfixturevalue("redis_url")
         case "redis7":
             return request.getfixturevalue("redis7_url")
+        case "cluster":
+            return request.getfixturevalue("cluster_url")
         case url:
             return url
 
@@ -86,7 +89,8 @@ def plain_cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def cache(request: pytest.FixtureRequest, url: str, clock: Clock) -> Iterator[Any]:
-    cache = Cache(url, prefix="contract:", default_ttl=3600, strict=True, clock=clock)
+    # The hash tag keeps it on one node of a cluster.
+    cache = Cache(url, prefix="{contract}:", default_ttl=3600, strict=True, clock=clock)
     cache.flush()
     if request.param == "blocking":
         yield cache

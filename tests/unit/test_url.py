@@ -3,7 +3,8 @@
 import pytest
 
 from backburner.errors import ConfigError
-from backburner.redis.url import ServerURL, mask_password
+from backburner.redis.client import aconnect, connect
+from backburner.redis.url import ServerURL, for_prefix, mask_password
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,32 @@ def test_sentinels_are_read_and_written() -> None:
     assert ServerURL.parse("rediss+sentinel://one/mymaster").tls
 
 
+def test_clusters_are_read_and_their_keeper_of_a_prefix_is_meant() -> None:
+    server = ServerURL.parse("rediss+cluster://me:pw@one,two:5/0?ssl_ca_certs=ca.crt")
+    assert server.nodes == (("one", 6379), ("two", 5))
+    assert (server.username, server.password, server.tls, server.slot) == ("me", "pw", True, None)
+    assert server.masked == "rediss+cluster://one:6379,two:5"
+    for url in ("redis+cluster://one", "redis+cluster://one?protocol=3"):
+        server = ServerURL.parse(for_prefix(url, "shop:{cache}:books:"))
+        assert server.slot == 9427  # CLUSTER KEYSLOT {cache}
+    assert for_prefix("redis://one", "cache:") == "redis://one"
+    assert for_prefix("memory://", "cache:") == "memory://"
+
+
+@pytest.mark.parametrize("prefix", ["cache:", "{}cache:", "cache}{:", "{cache:"])
+def test_a_prefix_that_a_cluster_would_spread_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="has no hash tag"):
+        for_prefix("redis+cluster://one", prefix)
+
+
+def test_a_cluster_is_refused_where_its_node_cannot_be_known() -> None:
+    with pytest.raises(ConfigError, match="CACHE_URL"):
+        _ = ServerURL.parse("redis+cluster://one").celery_url
+    for client in (connect, aconnect):
+        with pytest.raises(ConfigError, match="a cluster is for caches"):
+            client("redis+cluster://:secret@one", timeout=1)
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -57,6 +84,10 @@ def test_sentinels_are_read_and_written() -> None:
         "unix://",
         "redis+sentinel://:secret@one,two",
         "redis+sentinel://:secret@one:port/mymaster",
+        "redis+cluster://",
+        "redis+cluster://:secret@one:port",
+        "redis+cluster://:secret@one/3",
+        "redis+cluster://:secret@one?slot=many",
     ],
 )
 def test_nonsense_is_refused_with_examples_and_without_the_password(url: str) -> None:

@@ -25,6 +25,7 @@ from backburner.cli.screen import Screen
 from backburner.cli.service import Service
 from backburner.errors import BackburnerError
 from backburner.redis.client import connect
+from backburner.redis.url import for_prefix
 from backburner.settings import Settings
 
 _WITHIN = 12.5  # seconds for everything but stopping, so that all is over within 15
@@ -149,7 +150,7 @@ class _Check:
         if settings.cache_url.startswith("memory://"):
             return None
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", settings.cache_prefix) + "*"
-        client = connect(settings.cache_url, timeout=1)
+        client = connect(for_prefix(settings.cache_url, settings.cache_prefix), timeout=1)
         try:
             return sum(1 for _ in islice(client.scan_iter(match=pattern, count=1000), _KEYS_COUNTED))
         except RedisError as error:

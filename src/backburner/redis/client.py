@@ -13,6 +13,13 @@ import redis.backoff
 import redis.retry
 import redis.sentinel
 
+from backburner.errors import ConfigError
+from backburner.redis.cluster import (
+    AsyncClusterConnection,
+    AsyncClusterSSLConnection,
+    ClusterConnection,
+    ClusterSSLConnection,
+)
 from backburner.redis.url import ServerURL
 
 _ASYNC_CONNECTIONS = 64
@@ -40,6 +47,9 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
                 server.master, redis_class=_Master
             ),
         )
+    if server.nodes:
+        kind: Any = ClusterSSLConnection if server.tls else ClusterConnection
+        return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options | _place(server)))
     return redis.Redis.from_pool(redis.ConnectionPool.from_url(server.redis_url, **options | _protocol(server)))
 
 
@@ -54,6 +64,12 @@ def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.as
             sentinel(server.sentinels, sentinel_kwargs=options, **options | _login(server)).master_for(
                 server.master, redis_class=_AsyncMaster
             ),
+        )
+    if server.nodes:
+        kind: Any = AsyncClusterSSLConnection if server.tls else AsyncClusterConnection
+        waiting: dict[str, Any] = {"max_connections": _ASYNC_CONNECTIONS, "timeout": timeout}
+        return redis.asyncio.Redis.from_pool(
+            redis.asyncio.BlockingConnectionPool(connection_class=kind, **waiting | options | _place(server))
         )
     # A plain pool raises when all its connections are in use; this one waits, within the same budget.
     pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -102,3 +118,10 @@ def _login(server: ServerURL) -> dict[str, Any]:
         "protocol": 2,
         **dict(server.options),
     }
+
+
+def _place(server: ServerURL) -> dict[str, Any]:
+    if server.slot is None:
+        raise ConfigError(f"{server.masked}: a cluster is for caches; nothing else knows which of its nodes to use")
+    login = {name: value for name, value in _login(server).items() if name != "ssl"}
+    return login | {"nodes": server.nodes, "slot": server.slot}

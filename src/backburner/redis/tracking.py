@@ -73,6 +73,8 @@ class Tracking:
         """Why the server does not track for us, in its words."""
         self._url = url
         self._server = server.masked
+        # A node of a cluster that has lost the prefix to another would be silent for ever, were it not asked about it.
+        self._probe = ("PING",) if server.slot is None else ("EXISTS", prefix)
         self._protocol = int(dict(server.options).get("protocol", _RESP3))
         self._prefix = prefix
         self._channel = f"{prefix}\x01invalidations"
@@ -185,7 +187,7 @@ class Tracking:
             except redis.TimeoutError:
                 if asked:
                     raise redis.TimeoutError(f"no sign of life within {self._timeout} s") from None
-                self._connection.send_command("PING", check_health=False)
+                self._connection.send_command(*self._probe, check_health=False)
                 asked = True
             except redis.ResponseError as error:
                 asked = False  # who may not PING gets a sign of life too
@@ -201,7 +203,7 @@ class Tracking:
             case [b"message", _, payload]:
                 self._on_invalidated(payload.split(_SEPARATOR.encode()) if payload else None)
             case _:
-                pass  # the answer to PING
+                pass  # the answer to the probe
 
     def _trust(self, mode: Mode) -> None:
         if mode == "pubsub" and self.mode != mode:
