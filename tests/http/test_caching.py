@@ -294,6 +294,27 @@ async def test_the_application_is_asked_whether_a_stale_response_still_holds(
     assert len(origin.calls) == 2
 
 
+async def test_a_range_of_a_stale_response_is_cut_from_the_whole_that_is_asked_about(
+    through: Through, origin: Origin, clock: Clock
+) -> None:
+    origin.headers = {"cache-control": "max-age=60", "etag": '"1"'}
+    app = through()
+    await ask(app)
+    clock.pass_(61)
+    origin.answer = lambda scope: (304, {"cache-control": "max-age=60"}, b"")
+    part = await ask(app, range="bytes=0-1")
+    assert (part.status, part.body) == (206, b"/a")
+    assert origin.asked("range") is None
+
+
+async def test_a_range_of_what_is_not_stored_is_the_applications_to_give(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.answer = lambda scope: (206, {"cache-control": "max-age=60", "content-range": "bytes 0-1/4"}, b"/a")
+    for headers in ({}, {"cookie": "a=b"}):
+        part = await ask(app, range="bytes=0-1", **headers)
+        assert (part.status, part.body, origin.asked("range")) == (206, b"/a", "bytes=0-1")
+
+
 async def test_no_cache_means_asking_each_time(through: Through, origin: Origin) -> None:
     origin.headers = {"cache-control": "no-cache", "etag": '"1"'}
     app = through()
@@ -420,9 +441,25 @@ async def test_cache_groups_are_tags(through: Through, cache: Cache, origin: Ori
     await ask(app)
     await cache.tags("book:1").aflush()
     assert (await ask(app)).text == "/a 2"
-    origin.headers = {"cache-group-invalidation": '"books"'}
+    origin.headers = {"Cache-Group-Invalidation": '"books"'}
     await ask(app, "/elsewhere", "POST")
     assert (await ask(app)).text == "/a 4"
+
+
+async def test_a_group_that_is_flushed_while_its_response_is_renewed_wins(
+    through: Through, cache: Cache, origin: Origin, clock: Clock
+) -> None:
+    origin.headers = {"cache-control": "max-age=60", "etag": '"1"', "cache-groups": '"books"'}
+    app = through()
+    await ask(app)
+    clock.pass_(61)
+    origin.gate = asyncio.Event()
+    reading = asyncio.create_task(ask(app))
+    await origin.called(2)
+    await cache.tags("books").aflush()
+    origin.gate.set()
+    assert (await reading).text == "/a 2"
+    assert (await ask(app)).text == "/a 3"
 
 
 async def test_a_flushed_tag_empties_the_responses_that_a_rule_gave_it(cache: Cache, origin: Origin) -> None:

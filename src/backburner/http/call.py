@@ -212,9 +212,12 @@ class Call:
     async def begin(self) -> bool:
         """Ask for the right to store. False if another process has just stored what is wanted."""
         key, mark = self._place.key, self._place.mark
+        # Groups are known only once there is a response; those of the last one are likely to be its too.
+        before = self._found.entry.tags if self._found else ()
+        tags = tuple(dict.fromkeys((*self._place.tags, *(tag for tag, _ in before))))
         try:
             while True:
-                turn = await self._engine.begin({key: mark}, self._place.tags, _TAGS_KEPT)
+                turn = await self._engine.begin({key: mark}, tags, _TAGS_KEPT)
                 if key in turn.keys:
                     self._turn = turn
                     break
@@ -355,13 +358,13 @@ class Call:
 
     async def _store(self, stored: Stored, fields: list[bytes], groups: tuple[str, ...]) -> None:
         place = self._place
-        turn, self._turn = self._turn, None
         variants = place.variants
         if variants is None and fields:
             variants = Variants(tuple(fields), secrets.token_hex(4))
-        if turn is not None and not self.flight.superseded:
+        if self._turn is not None and not self.flight.superseded:
             try:
-                await self._finish(turn, stored, variants, fields, groups)
+                await self._finish(self._turn, stored, variants, fields, groups)
+                self._turn = None
                 self.forwarded += "; stored"
             except StoreError as error:
                 self.detail = "store-unavailable"
@@ -374,7 +377,10 @@ class Call:
         place, engine = self._place, self._engine
         now = engine.runtime.now()
         entry = self._entry(stored, now)
-        entry.tags = turn.versions + await engine.pin(groups, entry.expires_at - now)
+        wanted = dict.fromkeys((*place.tags, *groups))
+        known = {tag: version for tag, version in turn.versions if tag in wanted}
+        late = [tag for tag in wanted if tag not in known]
+        entry.tags = (*known.items(), *await engine.pin(late, entry.expires_at - now))
         outcomes = {place.key: entry}
         if place.variants is not None:
             if set(fields) <= set(place.variants.fields):

@@ -109,7 +109,7 @@ class ResponseCache:
     def _invalidating(self, request: Request, policy: Policy, send: Send) -> Send:
         async def invalidate(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-                headers = message.get("headers", ())
+                headers = [(name.lower(), value) for name, value in message.get("headers", ())]
                 # Before the client knows: what it asks for next must not be from before.
                 urls = rules.invalidated(request.url, headers)
                 tags = rules.groups(headers, b"cache-group-invalidation")

@@ -25,7 +25,7 @@ _SEEN: Final = frozenset(
         b"upgrade",
     }
 )
-_CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
+_PARTIAL: Final = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
 _UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 """With these a request goes to the application as it is."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
@@ -53,7 +53,7 @@ class Request:
         path = scope.get("raw_path")
         if path is None:
             path = quote(scope["path"]).encode()
-        self.target, self.key = _target(scope["scheme"], seen.get(b"host"), path, scope["query_string"])
+        self.target, self.key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
         """The URL in one form, empty if it makes no sense, and the key that responses to a GET have."""
 
     @property
@@ -71,7 +71,10 @@ class Request:
             return ""
         parts = [] if body is None else [self._of_the_content(), body]
         if callable(policy.vary_on):
-            parts.append(policy.vary_on(self.scope).encode("utf-8", "surrogatepass"))
+            identity = policy.vary_on(self.scope)
+            if not isinstance(identity, str):
+                raise TypeError(f"vary_on must say who asks as text, not {type(identity).__name__}")
+            parts.append(identity.encode("utf-8", "surrogatepass"))
         else:
             for wanted in policy.vary_on:
                 name = wanted.lower().encode()
@@ -109,7 +112,7 @@ class Request:
 
     def unconditional(self, extra: list[tuple[bytes, bytes]] | None = None) -> Any:
         """A scope that asks for the whole response, so that it can be stored, with other headers instead."""
-        headers = [pair for pair in self.headers if pair[0] not in _CONDITIONS]
+        headers = [pair for pair in self.headers if pair[0] not in _PARTIAL]
         return {**self.scope, "headers": headers + (extra or [])}
 
 

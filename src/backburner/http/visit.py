@@ -168,7 +168,8 @@ class Visit:
         still be for all, though others do not wait for it."""
         call = self._call(found, Flight(None))
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
-        if not self._credentials or self._request.method == "HEAD" or self._is_passing():
+        whole = self._request.method != "HEAD" and b"range" not in self._request.seen
+        if not self._credentials or not whole or self._is_passing():
             call.forwarded = "fwd=bypass"
             exchange.let_pass()
             await self._app(self._request.scope, self._receive, exchange.send)
