@@ -46,9 +46,14 @@ def listening(url: str, eventually: Eventually, **options: Any) -> Iterator[Ear]
         ear.stop()
 
 
+@pytest.fixture(params=["redis_url", pytest.param("redis7_url", marks=pytest.mark.slow)], ids=["valkey", "redis7"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
 @pytest.fixture
-def other(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
+def other(url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(url) as client:
         yield client
 
 
@@ -56,8 +61,8 @@ def _threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("backburner-tracking")]
 
 
-def test_what_others_write_and_delete_is_heard(redis_url: str, other: redis.Redis, eventually: Eventually) -> None:
-    with listening(redis_url, eventually) as ear:
+def test_what_others_write_and_delete_is_heard(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    with listening(url, eventually) as ear:
         assert ear.mode == "tracking"
         assert ear.trusted
         other.set("cache:a", 1)
@@ -71,30 +76,30 @@ def test_what_others_write_and_delete_is_heard(redis_url: str, other: redis.Redi
         eventually(lambda: set(ear.heard) >= {b"cache:%d" % number for number in range(100)})
 
 
-def test_other_prefixes_are_not_heard(redis_url: str, other: redis.Redis, eventually: Eventually) -> None:
-    with listening(redis_url, eventually) as ear:
+def test_other_prefixes_are_not_heard(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    with listening(url, eventually) as ear:
         other.set("celery:a", 1)
         other.set("cache:end", 1)
         eventually(lambda: ear.heard)
         assert ear.heard == [b"cache:end"]
 
 
-def test_expiry_is_heard(redis_url: str, other: redis.Redis, eventually: Eventually) -> None:
-    with listening(redis_url, eventually) as ear:
+def test_expiry_is_heard(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    with listening(url, eventually) as ear:
         other.set("cache:brief", 1, px=30)
         eventually(lambda: ear.heard.count(b"cache:brief") == 2)
 
 
-def test_flushing_the_server_is_heard_as_everything(redis_url: str, other: redis.Redis, eventually: Eventually) -> None:
-    with listening(redis_url, eventually) as ear:
+def test_flushing_the_server_is_heard_as_everything(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    with listening(url, eventually) as ear:
         other.flushall()
         eventually(lambda: ear.heard == [None])
 
 
 def test_a_killed_connection_is_lost_at_once_and_made_anew(
-    redis_url: str, other: redis.Redis, eventually: Eventually
+    url: str, other: redis.Redis, eventually: Eventually
 ) -> None:
-    with listening(redis_url, eventually, timeout=3.0, name="ear") as ear:
+    with listening(url, eventually, timeout=3.0, name="ear") as ear:
         [mine] = [client for client in other.client_list() if client["name"] == "ear"]
         other.client_kill_filter(_id=mine["id"])
         eventually(lambda: ear.states[:2] == ["trusted", "lost"], timeout=1)
@@ -103,8 +108,8 @@ def test_a_killed_connection_is_lost_at_once_and_made_anew(
         eventually(lambda: ear.heard == [b"cache:a"])
 
 
-def test_silence_is_no_loss(redis_url: str, eventually: Eventually) -> None:
-    with listening(redis_url, eventually, timeout=0.05) as ear:
+def test_silence_is_no_loss(url: str, eventually: Eventually) -> None:
+    with listening(url, eventually, timeout=0.05) as ear:
         until = time.monotonic() + 0.6
         while time.monotonic() < until:
             assert ear.trusted
@@ -113,9 +118,9 @@ def test_silence_is_no_loss(redis_url: str, eventually: Eventually) -> None:
 
 
 @pytest.fixture
-def restricted_url(redis_url: str, other: redis.Redis) -> Iterator[Any]:
+def restricted_url(url: str, other: redis.Redis) -> Iterator[Any]:
     """Makes URLs for a user who has all rights but some."""
-    parts = urlsplit(redis_url)
+    parts = urlsplit(url)
 
     def make(*but: str) -> str:
         other.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", *but)
@@ -140,9 +145,9 @@ def test_where_tracking_is_refused_a_channel_takes_its_place(
 
 
 def test_a_connection_that_is_to_speak_the_old_protocol_gets_the_channel(
-    redis_url: str, other: redis.Redis, eventually: Eventually
+    url: str, other: redis.Redis, eventually: Eventually
 ) -> None:
-    with listening(f"{redis_url}?protocol=2", eventually, timeout=0.05) as ear:
+    with listening(f"{url}?protocol=2", eventually, timeout=0.05) as ear:
         assert ear.mode == "pubsub"
         time.sleep(0.3)  # several signs of life
         other.execute_command(*ear.publication(["cache:a"]))
@@ -171,9 +176,9 @@ def test_where_both_are_refused_nothing_is_trusted_and_one_line_says_why(
 
 
 def test_a_wrong_password_is_said_once_and_not_shown(
-    redis_url: str, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    url: str, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = urlsplit(redis_url)
+    parts = urlsplit(url)
     ear = Ear(f"redis://nobody:wrong-password@{parts.hostname}:{parts.port}/0")
     with caplog.at_level(logging.DEBUG, "backburner.cache"):
         ear.start()
@@ -184,10 +189,8 @@ def test_a_wrong_password_is_said_once_and_not_shown(
     assert not ear.trusted
 
 
-def test_stopping_leaves_no_thread_and_no_connection(
-    redis_url: str, other: redis.Redis, eventually: Eventually
-) -> None:
-    with listening(redis_url, eventually, timeout=5.0, name="ear") as ear:
+def test_stopping_leaves_no_thread_and_no_connection(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    with listening(url, eventually, timeout=5.0, name="ear") as ear:
         assert len(_threads()) == 1
         ear.start()  # once is enough
         assert len(_threads()) == 1
@@ -201,8 +204,8 @@ def test_stopping_leaves_no_thread_and_no_connection(
         ear.stop()
 
 
-def test_it_can_be_started_again(redis_url: str, other: redis.Redis, eventually: Eventually) -> None:
-    ear = Ear(redis_url)
+def test_it_can_be_started_again(url: str, other: redis.Redis, eventually: Eventually) -> None:
+    ear = Ear(url)
     for count in range(1, 4):
         ear.start()
         eventually(lambda: len(ear.states) == count)  # noqa: B023 - called at once
@@ -211,16 +214,16 @@ def test_it_can_be_started_again(redis_url: str, other: redis.Redis, eventually:
         ear.stop()
 
 
-def test_it_can_be_stopped_before_it_has_started(redis_url: str) -> None:
+def test_it_can_be_stopped_before_it_has_started(url: str) -> None:
     for _ in range(20):
-        ear = Ear(redis_url)
+        ear = Ear(url)
         ear.start()
         ear.stop()
     assert _threads() == []
 
 
 def test_a_callback_that_fails_is_logged_and_distrusted(
-    redis_url: str, other: redis.Redis, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    url: str, other: redis.Redis, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
     states: list[str] = []
 
@@ -228,7 +231,7 @@ def test_a_callback_that_fails_is_logged_and_distrusted(
         raise RuntimeError("the receiver is broken")
 
     tracking = Tracking(
-        redis_url,
+        url,
         PREFIX,
         on_invalidated=fail,
         on_trusted=lambda: states.append("trusted"),
@@ -260,12 +263,12 @@ def _child(ear: Ear, url: str, answers: Any) -> None:
 
 
 def test_a_forked_child_listens_for_itself_and_the_parent_goes_on(
-    redis_url: str, other: redis.Redis, eventually: Eventually
+    url: str, other: redis.Redis, eventually: Eventually
 ) -> None:
     fork = multiprocessing.get_context("fork")
-    with listening(redis_url, eventually) as ear:
+    with listening(url, eventually) as ear:
         mine, theirs = fork.Pipe()
-        child = fork.Process(target=_child, args=(ear, redis_url, theirs))
+        child = fork.Process(target=_child, args=(ear, url, theirs))
         child.start()
         assert mine.poll(10)
         assert mine.recv() == (False, "off")
