@@ -104,6 +104,16 @@ async def test_nobody_gets_what_another_one_was_given_for_showing_credentials(
 
 
 @pytest.mark.parametrize("shown", [{"authorization": "Bearer alice"}, {"cookie": "session=alice"}])
+async def test_must_revalidate_shares_what_was_made_for_a_password_and_not_what_was_made_for_a_cookie(
+    through: Through, origin: Origin, shown: dict[str, str]
+) -> None:
+    origin.headers = {"cache-control": "max-age=60, must-revalidate"}
+    app = through()
+    await ask(app, **shown)
+    assert (await ask(app)).text == ("/a 1" if "authorization" in shown else "/a 2")
+
+
+@pytest.mark.parametrize("shown", [{"authorization": "Bearer alice"}, {"cookie": "session=alice"}])
 async def test_a_response_that_says_so_is_for_everybody(
     through: Through, origin: Origin, shown: dict[str, str]
 ) -> None:

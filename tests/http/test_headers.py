@@ -157,14 +157,16 @@ def test_a_response_that_must_not_be_stored_is_not_whatever_else_it_says(
     fields = [pair for pair in fields if pair[0] != b"cdn-cache-control"]  # which may take the word of cache-control
     fields.insert(place, forbidden)
     # An open quote swallows what follows: that is no-store too.
-    terms, reason = rules.may_store(status, fields, Policy.gateway(ttl=60), credentials=False, now=NOW, delay=0)
+    terms, reason = rules.may_store(status, fields, Policy.gateway(ttl=60), credentials="", now=NOW, delay=0)
     assert terms is None
     assert reason
 
 
 @settings(max_examples=60)
-@given(FIELDS, st.sampled_from([200, 204, 206, 301, 304, 404, 500, 999]), st.booleans())
-def test_the_rules_never_raise(fields: list[tuple[bytes, bytes]], status: int, credentials: bool) -> None:
+@given(
+    FIELDS, st.sampled_from([200, 204, 206, 301, 304, 404, 500, 999]), st.sampled_from(["", "authorization", "cookie"])
+)
+def test_the_rules_never_raise(fields: list[tuple[bytes, bytes]], status: int, credentials: rules.Credentials) -> None:
     for policy in (Policy(), Policy(ttl=60), Policy.gateway()):
         terms, _ = rules.may_store(status, fields, policy, credentials=credentials, now=NOW, delay=0.1)
         assert terms is None or terms.born <= NOW

@@ -319,7 +319,7 @@ class Call:
     def passed(self) -> None:
         """Let those who wait go on by themselves."""
         if self._reason in _LASTING:
-            self._passing.add(self._place.key, credentials=self._request.credentials(self._policy))
+            self._passing.add(self._place.key, credentials=bool(self._request.credentials(self._policy)))
         self.flight.error = NotShared()
         self._engine.flights.land(self._place.key, self.flight)
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from backburner.cache.keys import MAX_LENGTH, fit
 from backburner.http.headers import Directives, directives
 from backburner.http.policy import Policy
+from backburner.http.rules import Credentials
 
 MARK: Final = "http:\x01"
 """Begins the keys of responses: a namespace to be counted under, and a control character, which users' keys never
@@ -84,11 +85,13 @@ class Request:
     def _of_the_content(self) -> bytes:
         return repr(sorted(pair for pair in self.headers if pair[0].startswith(b"content-"))).encode()
 
-    def credentials(self, policy: Policy) -> bool:
-        """Whether it shows credentials that the key does not hold."""
+    def credentials(self, policy: Policy) -> Credentials:
+        """Those it shows that the key does not hold."""
         if policy.vary_on:
-            return False
-        return b"authorization" in self.seen or (b"cookie" in self.seen and not policy.ignore_cookies)
+            return ""
+        if b"cookie" in self.seen and not policy.ignore_cookies:
+            return "cookie"
+        return "authorization" if b"authorization" in self.seen else ""
 
     def directives(self, policy: Policy) -> Directives | None:
         """RFC 9111 section 5.2.1, where the owner lets clients say so; `Pragma` as in section 5.4."""

@@ -5,7 +5,7 @@ Where a choice is left it is the owner's (`Policy`); where a field makes no sens
 """
 
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from backburner.http.headers import (
@@ -58,6 +58,10 @@ def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
     return directives(field(headers, b"cache-control")), False
 
 
+Credentials = Literal["", "authorization", "cookie"]
+"""The most telling ones of a request."""
+
+
 class Terms(NamedTuple):
     """What a response says about being stored. Durations are seconds."""
 
@@ -78,12 +82,12 @@ class Terms(NamedTuple):
 
 
 def may_store(
-    status: int, headers: Headers, policy: Policy, *, credentials: bool, now: float, delay: float
+    status: int, headers: Headers, policy: Policy, *, credentials: Credentials, now: float, delay: float
 ) -> tuple[Terms | None, str]:
     """Section 3: whether a complete response to a request that may be answered from the cache may be stored.
 
     Args:
-        credentials: whether the request showed any that the key does not hold.
+        credentials: what the request showed that the key does not hold.
         now: when the response arrived.
         delay: seconds since the request was sent.
 
@@ -104,9 +108,9 @@ def may_store(
         return None, "private"
     if vary(headers) is None:
         return None, "vary"
-    public = authorizes_sharing(directives)
-    if credentials and not public:
-        return None, "credentials"
+    public = not {"public", "s-maxage"}.isdisjoint(directives)
+    if credentials and not (public or (credentials == "authorization" and "must-revalidate" in directives)):
+        return None, "credentials"  # section 3.5; for cookies the owner's care, not the standard's
     if field(headers, b"set-cookie") is not None and not public and not policy.ignore_cookies:
         return None, "set-cookie"
 
@@ -172,11 +176,6 @@ def initial_age(headers: Headers, now: float, delay: float) -> float:
 
 
 _SECOND: Final = 1.0
-
-
-def authorizes_sharing(directives: Directives) -> bool:
-    """Section 3.5: whether a response to a request with `Authorization` may be used for others; cookies alike."""
-    return not {"public", "s-maxage", "must-revalidate"}.isdisjoint(directives)
 
 
 def stale_windows(directives: Directives, policy: Policy, *, strict: bool) -> tuple[float, float]:

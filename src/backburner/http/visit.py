@@ -101,7 +101,7 @@ class Visit:
         return self._asked is None or "no-store" not in self._asked
 
     def _is_passing(self) -> bool:
-        return self._passing.has(self._place.key, credentials=self._credentials)
+        return self._passing.has(self._place.key, credentials=bool(self._credentials))
 
     async def _follow(self, flight: Flight) -> bool:
         try:
