@@ -390,7 +390,8 @@ class Cache(Verbs):
         l1_policy: which of them make room, as in the URL.
         timeout: seconds that connecting, and each reply, may take.
         lease: seconds after which a process that computes a value, and was killed, is replaced by another that waits
-        for it. strict: raise when the server cannot do something, instead of going on without it.
+            for it. It does not limit callbacks: leases are renewed.
+        strict: raise when the server cannot do something, instead of going on without it.
         clock: Unix time in seconds; for tests.
 
     Raises:
@@ -432,6 +433,8 @@ class Cache(Verbs):
         self.events.subscribe(TroubleLog(), *TROUBLE)
         self._url = url = for_prefix(url, prefix)
         self._timeout = timeout
+        if not lease > 0:
+            raise ConfigError(f"lease={lease!r}: seconds that a dead process is waited for; write lease=10")
         self._lease = lease
         self._strict = strict
         self._clock = clock
