@@ -184,6 +184,28 @@ async def test_a_stream_for_one_client_ends_with_that_client(through: Through) -
     await client.task
 
 
+async def test_an_application_is_told_when_the_only_client_of_its_stream_has_gone(through: Through) -> None:
+    app = through()
+    told: asyncio.Queue[Exception] = asyncio.Queue()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"more", "more_body": True})
+        except OSError as error:
+            told.put_nowait(error)
+            raise
+
+    app._app = stream
+    client = Client(app)
+    await client.got.get()
+    client.ready.clear()
+    await asyncio.sleep(0)
+    client.task.cancel()
+    assert "has gone" in str(await asyncio.wait_for(told.get(), 5))
+
+
 async def test_an_application_that_streams_to_one_client_goes_no_faster_than_that_client_takes_it(
     through: Through,
 ) -> None:

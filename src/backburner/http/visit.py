@@ -210,9 +210,10 @@ class Visit:
                 if await call.begin():
                     await self._app(call.scope(), exchange.receive, exchange.send)
         except Exception as error:
+            if exchange.abandoned and isinstance(error, ConnectionResetError):
+                return  # what the application was told because nobody takes its response
             if call.renewal:
-                if not isinstance(error, ConnectionResetError):
-                    call.failed(error)  # the client has a good response; whoever wants to know is told
+                call.failed(error)  # the client has a good response; whoever wants to know is told
                 return
             answered = call.response is not None or exchange.streamed
             if not answered and call.stand_in(error):
