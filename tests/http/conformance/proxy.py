@@ -168,6 +168,7 @@ def main() -> None:
         http=InterimProtocol,
         lifespan="off",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
     )

@@ -106,7 +106,7 @@ class Suite:
             cwd=self.folder,
             env=environment(variables),
             check=True,
-            stdout=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=600,
         )
