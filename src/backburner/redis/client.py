@@ -24,6 +24,8 @@ from backburner.redis.url import ServerURL
 
 _ASYNC_CONNECTIONS = 64
 """Connections of one event loop. More coroutines wait for one to come free."""
+_THREADS = 10_000
+"""Connections of blocking clients: one for each thread that waits for another process, never an error for the 101st."""
 
 
 def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Redis":
@@ -39,6 +41,7 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
     """
     server = ServerURL.parse(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    options["max_connections"] = _THREADS
     if server.sentinels:
         sentinel: Any = redis.sentinel.Sentinel  # redis-py has no types for it
         return cast(
