@@ -1,1 +1,22 @@
-"""How messages travel, as kombu transports."""
+"""How messages travel, as kombu transports, and what they leave on the server.
+
+All keys are of one database and begin with kombu's `global_keyprefix`, if there is one. Times are the server's.
+
+    <queue>                       list: waiting messages of priority 0, as stock kombu has it. LPUSH adds, RPOP takes.
+    <queue>\\x06\\x16<priority>     list: those of priority 1 to 9. 0 goes first, 9 last, as with stock kombu on Redis.
+                                  Producers may use fewer steps (kombu's are 0, 3, 6, 9); consumers look at all ten.
+    backburner:delayed            sorted set: what is not due yet. Score: when, in seconds since 1970. Member: the job's
+                                  id; if that is taken, or there is none, the message's delivery tag.
+    backburner:delayed:entries    hash: member to entry. An entry is the list to push to, a newline, the message.
+    backburner:consumers          sorted set: consumer to the time when its lease ends. One per process and connection.
+    backburner:leased:<consumer>  hash: number to entry, for what the consumer has taken and not acknowledged.
+    backburner:crashes:<tag>      string: how often a worker died of the message with this delivery tag. Expires.
+    backburner:unknown:<tag>      string: when the message was first taken by a worker that does not know its task.
+                                  Expires.
+    backburner:failed             sorted set: what will not be tried again. Score: since when. Member: as for delayed.
+    backburner:failed:<member>    hash: reason, detail, list, message.
+    backburner:job:<id>           hash: that the job was enqueued; see ``enqueue.lua``. Expires.
+
+To enqueue is to LPUSH to the list; or, where the server's clock is before the message's eta, to ZADD to the delayed set
+and HSET its entry, in one script.
+"""
