@@ -7,10 +7,11 @@ from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from app import problems
-from app.api import books, health, jobs, sessions, users
+from app.api import books, health, jobs, kept_responses, sessions, users
 from app.api.deps import refuse_other_sites
-from app.core.cache import close_caches
+from app.core.cache import cache, close_caches
 from app.seed import fill_empty_store
+from backburner.http import CacheMiddleware
 
 DESCRIPTION = """
 A small bookstore that shows how to use Backburner: reads come from the cache, long work is done by jobs.
@@ -44,6 +45,7 @@ def create_app() -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
+    app.add_middleware(CacheMiddleware, cache=cache(), rules={"/books*": kept_responses.POLICY, "*": None})
     for resource in (books, users, sessions, jobs, health):
         app.include_router(resource.router)
 
@@ -59,7 +61,7 @@ def create_app() -> FastAPI:
 async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(fill_empty_store)
     yield
-    close_caches()
+    await close_caches()
 
 
 app = create_app()

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app import uploads
 from app.api.deps import DB, CurrentUser, Id
+from app.api.kept_responses import keep_for_all
 from app.api.upload import UPLOAD_BODY, receive_books_file
 from app.book_cache import books_changed, remember_book, remember_page
 from app.models import Book, BookImport
@@ -23,7 +24,8 @@ Sort = Literal["title", "-title", "author", "-author", "year", "-year", "id", "-
 Search = Annotated[str, Query(max_length=200, description="Words of title, author or ISBN", examples=["le guin"])]
 
 
-@router.get("", summary="List and search", responses=problems(422, 503))
+@router.head("", dependencies=[Depends(keep_for_all)], include_in_schema=False)
+@router.get("", dependencies=[Depends(keep_for_all)], summary="List and search", responses=problems(422, 503))
 def read_books(
     db: DB,
     q: Search = "",
@@ -43,7 +45,8 @@ def read_books(
     return remember_page(urlencode({"q": q, "sort": sort, "limit": limit, "offset": offset}), load)
 
 
-@router.get("/{book_id}", summary="Read one", responses=problems(404, 422, 503))
+@router.head("/{book_id}", dependencies=[Depends(keep_for_all)], include_in_schema=False)
+@router.get("/{book_id}", dependencies=[Depends(keep_for_all)], summary="Read one", responses=problems(404, 422, 503))
 def read_book(book_id: Id, db: DB) -> BookRead:
     """One book."""
 

@@ -37,9 +37,9 @@ def sessions() -> Cache:
     )
 
 
-def close_caches() -> None:
+async def close_caches() -> None:
     """Let go of the connections."""
-    cache().close()
+    await cache().aclose()
     sessions().close()
 
 
