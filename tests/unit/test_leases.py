@@ -1,6 +1,5 @@
 """Leases are renewed while they are held, by a thread that is there only then."""
 
-import threading
 from collections.abc import Mapping
 
 from backburner.cache.leases import Leases
@@ -19,10 +18,6 @@ class Renewals:
         return [key for key in self.lost if key in tokens]
 
 
-def _watching() -> int:
-    return sum(thread.name == "backburner-leases" for thread in threading.enumerate())
-
-
 def test_what_is_held_for_long_is_renewed_again_and_again_in_one_go(eventually: Eventually) -> None:
     renewals = Renewals()
     leases = Leases(0.03, renewals)
@@ -33,7 +28,7 @@ def test_what_is_held_for_long_is_renewed_again_and_again_in_one_go(eventually: 
     renewals.asked.clear()
     eventually(lambda: {"c": "other"} in renewals.asked)
     leases.let_go(("c",), "other")
-    eventually(lambda: _watching() == 0)
+    eventually(lambda: not leases._watched)
 
 
 def test_a_lost_lease_is_not_asked_for_again(eventually: Eventually) -> None:
@@ -42,7 +37,7 @@ def test_a_lost_lease_is_not_asked_for_again(eventually: Eventually) -> None:
     leases.hold(("a", "b"), "token")
     eventually(lambda: {"b": "token"} in renewals.asked)
     leases.let_go(("a", "b"), "token")
-    eventually(lambda: _watching() == 0)
+    eventually(lambda: not leases._watched)
     assert sum("a" in tokens for tokens in renewals.asked) == 1
 
 
@@ -54,7 +49,7 @@ def test_a_lease_taken_anew_is_not_let_go_by_who_held_it_before(eventually: Even
     leases.let_go(("a",), "first")
     eventually(lambda: {"a": "second"} in renewals.asked)
     leases.let_go(("a",), "second")
-    eventually(lambda: _watching() == 0)
+    eventually(lambda: not leases._watched)
 
 
 def test_short_computations_cost_no_renewal(eventually: Eventually) -> None:
@@ -62,7 +57,7 @@ def test_short_computations_cost_no_renewal(eventually: Eventually) -> None:
     leases = Leases(0.3, renewals)
     for _ in range(100):
         leases.hold(("a",), "token")
-        assert _watching() == 1
+        assert leases._watched
         leases.let_go(("a",), "token")
-    eventually(lambda: _watching() == 0)
+    eventually(lambda: not leases._watched)
     assert not renewals.asked
