@@ -80,12 +80,12 @@ def published(suite: Suite) -> dict[str, Tally]:
     }
 
 
-def table(suite: Suite, ours: Tally) -> str:
-    """All scores, best first, in Markdown."""
+def table(suite: Suite, name: str, tally: Tally) -> str:
+    """The scores of a cache and of all published ones, best first, in Markdown."""
     totals = [len(of_kind(suite.tests, kind)) for kind in KINDS]
-    scores = {name: tally.score for name, tally in published(suite).items()} | {"**Backburner**": ours.score}
+    scores = {other: results.score for other, results in published(suite).items()} | {f"**{name}**": tally.score}
     ranked = sorted(scores.items(), key=lambda item: item[1], reverse=True)
-    rows = [f"| {name} | {score.required} | {score.optimal} |" for name, score in ranked]
+    rows = [f"| {cache} | {score.required} | {score.optimal} |" for cache, score in ranked]
     return "\n".join(["| cache | required, of {} | optimal, of {} |".format(*totals), "|---|--:|--:|", *rows])
 
 
@@ -96,12 +96,6 @@ def reasons() -> str:
     return "\n".join(["| test | why |", "|---|---|", *rows])
 
 
-def measure(suite: Suite, cache: str, **variables: str) -> Tally:
-    """Run the suite against a cache (see proxy.py), with `variables` in its environment."""
-    with suite.gateway(cache, **variables) as url:
-        return Tally(suite.tests, suite.run(url))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", help="puts a cache around an ASGI application, in place of ours")
@@ -109,12 +103,12 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory() as workspace:
         suite = Suite.install(Path(workspace))
-        if options.show:
-            with suite.gateway(options.cache or OURS) as url:
+        with suite.gateway(options.cache or OURS) as url:
+            if options.show:
                 print(suite.show(url, options.show))
-            return
-        tally = measure(suite, options.cache or OURS)
-        scores = table(suite, tally)
+                return
+            tally = Tally(suite.tests, suite.run(url))
+        scores = table(suite, options.cache or "Backburner", tally)
     print(*(f"{test}: {why}" for test, why in tally.failed.items()), "", scores, sep="\n")
     if not options.cache:
         page = PAGE.read_text()
