@@ -60,6 +60,24 @@ def _no_callback(*_: object) -> NoReturn:
     raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
 
 
+def _said(
+    grace: Duration | None,
+    soft_timeout: Duration | None,
+    hard_timeout: Duration | None,
+    none_ttl: Duration | None,
+    jitter: Duration | None,
+    throttle: Duration | None,
+) -> dict[str, Duration | None]:
+    return {
+        "grace": grace,
+        "soft_timeout": soft_timeout,
+        "hard_timeout": hard_timeout,
+        "none_ttl": none_ttl,
+        "jitter": jitter,
+        "throttle": throttle,
+    }
+
+
 class Verbs:
     """What `Cache` and `TaggedCache` have in common.
 
@@ -190,8 +208,20 @@ class Verbs:
 
     # Reading through
 
+    # The options stand here one by one, and not as `**options`, since Python would make a dict of them for every hit.
+
     def remember(
-        self, key: str, ttl: TTL = None, callback: Callback[T] = _no_callback, **options: Unpack[Options]
+        self,
+        key: str,
+        ttl: TTL = None,
+        callback: Callback[T] = _no_callback,
+        *,
+        grace: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        none_ttl: Duration | None = None,
+        jitter: Duration | None = None,
+        throttle: Duration | None = None,
     ) -> T:
         """The value of a key, or else what `callback` gives, which is stored.
 
@@ -200,8 +230,7 @@ class Verbs:
         caller gets the value, and it is not stored. Shortly before the value ends, one caller computes it anew while
         the others still get it: the earlier, the longer that takes.
 
-        Args:
-            options: grace, timeouts, negative caching, jitter: see `Options`.
+        `Options` tells what the others are: grace, timeouts, negative caching, jitter.
 
         Raises:
             RuntimeError: the callback asks for the key that it computes.
@@ -209,16 +238,29 @@ class Verbs:
         """
         value = self._hit(key)
         if value is MISSING:
-            value = run(self._read_through(self._engine()).remember(check_key(key), self._plan(callback, ttl, options)))
+            options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
+            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
+            value = run(self._read_through(self._engine()).remember(check_key(key), plan))
         return cast("T", value)
 
     async def aremember(
-        self, key: str, ttl: TTL = None, callback: AsyncCallback[T] = _no_callback, **options: Unpack[Options]
+        self,
+        key: str,
+        ttl: TTL = None,
+        callback: AsyncCallback[T] = _no_callback,
+        *,
+        grace: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        none_ttl: Duration | None = None,
+        jitter: Duration | None = None,
+        throttle: Duration | None = None,
     ) -> T:
         """As `remember`; the callback may be a coroutine function."""
         value = self._hit(key)
         if value is MISSING:
-            plan = self._plan(callback, ttl, options)
+            options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
+            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
@@ -237,7 +279,12 @@ class Verbs:
         key: str,
         ttl: tuple[Duration, Duration],
         callback: Callback[T] = _no_callback,
-        **options: Unpack[Options],
+        *,
+        soft_timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        none_ttl: Duration | None = None,
+        jitter: Duration | None = None,
+        throttle: Duration | None = None,
     ) -> T:
         """As `remember`, but who comes late need not wait: with ``ttl=(fresh, stale)`` a value older than `fresh` is
         given at once and computed anew in the background, and only one older than `stale` is waited for.
@@ -245,14 +292,14 @@ class Verbs:
         The callback may run when the caller has long gone on, in another thread: it must not use what belongs to the
         caller's request, such as its database session.
 
-        Args:
-            options: as for `remember`, without `grace`, which `stale` is.
+        Of the options of `remember` it has no `grace`, which `stale` is.
 
         Raises:
             ValueError: `stale` is shorter than `fresh`.
         """
         value = self._hit(key)
         if value is MISSING:
+            options = _said(None, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
             plan = Plan.flexible(callback, ttl, self._tags, options)
             value = run(self._read_through(self._engine()).remember(check_key(key), plan))
         return cast("T", value)
@@ -262,20 +309,23 @@ class Verbs:
         key: str,
         ttl: tuple[Duration, Duration],
         callback: AsyncCallback[T] = _no_callback,
-        **options: Unpack[Options],
+        *,
+        soft_timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        none_ttl: Duration | None = None,
+        jitter: Duration | None = None,
+        throttle: Duration | None = None,
     ) -> T:
         """As `flexible`; in the background means in a task of this event loop."""
         value = self._hit(key)
         if value is MISSING:
+            options = _said(None, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
             plan = Plan.flexible(callback, ttl, self._tags, options)
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return cast("T", value)
 
     def _read_through(self, engine: Engine) -> ReadThrough:
         return ReadThrough(engine, self._engine())
-
-    def _plan(self, callback: Callable[..., Any], ttl: TTL, options: Options) -> Plan:
-        return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
 
     # Several values
 
