@@ -135,7 +135,7 @@ class Plan:
         fresh, stale = seconds(first), seconds(second)
         if stale < fresh:
             raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
-        if "grace" in options:
+        if options.get("grace") is not None:
             raise ValueError(f"ttl={ttl!r} says how long a value is kept; with it there is no grace")
         return replace(cls.of(callback, fresh, tags, options), grace=stale - fresh, in_background=True)
 
