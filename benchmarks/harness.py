@@ -54,7 +54,7 @@ class Bar:
         ratio = figures[self.contender].median / figures[self.base].median
         if self.at_most >= 1:
             return Verdict(
-                f"{self.contender} / {self.base}", ratio, f"at most {self.at_most:g}x", ratio <= self.at_most
+                f"{self.contender} / {self.base}", ratio, f"at most {self.at_most:.3g}x", ratio <= self.at_most
             )
         bar = 1 / self.at_most
         return Verdict(f"{self.base} / {self.contender}", 1 / ratio, f"at least {bar:g}x", 1 / ratio >= bar)
