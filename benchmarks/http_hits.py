@@ -83,7 +83,7 @@ def figures(bursts: Mapping[str, list[Burst]], of: Callable[[Burst], float]) -> 
 
 
 def tell(report: Report, title: str, bursts: Mapping[str, list[Burst]], bars: tuple[Bar, ...] = ()) -> None:
-    """Three tables; bars count for what clients see, and for the processor, which is what a busy machine leaves fair."""
+    """Three tables; bars count for what clients see, and for the processor, where a busy machine is fair."""
     for what, of in ASPECTS.items():
         found = figures(bursts, of)
         report.compare(f"{title}, {what}", found, CONSTANT)

@@ -71,9 +71,11 @@ def main() -> None:
     for path in sorted(RESULTS.glob(f"{prefix}*.json")):
         draw(path)
     found = bars(prefix)
-    print(f"\n{'':>8}  {'bar':<110} {'measured':>9}")
+    print(f"\n{'':>8}  {'bar':<105} {'measured':>9}")
     for _, bar in found:
-        print(f"{'' if bar['reached'] else 'MISSED':>8}  {bar['what'] + ': ' + bar['bar']:<110} {bar['measured']:>9.3g}")
+        print(
+            f"{'' if bar['reached'] else 'MISSED':>8}  {bar['what'] + ': ' + bar['bar']:<105} {bar['measured']:>9.3g}"
+        )
     missed = sum(not bar["reached"] for _, bar in found)
     print(f"\n{len(found) - missed} of {len(found)} bars reached")
 
