@@ -84,8 +84,8 @@ class Celery(celery.Celery):
             **implied,
             **(options.get("transport_options") or {}),
         }
-        if ours and not self.conf.broker_transport:
-            url, arguments = by_ours(url)
+        if ours and self.conf.broker_transport in {None, "backburner"}:
+            url, arguments = by_ours(url, leasing=self.conf.broker_transport == "backburner")
             options = arguments | options
         return super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
 
@@ -112,7 +112,9 @@ class Celery(celery.Celery):
             budget *= _RETRY_PATIENCE
             options.setdefault("retry_policy", {"max_retries": 10, "interval_max": 0.5})
         with publishing(self, name, budget):
-            return super().send_task(name, *args, **options)
+            job = super().send_task(name, *args, **options)
+        job.enqueued = True
+        return job
 
     @cached_property
     def AsyncResult(self) -> type[Job]:  # noqa: N802  # Celery's name

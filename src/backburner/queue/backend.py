@@ -1,105 +1,121 @@
 """Celery's Redis result backend, taught when to leave the server alone and what to do when it is gone.
 
-Nothing is subscribed when a job is enqueued. Waiting for a result subscribes and then looks once a second, so
-that an announcement that is missed costs a second at most. The server may go and come back while somebody
-waits: the waiter's own timeout decides. Keys, messages and chords are stock Celery's.
+Nothing is subscribed when a job is enqueued. Whoever waits for a result, blocking or on an event loop, hears of it
+through the process's one `Listener`. The server may go and come back meanwhile: the waiter's own timeout decides. Keys,
+messages and chords are stock Celery's.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import celery.backends.redis as stock
+from celery.backends.asynchronous import BaseResultConsumer
 
-from backburner.errors import ResultUnavailable
-from backburner.queue.deadline import OutOfTime, deadline, limited, remaining
-
-log = logging.getLogger("backburner.queue")
+from backburner.queue.deadline import limited, remaining
+from backburner.queue.listener import Listener
 
 _PATIENCE = 2.0
-"""Seconds for one exchange with the server while waiting."""
-
-_LOOK_EVERY = 1.0
-"""Seconds between looks at results whose announcement may have been missed."""
-
-_PAUSE = 0.25
-"""Seconds between attempts to reach a server that is gone."""
+"""Seconds for the first look at a result."""
 
 
-class ResultConsumer(stock.ResultConsumer):  # type: ignore[name-defined,misc]  # the stubs leave it out
-    """Waits for results on one subscribed connection."""
+class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs leave it out
+    """What Celery asks for results: here, the listener's news for threads that wait."""
 
-    _outage = False
-    _looked = 0.0
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.on_after_fork()
 
-    def start(self, initial_task_id: str, **options: Any) -> None:
-        with self._surviving():
-            super().start(initial_task_id, **options)
+    def on_after_fork(self) -> None:
+        self._subscriptions: dict[str, _Watched] = {}
+        self._news = threading.Condition()
+        self._count = 0
+        self._seen = threading.local()
+
+    def start(self, initial_task_id: str, **_: Any) -> None:
+        self.consume_from(initial_task_id)
 
     def consume_from(self, task_id: str) -> None:
-        with self._surviving():
-            super().consume_from(task_id)
+        """Hear of a job from now on. A second time does nothing."""
+        new = _Watched(self, task_id)
+        if self._subscriptions.setdefault(task_id, new) is new:
+            self.backend.listener.add(new)
 
-    def _flush_pending_unsubscribe(self) -> None:
-        # Also called when a result is collected as garbage, where nobody could catch anything.
-        with self._surviving():
-            super()._flush_pending_unsubscribe()
+    def cancel_for(self, task_id: str) -> None:
+        """Hear of it no more. Takes no lock: the garbage collector calls this too."""
+        self._forget(task_id)
+        if any(task_id in waiting for waiting in self._pending_results):
+            self.consume_from(task_id)  # somebody has come since the caller saw that nobody waits
 
-    def on_wait_for_pending(self, result: Any, **options: Any) -> None:
-        with self._surviving():
-            super().on_wait_for_pending(result, **options)
+    def stop(self) -> None:
+        self.backend.listener.stop()
+
+    def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
+        """Give a result that is there already the time to be read, however short the timeout."""
+        for each in getattr(result, "results", [result]):
+            if subscription := self._subscriptions.get(each.id):
+                left = remaining()
+                subscription.looked.wait(_PATIENCE if left is None else left)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        left = remaining()
-        wait = min(1.0 if timeout is None else timeout, 1.0 if left is None else left)
-        with self._surviving():
-            if self._pubsub is None:
-                self._reconnect_pubsub()
-            super().drain_events(wait)
-            self._look()
-            return
-        time.sleep(min(wait, _PAUSE))
+        """Wait until there is news that this thread has not waited for yet."""
+        with self._news:
+            self._news.wait_for(lambda: self._count != getattr(self._seen, "count", 0), timeout)
+            self._seen.count = self._count
 
-    def _look(self) -> None:
-        """Read what is waited for. What finished before its subscription arrived was announced to nobody."""
-        if time.monotonic() - self._looked < _LOOK_EVERY:
-            return
-        with self._locked():
-            self._looked = time.monotonic()
-            keys = list(self.subscribed_to)
-        for meta in filter(None, self.backend.client.mget(keys) if keys else ()):
-            self.on_state_change(self._decode_result(meta), None)
+    def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
+        """Pass the state on to the results that stand for the job. Runs in the listener's thread."""
+        if meta["status"] in self.backend.READY_STATES:
+            self._forget(meta["task_id"])  # first: who comes from now on subscribes anew
+        super().on_state_change(meta, message)
+        with self._news:
+            self._count += 1
+            self._news.notify_all()
 
-    @contextmanager
-    def reconnect_on_error(self) -> Iterator[None]:
-        # Stock Celery reconnects here for twenty seconds and then declares itself unusable.
-        yield
+    def watches(self, subscription: "_Watched") -> bool:
+        """Whether the subscription is still wanted."""
+        return self._subscriptions.get(subscription.task_id) is subscription
 
-    @contextmanager
-    def _surviving(self) -> Iterator[None]:
+    def _forget(self, task_id: str) -> None:
+        if subscription := self._subscriptions.pop(task_id, None):
+            self.backend.listener.remove(subscription)
+
+
+class _Watched:
+    """A job that threads wait for."""
+
+    def __init__(self, consumer: ResultConsumer, task_id: str) -> None:
+        self.channel: bytes = consumer.backend.get_key_for_task(task_id)
+        self.task_id = task_id
+        self.looked = threading.Event()
+        self._consumer = consumer
+
+    def question(self) -> tuple[str, bytes]:
+        return ("GET", self.channel)
+
+    def answered(self, reply: bytes | None) -> None:
         try:
-            with deadline(_PATIENCE):
-                yield
-        except (OutOfTime, ResultUnavailable, *self._connection_errors) as error:
-            if not self._outage:
-                log.warning(
-                    "result backend %s: %s; trying again until the caller's timeout",
-                    self.backend.as_uri(),
-                    error,
-                )
-            self._outage = True
-            with self._locked():
-                pubsub, self._pubsub = self._pubsub, None  # type: ignore[has-type]  # as above
-                if pubsub is not None:
-                    pubsub.close()
-        else:
-            self._outage = False
+            if reply is not None:
+                self.heard(reply)
+        finally:
+            self.looked.set()
+
+    def heard(self, message: bytes) -> None:
+        if self._consumer.watches(self):
+            self._consumer.on_state_change(self._consumer.backend.decode_result(message), None)
 
 
 class _Patient:
     """What both backends below have in common; stands before a backend of Celery's."""
+
+    client: Any
+    as_uri: Callable[..., str]
+
+    @cached_property
+    def listener(self) -> Listener:
+        """The one that hears of all results for this process."""
+        return Listener(lambda: self.client.connection_pool, self.as_uri())
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""

@@ -7,8 +7,9 @@ other direction: UNKNOWN until a worker starts it.
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +20,14 @@ import redis
 from celery import states
 from kombu.exceptions import OperationalError
 
-from backburner.errors import ResultTimeout, ResultUnavailable, UnknownJob
+from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.outcome import outcome
 from backburner.queue.producer import job_record
 
 UNKNOWN = "UNKNOWN"
+
+_UNKNOWN = "no job {} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
 
 _READ_TIMEOUT = 2.0
 """Seconds for reading a state, however ill the servers are."""
@@ -92,7 +96,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
                     raise
                 record = None  # without the broker only the name and the time of enqueueing are missing
         if meta["status"] == states.PENDING and record == {}:
-            raise UnknownJob(f"no job {self.id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
+            raise UnknownJob(_UNKNOWN.format(self.id))
         return _snapshot(self.id, meta, record or {})
 
     async def asnapshot(self) -> JobSnapshot:
@@ -103,12 +107,22 @@ class _Snapshots(celery.result.AsyncResult[Any]):
         return None
 
 
+class RemoteTraceback(Exception):
+    """Where in the worker a job's exception was raised: the cause of the exception that waiting for the job raises."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 class Job(_Snapshots):
     """A job that was enqueued: a ``celery.result.AsyncResult``, with a truthful state.
 
     Any property that reads the result backend raises `ResultUnavailable` after two seconds if it does not
     answer.
     """
+
+    enqueued = False
+    """Whether this process enqueued it, so that there is no need to ask whether it exists."""
 
     def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
         """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
@@ -117,7 +131,10 @@ class Job(_Snapshots):
 
         Raises:
             ResultTimeout: not finished within `timeout` seconds. Also a ``celery.exceptions.TimeoutError``.
+            UnknownJob: nobody enqueued a job with this id.
+            JobFailed: it failed with an exception of a type that does not exist in this process.
         """
+        self._check_known()
         try:
             if timeout is None:
                 return super().get(**options)
@@ -126,11 +143,49 @@ class Job(_Snapshots):
         except celery.exceptions.TimeoutError as error:
             if timeout is None or self._cache is not None:  # type: ignore[attr-defined]  # as above
                 raise  # the job's own failure
-            raise JobTimeout(f"the job {self.id} did not finish within {timeout:g} s; it may still do so") from error
+            raise self._timeout(timeout) from error
 
-    async def aget(self, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109  # the twin of `get`
-        """`get` without blocking the event loop."""
-        return await asyncio.to_thread(self.get, timeout, **options)
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ASYNC109  # as `get`
+        """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""
+        if not hasattr(self.backend, "listener"):
+            return await asyncio.to_thread(self.get, timeout, propagate=propagate)
+        if self._needs_check():
+            await asyncio.to_thread(self._check_known)
+        if self._cache is None:  # type: ignore[has-type]  # the stubs leave it out
+            try:
+                async with asyncio.timeout(timeout) as patience:
+                    self._maybe_set_cache(await outcome(self.backend, self.id))  # type: ignore[attr-defined]  # as above
+            except TimeoutError:
+                if not patience.expired():
+                    raise
+                raise self._timeout(timeout) from None
+        return self.maybe_throw(propagate=propagate)  # type: ignore[attr-defined]  # as above
+
+    async def astatus(self) -> str:
+        """`status` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.state)
+
+    def throw(self, error: BaseException, traceback: Any = None) -> None:
+        """Raise the job's exception."""
+        text = (self._cache or {}).get("traceback")
+        if not _exists_here(type(error)):
+            error = JobFailed(f"the job {self.id} failed: {type(error).__name__}: {error}")
+        if text and error.__cause__ is None:
+            error.__cause__ = RemoteTraceback(text)
+        super().throw(error, traceback)  # type: ignore[misc]  # as above
+
+    def _timeout(self, seconds: float | None) -> JobTimeout:
+        return JobTimeout(f"the job {self.id} did not finish within {seconds:g} s; it may still do so")
+
+    def _needs_check(self) -> bool:
+        # What a canvas will enqueue later leaves its record later too; it has a parent, or is known by its enqueuer.
+        return not self.enqueued and self.parent is None and self._cache is None
+
+    def _check_known(self) -> None:
+        if self._needs_check():
+            with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this does too
+                if self.state == UNKNOWN:
+                    raise UnknownJob(_UNKNOWN.format(self.id))
 
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
@@ -152,6 +207,14 @@ class Job(_Snapshots):
 class EagerJob(celery.result.EagerResult[Any], _Snapshots):
     """A job that ran on the spot (``task_always_eager``, ``task.apply``)."""
 
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ARG002, ASYNC109
+        """What came of it, as from `Job.aget`."""
+        return self.get(propagate=propagate)
+
+    async def astatus(self) -> str:
+        """Its state."""
+        return self.state
+
 
 def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobSnapshot:
     state, value = meta["status"], meta["result"]
@@ -168,6 +231,14 @@ def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobS
         enqueued_at=datetime.fromtimestamp(int(record["enqueued"]) / 1000, UTC) if "enqueued" in record else None,
         finished_at=datetime.fromisoformat(finished) if isinstance(finished, str) else finished,
     )
+
+
+def _exists_here(kind: type) -> bool:
+    """Whether a type can be named in this process. Celery makes up one where it finds none."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
 
 
 @contextmanager

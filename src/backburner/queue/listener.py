@@ -1,0 +1,267 @@
+"""Hear what is published about jobs: one connection for everything that this process waits for.
+
+A daemon thread subscribes for blocking callers and event loops alike. Behind each subscription it asks, on the same
+connection, what was there before; so what is published just then is heard twice rather than never. After a lost
+connection it subscribes and asks again: a server that goes and comes back fails nobody's wait, and how long to wait is
+the waiter's affair. Needs RESP3 (Redis 6 or newer, any Valkey), for older servers take no question where somebody is
+subscribed.
+"""
+
+import logging
+import os
+import selectors
+from collections import deque
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+from typing import Any, Final, Protocol
+
+import redis
+import redis.backoff
+import redis.connection
+import redis.retry
+from hiredis import PushNotification
+
+log = logging.getLogger("backburner.queue")
+
+_SILENCE: Final = 2.0
+"""Seconds without a word after which the server is asked for a sign of life; as long again, and it is given up."""
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 1.0
+
+
+class Subscription(Protocol):
+    """What somebody wants to hear. Its methods run in the listener's thread, must be quick, and may be called twice
+    with the same news.
+    """
+
+    channel: bytes
+
+    def question(self) -> tuple[Any, ...]:
+        """The command that reads what was there before."""
+
+    def answered(self, reply: Any) -> None:
+        """Take the reply to the question."""
+
+    def heard(self, message: bytes) -> None:
+        """Take a message from the channel."""
+
+
+class Listener:
+    """Subscribes for whoever asks, from any thread, and in forked children anew.
+
+    Args:
+        pool: gives redis-py's pool of connections to the server; none of its connections is taken.
+        server: what log lines call it.
+    """
+
+    def __init__(self, pool: Callable[[], Any], server: str) -> None:
+        self._pool = pool
+        self._server = server
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._stopping = Event()
+        self._changes: deque[tuple[Subscription, bool]] = deque()
+        self._bell: tuple[int, int] | None = None
+        self._rung = False
+        self._channels: dict[bytes, list[Subscription]] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """Subscribe. Returns at once."""
+        if self._pid != os.getpid():
+            self._begin()  # the parent's thread is not here, and its connection is the parent's
+        if self._thread is None:
+            self._start()
+        self._change(subscription, wanted=True)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Hear of it no more. Takes no lock: the garbage collector calls this too."""
+        if self._pid == os.getpid():
+            self._change(subscription, wanted=False)
+
+    def stop(self) -> None:
+        """Close the connection, and wait until that is done. Who subscribes next starts anew."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopping.set()
+            self._ring()
+            thread.join()
+            for end in self._bell or ():
+                os.close(end)
+            self._bell, self._rung = None, False
+            self._changes.clear()
+            self._channels.clear()
+
+    @property
+    def subscriptions(self) -> int:
+        """How many there are."""
+        return sum(map(len, self._channels.values())) + len(self._changes)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._bell = os.pipe()
+                self._stopping.clear()
+                self._thread = Thread(target=self._run, name=f"backburner-results {self._server}", daemon=True)
+                self._thread.start()
+
+    def _change(self, subscription: Subscription, *, wanted: bool) -> None:
+        self._changes.append((subscription, wanted))
+        if not self._rung:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._rung = True
+        if self._bell is not None:
+            os.write(self._bell[1], b"!")
+
+    def _run(self) -> None:
+        pause = _PAUSE
+        while not self._stopping.is_set():
+            session = _Session(self._connection(), self._channels)
+            try:
+                session.open()
+                log.debug("results from %s are listened to", self._server)
+                self._serve(session)
+            except (redis.RedisError, OSError) as error:
+                if pause == _PAUSE:
+                    log.warning("results from %s are not heard: %s; trying again", self._server, error)
+            finally:
+                session.close()
+            pause = _PAUSE if session.answered else min(2 * pause, _LONGEST_PAUSE)
+            self._stopping.wait(pause)
+
+    def _connection(self) -> Any:
+        pool = self._pool()
+        return pool.connection_class(**pool.connection_kwargs | _OPTIONS)
+
+    def _serve(self, session: "_Session") -> None:
+        assert self._bell is not None  # the thread is started with it
+        bell = self._bell[0]
+        with selectors.DefaultSelector() as selector:
+            selector.register(bell, selectors.EVENT_READ)
+            selector.register(session.socket, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                session.read()
+                if self._changes:
+                    self._rung = False
+                    session.apply(self._changes)
+                    continue
+                ready = selector.select(_SILENCE if self._channels else None)
+                if any(key.fd == bell for key, _ in ready):
+                    os.read(bell, 4096)
+                    self._rung = False
+                elif not ready:
+                    session.prove_alive()
+
+
+class _Session:
+    """One connection's life, in the listener's thread."""
+
+    def __init__(self, connection: Any, channels: dict[bytes, list[Subscription]]) -> None:
+        self.answered = False
+        """Whether the server has said anything."""
+        self._connection = connection
+        self._channels = channels
+        self._asked: deque[Subscription | None] = deque()
+
+    def open(self) -> None:
+        """Connect, and subscribe to everything that is wanted."""
+        self._connection.connect()
+        self._subscribe([each for several in self._channels.values() for each in several])
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.disconnect()
+
+    @property
+    def socket(self) -> Any:
+        """To wait on. redis-py has no public name for it."""
+        return self._connection._sock  # noqa: SLF001
+
+    def apply(self, changes: deque[tuple[Subscription, bool]]) -> None:
+        """Subscribe and unsubscribe, all in one write."""
+        new: list[Subscription] = []
+        left: set[bytes] = set()
+        while changes:
+            subscription, wanted = changes.popleft()
+            several = self._channels.setdefault(subscription.channel, [])
+            if wanted:
+                several.append(subscription)
+                new.append(subscription)
+            elif subscription in several:
+                several.remove(subscription)
+            if not several:
+                del self._channels[subscription.channel]
+                left.add(subscription.channel)
+        if gone := left - self._channels.keys():
+            self._send([("UNSUBSCRIBE", *gone)])
+        self._subscribe([each for each in new if each in self._channels.get(each.channel, ())])
+
+    def read(self) -> None:
+        """Hand out everything that has come."""
+        while self._connection.can_read(timeout=0):
+            self.answered = True
+            try:
+                reply = self._connection.read_response(disconnect_on_error=False, push_request=True)
+            except redis.NoPermissionError:
+                raise  # that was no answer to a question: the subscription itself is refused
+            except redis.ResponseError as error:
+                self._asked.popleft()
+                log.warning("a question about a job was refused: %s", error)
+                continue
+            if not isinstance(reply, PushNotification):
+                asker = self._asked.popleft()
+                if asker is not None and asker in self._channels.get(asker.channel, ()):
+                    _tell(asker.answered, reply)
+            elif reply[0] == b"message":
+                for subscription in tuple(self._channels.get(reply[1], ())):
+                    _tell(subscription.heard, reply[2])
+
+    def prove_alive(self) -> None:
+        """Ask for a sign of life; to be called after a silence.
+
+        Raises:
+            redis.TimeoutError: there was none.
+        """
+        if self._asked:
+            raise redis.TimeoutError("no sign of life")
+        self._send([("PING",)])
+        self._asked.append(None)
+
+    def _subscribe(self, subscriptions: list[Subscription]) -> None:
+        if subscriptions:
+            channels = {each.channel for each in subscriptions}
+            self._send([("SUBSCRIBE", *channels), *(each.question() for each in subscriptions)])
+            self._asked.extend(subscriptions)
+
+    def _send(self, commands: list[tuple[Any, ...]]) -> None:
+        self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+
+
+class _PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]
+    """Hands messages to whoever reads, instead of to handlers of its own."""
+
+    def handle_push_response(self, response: Any, **_: Any) -> Any:
+        return response
+
+
+_OPTIONS = {
+    "protocol": 3,
+    "parser_class": _PushParser,
+    "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+    "health_check_interval": 0,
+}
+
+
+def _tell(receiver: Callable[[Any], None], news: Any) -> None:
+    try:
+        receiver(news)
+    except Exception:
+        log.exception("news of a job could not be taken in")
