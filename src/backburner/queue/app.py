@@ -11,7 +11,7 @@ from typing import Any
 import celery
 from celery.app import backends
 
-from backburner.queue import coroutines, reload
+from backburner.queue import cancellation, coroutines, reload
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
@@ -45,6 +45,7 @@ class Celery(celery.Celery):
         self._servers_from_settings = settings is not None or "broker" not in kwargs
         super().__init__(*args, **kwargs)
         self.task(name=PING, shared=False)(ping)
+        self.steps["consumer"].add(cancellation.Remembered)
         reload.install(self)
 
     def on_init(self) -> None:

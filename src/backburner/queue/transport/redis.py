@@ -5,14 +5,12 @@ was killed: the visibility timeout, an hour unless configured.
 """
 
 import itertools
-import math
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +21,8 @@ from kombu.transport import redis as stock
 from kombu.utils.json import dumps
 
 from backburner.queue.deadline import limited
-
-ENQUEUE = files("backburner.queue").joinpath("enqueue.lua").read_text("utf-8")
+from backburner.queue.delivery import ENQUEUE, Place
+from backburner.queue.transport.keys import PRIORITIES
 
 _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
@@ -39,12 +37,13 @@ def delivery() -> Iterator[None]:
         _delivery.reset(token)
 
 
-class _Channel(stock.Channel):
-    """What both channels below have in common."""
+class PublishingChannel(stock.Channel):
+    """Enqueues jobs and knows about them."""
 
     from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
 
     job_record_expires: float = 86_400
+    priority_steps = PRIORITIES
 
     # Of the class below; its stubs leave them out.
     _expires: dict[str, int]
@@ -60,21 +59,21 @@ class _Channel(stock.Channel):
         if "task" not in headers or "id" not in headers:
             super()._put(queue, message, **options)
             return
-        lists = [self._q_for_pri(queue, step) for step in self.priority_steps] if queue in self._expires else []
+        expires = self._expires.get(queue, 0)
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires else []
+        place = Place(
+            prefix=self.global_keyprefix,
+            list=self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
+            queue=queue,
+            task=headers["task"],
+            keep=self.job_record_expires,
+            expiring=tuple(self.global_keyprefix + key for key in lists),
+            expires_ms=expires,
+        )
+        token = _delivery.get() or message["properties"]["delivery_tag"]
         self._enqueue(
-            keys=[
-                self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
-                self._record_key(headers["id"]),
-                *(self.global_keyprefix + key for key in lists),
-            ],
-            args=[
-                dumps(message),
-                _delivery.get() or message["properties"]["delivery_tag"],
-                math.ceil(self.job_record_expires + _seconds_until(headers.get("eta"))),
-                headers["task"],
-                queue,
-                self._expires.get(queue, 0),
-            ],
+            keys=place.keys([headers["id"]]),
+            args=place.arguments([dumps(message)], token, _unix_time(headers.get("eta"))),
             client=self._plain_client,
         )
 
@@ -88,7 +87,7 @@ class _Channel(stock.Channel):
 
     @cached_property
     def _enqueue(self) -> Any:
-        return self._plain_client.register_script(ENQUEUE)
+        return self._plain_client.register_script(ENQUEUE.text)
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         if getattr(self.connection, "client", None) is None:
@@ -101,7 +100,7 @@ class _Channel(stock.Channel):
         return pool
 
 
-class Channel(_Channel):
+class Channel(PublishingChannel):
     """Talks to a Redis or Valkey server."""
 
 
@@ -111,7 +110,7 @@ class Transport(stock.Transport):
     Channel = Channel
 
 
-class SentinelChannel(_Channel, stock.SentinelChannel):
+class SentinelChannel(PublishingChannel, stock.SentinelChannel):
     """Talks to the master that Sentinels name."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, "job_record_expires")
@@ -123,26 +122,33 @@ class SentinelTransport(stock.SentinelTransport):
     Channel = SentinelChannel
 
 
-_PLAIN, _SENTINEL = "backburner", "backburner-sentinel"
+_LEASING = ("backburner", "backburner-sentinel")
+_STOCK = ("backburner-kombu", "backburner-kombu-sentinel")
 # kombu takes a transport for a Unix socket from the URL's scheme only, and a scheme must be an alias.
-TRANSPORT_ALIASES[_PLAIN] = f"{__name__}:{Transport.__name__}"
-TRANSPORT_ALIASES[_SENTINEL] = f"{__name__}:{SentinelTransport.__name__}"
+TRANSPORT_ALIASES |= {
+    _LEASING[0]: "backburner.queue.transport.channel:Transport",
+    _LEASING[1]: "backburner.queue.transport.channel:SentinelTransport",
+    _STOCK[0]: f"{__name__}:{Transport.__name__}",
+    _STOCK[1]: f"{__name__}:{SentinelTransport.__name__}",
+}
 # What logs and monitors see.
-kombu.Connection.resolve_aliases |= {_PLAIN: "redis", _SENTINEL: "sentinel"}
+for _plain, _sentinel in (_LEASING, _STOCK):
+    kombu.Connection.resolve_aliases |= {_plain: "redis", _sentinel: "sentinel"}
 
 
-def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
+def by_ours(url: Any, *, leasing: bool = False) -> tuple[Any, dict[str, Any]]:
     """The URL and the arguments that make a kombu connection use a transport from here; other brokers as they are."""
+    plain, sentinel = _LEASING if leasing else _STOCK
     if not isinstance(url, str):
         return url, {}
     if url.startswith("redis+socket://"):
-        return url.replace("redis", _PLAIN, 1), {}
+        return url.replace("redis", plain, 1), {}
     if url.startswith(("redis://", "rediss://")):
-        return url, {"transport": _PLAIN}
+        return url, {"transport": plain}
     if url.startswith("sentinel://"):
         # After an error kombu moves on to the next Sentinel's URL and takes the transport from it. All
         # Sentinels are asked each time anyway, so it may stay where it is.
-        return url, {"transport": _SENTINEL, "failover_strategy": _first_host_again}
+        return url, {"transport": sentinel, "failover_strategy": _first_host_again}
     return url, {}
 
 
@@ -150,8 +156,8 @@ def _first_host_again(urls: list[str]) -> Iterator[str]:
     return itertools.repeat(urlsplit(urls[0]).hostname or "")
 
 
-def _seconds_until(eta: str | None) -> float:
+def _unix_time(eta: str | None) -> float | None:
     if eta is None:
-        return 0.0
+        return None
     due = datetime.fromisoformat(eta)
-    return max(0.0, ((due if due.tzinfo else due.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,16 @@
+-- Move a leased message to the failed ones.
+--
+-- KEYS[1] the consumer's leases
+-- KEYS[2] the failed set
+-- ARGV[1] number of the lease
+-- ARGV[2] the reason, in a word
+-- ARGV[3] the reason, in detail
+--
+-- Returns 1, or 0 if it is no longer leased. O(log failed).
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then
+    return 0
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+bury(KEYS[2], entry, ARGV[2], ARGV[3])
+return 1

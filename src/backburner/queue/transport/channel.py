@@ -1,0 +1,413 @@
+"""The kombu side of consuming: channels whose messages are leased, and the poller that serves them in any event loop.
+
+Stock kombu does the rest: bindings, broadcasts, remote control, queue lengths and purging, and consumers that do not
+acknowledge (replies to remote control), which lose nothing that anybody would miss.
+"""
+
+import logging
+import weakref
+from collections import deque
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from backburner.errors import ConfigError
+from backburner.queue.transport import worker
+from backburner.queue.transport.claims import Claims
+from backburner.queue.transport.claims import Message as Claimed
+from backburner.queue.transport.consumer import Consumer
+from backburner.queue.transport.keys import Keys
+from backburner.queue.transport.redis import PublishingChannel
+from backburner.queue.transport.wire import Script, Wire
+
+log = logging.getLogger("backburner.queue")
+
+_CLAIM = "CLAIM"
+_TICK = 0.5
+"""Seconds between two looks of the event loop, if nothing happens."""
+_UNKNOWN_DELAYS = (1.0, 10.0)
+"""Seconds that a message is put off whose task nobody here knows, at least and at most."""
+
+_TOLERATE = Script.load("tolerate")
+
+_idle: dict[str, list[Consumer]] = {}
+"""Consumers whose connection was lost while they held messages, by server; the next channel goes on with them."""
+
+
+class Message(virtual.Message):
+    """A message that is kept if it can't be decoded. Stock Celery acknowledges such."""
+
+    def _decode(self) -> Any:
+        try:
+            return super()._decode()
+        except Exception as error:
+            self.undecodable = error
+            raise
+
+    def ack(self, multiple: bool = False) -> None:
+        error = getattr(self, "undecodable", None) or (self.errors[0][1] if self.errors else None)
+        if error is None or self.acknowledged:
+            super().ack(multiple)
+            return
+        self.channel.qos.bury(self.delivery_tag, "undecodable", repr(error))
+        self._state = "REJECTED"
+
+
+class QoS(virtual.QoS):
+    """What a channel has delivered and nobody has settled.
+
+    It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) can't
+    be acknowledged any more, so it goes back.
+    """
+
+    def __init__(self, channel: "Channel", prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._on_collect.cancel()
+        self.held: dict[int, weakref.ref[virtual.Message]] = {}
+
+    @property
+    def credit(self) -> int:
+        """How many more messages may be delivered."""
+        return self.prefetch_count - len(self.held) if self.prefetch_count else 1_000_000
+
+    def can_consume(self) -> bool:
+        return self.credit > 0
+
+    def can_consume_max_estimate(self) -> int:
+        return max(self.credit, 0)
+
+    def append(self, message: virtual.Message, delivery_tag: Any) -> None:
+        if isinstance(delivery_tag, int):
+            self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag))
+
+    def get(self, delivery_tag: Any) -> Any:
+        return self.held[delivery_tag]()
+
+    def ack(self, delivery_tag: Any) -> None:
+        if self.held.pop(delivery_tag, None) is not None:
+            self.channel.consumer.acknowledge(delivery_tag)
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+        if not requeue:
+            self.bury(delivery_tag, "rejected", "")
+        elif self.held.pop(delivery_tag, None) is not None:
+            self.channel.consumer.restore([delivery_tag], seen=True)
+
+    def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
+        """Keep the message among those that failed."""
+        if self.held.pop(delivery_tag, None) is not None:
+            self.channel.consumer.bury(delivery_tag, reason, detail)
+
+    def restore_unacked(self) -> list[Any]:
+        """Put everything back, now.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        numbers = list(self.held)
+        self.held.clear()
+        if numbers:
+            self.channel.consumer.restore(numbers, seen=True)
+            self.channel.consumer.flush()
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
+        """At the end of a channel. A worker goes on running what it runs, and its consumer knows when that ends."""
+        if not worker.is_here():
+            self.restore_unacked()
+
+    def _forgotten(self, number: int) -> None:
+        if self.held.pop(number, None) is not None:
+            self.channel.consumer.restore([number], seen=True)
+
+
+class Channel(PublishingChannel):
+    """Talks to a Redis or Valkey server. Options, in seconds where they are times, have their defaults here."""
+
+    Message = Message
+    QoS = QoS
+    # The stubs leave out what follows.
+    connection: Any
+    connection_errors: tuple[type[BaseException], ...]
+    qos: Any
+    from_transport_options = (
+        *PublishingChannel.from_transport_options,
+        "lease",
+        "max_deliveries",
+        "unknown_task_grace",
+        "watchdog",
+    )
+
+    lease = 30.0
+    """Without a sign of life for so long, a worker is taken for dead. It gives one every few seconds."""
+    max_deliveries = 3
+    """So many workers may die of a message until it has failed."""
+    unknown_task_grace = 300.0
+    """A message whose task no worker knows has failed after that."""
+    watchdog = 60.0
+    """A worker whose event loop has not run for so long is hung and gives no more signs of life."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.consumer: Consumer | None = None
+        self.claims: Claims | None = None
+        self._leased_queues: dict[str, str] = {}
+        self._turns: deque[str] = deque()
+        super().__init__(*args, **kwargs)
+        self.handlers[_CLAIM] = self._claimed
+        self.keys = Keys(self.global_keyprefix)
+        _check(self)
+
+    # ---- what is consumed
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
+        """Consume from a queue, under leases unless it needs no acknowledgement."""
+        if not no_ack and queue not in self._fanout_queues:
+            self._leased_queues[consumer_tag] = queue
+            self._turns.append(queue)
+        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        if (queue := self._leased_queues.pop(consumer_tag, None)) is not None:
+            self._turns.remove(queue)
+        if not self._leased_queues and self.consumer is not None:
+            self.consumer.rest()
+        return super()._basic_cancel(consumer_tag)
+
+    @property
+    def active_queues(self) -> list[str]:
+        """What stock kombu polls."""
+        leased = self._leased_queues.values()
+        return [queue for queue in super().active_queues if queue not in leased]
+
+    # ---- taking messages
+
+    def tick(self) -> None:
+        """Ask for messages, if there is room for them. To be called each time before the event loop waits."""
+        if not self._leased_queues or worker.stopping:
+            return
+        if self.claims is None:
+            self.consumer = self._consumer()
+            self.claims = Claims(self._connect_async, self.consumer, self.keys)
+            self.connection.cycle.serve(self)
+        self.claims.consumer.beat()
+        self._turns.rotate(-1)
+        self.claims.tick(self._turns, self.qos.credit)
+
+    def wait(self) -> float:
+        """Seconds until `tick` has something to do, if nothing happens before."""
+        if self.claims is None or not self._leased_queues or self.qos.credit <= 0:
+            return _TICK
+        return min(_TICK, max(0.0, self.claims.next_at - monotonic()))
+
+    def _consumer(self) -> Consumer:
+        left = _idle.pop(self._server, [])
+        for consumer in left:
+            if consumer.is_mine and not consumer.over:
+                consumer.connect = self._connect
+                _idle[self._server] = [other for other in left if other is not consumer]
+                return consumer
+        consumer = Consumer(
+            self._connect, self.keys, lease=self.lease, max_deliveries=self.max_deliveries, watchdog=self.watchdog
+        )
+        consumer.start()
+        return consumer
+
+    def _claimed(self) -> bool:
+        claims = self.claims
+        if claims is None:
+            return False
+        delivered = False
+        try:
+            while True:
+                claim = claims.read()
+                for message in claim.messages if claim else ():
+                    delivered |= self._deliver(claims, message, claim.now)
+                if not claims.connection.can_read(timeout=0):
+                    break
+        except self.connection_errors:
+            self._leave()
+            raise
+        self.connection.cycle.wake_in(self.wait())
+        return delivered
+
+    def _deliver(self, claims: Claims, claimed: Claimed, now: float) -> bool:
+        number, list_, text = claimed
+        queue = self.keys.queue(list_)
+        consumer = claims.consumer
+        if queue not in self._leased_queues.values() or worker.stopping:
+            consumer.restore([number], seen=False)
+            return False
+        try:
+            payload = loads(bytes_to_str(text))
+            headers, properties = payload["headers"] or {}, payload["properties"]
+            tag, task, due = properties["delivery_tag"], headers.get("task"), _time_of(headers.get("eta"))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it can't be read
+            log.warning("a message in the queue %s can't be read (%r) and is among those that failed", queue, error)
+            consumer.bury(number, "undecodable", repr(error))
+            return False
+        if due > now:
+            consumer.postpone(number, due)
+            return False
+        if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
+            return False
+        if "eta" in headers:
+            # It is due by the server's clock. Celery would look at the worker's, and wait again if that is slow.
+            headers["eta"] = None
+        properties["delivery_tag"] = number
+        self.connection._deliver(payload, queue)  # noqa: SLF001  # as kombu's own channels do
+        return True
+
+    def _tolerate(self, consumer: Consumer, number: int, tag: str, task: str) -> bool:
+        keys, wire = self.keys, Wire(self._connect)
+        try:
+            put_off = wire.call(
+                (
+                    _TOLERATE,
+                    4,
+                    keys.leased(consumer.name),
+                    keys.delayed,
+                    keys.delayed_entries,
+                    keys.unknown(tag),
+                    number,
+                    self.unknown_task_grace,
+                    *_UNKNOWN_DELAYS,
+                )
+            )
+        finally:
+            wire.close()
+        if put_off:
+            log.warning("nobody here knows the task %r; it is put off, for workers that do", task)
+        return bool(put_off)
+
+    # ---- connections and the end
+
+    def _connect(self, **options: Any) -> Any:
+        return self.pool.connection_class(**self.pool.connection_kwargs | options)
+
+    def _connect_async(self, **options: Any) -> Any:
+        return self.async_pool.connection_class(**self.async_pool.connection_kwargs | options)
+
+    @property
+    def _server(self) -> str:
+        return f"{self.connection.client.as_uri(include_password=True)} {self.global_keyprefix}"
+
+    def _leave(self) -> None:
+        """Part from the consumer. It lives on if it holds messages, for the next channel."""
+        claims, self.claims = self.claims, None
+        if claims is None:
+            return
+        claims.close()
+        claims.consumer.rest()
+        if self.qos.held and not claims.consumer.over:
+            _idle.setdefault(self._server, []).append(claims.consumer)
+        else:
+            claims.consumer.stop()
+
+    def close(self) -> None:
+        """Close the channel. Messages that a Celery worker still runs stay leased."""
+        if not self.closed and self.connection is not None:
+            for tag in list(self._leased_queues):
+                self._basic_cancel(tag)
+            self._leave()
+        super().close()
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """Talks to the master that Sentinels name."""
+
+    from_transport_options = (*stock.SentinelChannel.from_transport_options, *Channel.from_transport_options)
+
+
+class Poller(stock.MultiChannelPoller):
+    """Waits for channels of both kinds, in Celery's event loop or without one."""
+
+    loop: Any = None
+    """Celery's event loop, if there is one."""
+    _wakes_at = 0.0
+
+    def serve(self, channel: Channel) -> None:
+        """Watch the connection that the channel's claims are made on."""
+        self._register(channel, channel.claims, _CLAIM)
+
+    def on_poll_start(self) -> None:
+        super().on_poll_start()
+        for channel in list(self._channels):
+            channel.tick()
+
+    def on_readable(self, fileno: int) -> Any:
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if kind != _CLAIM:
+            return super().on_readable(fileno)
+        return channel._claimed()  # noqa: SLF001  # handlers are the channel's, as in kombu
+
+    def wake_in(self, seconds: float) -> None:
+        """Have the event loop look at its channels again. It does so every `_TICK` seconds anyway."""
+        at = monotonic() + seconds
+        if self.loop is not None and 0 < seconds < _TICK and not monotonic() < self._wakes_at <= at:
+            self._wakes_at = at
+            self.loop.call_later(seconds, _nothing)
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        self.on_poll_start()
+        wait = min((channel.wait() for channel in self._channels), default=_TICK)
+        return super().get(callback, wait if timeout is None else min(timeout, wait))
+
+    def maybe_restore_messages(self) -> None:
+        """Do nothing: leases take the place of the visibility timeout."""
+
+    def on_poll_init(self, poller: Any) -> None:
+        self.poller = poller
+
+
+class _Leasing:
+    """What both transports below have in common; stands before a transport of kombu's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Serve this connection in Celery's event loop."""
+        super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
+        self.cycle.loop = loop
+        loop.call_repeatedly(_TICK, _nothing)
+
+
+class Transport(_Leasing, stock.Transport):
+    """For a Redis or Valkey server."""
+
+    Channel = Channel
+    driver_name = "backburner"
+
+
+class SentinelTransport(_Leasing, stock.SentinelTransport):
+    """For a server found by way of Sentinels."""
+
+    Channel = SentinelChannel
+    driver_name = "backburner"
+
+
+def _nothing() -> None:
+    """Wake the event loop."""
+
+
+def _time_of(eta: str | None) -> float:
+    if eta is None:
+        return 0.0
+    due = datetime.fromisoformat(eta)
+    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+
+
+def _check(channel: Channel) -> None:
+    for option in ("lease", "max_deliveries", "unknown_task_grace", "watchdog"):
+        value = getattr(channel, option)
+        least = 1 if option in {"lease", "max_deliveries"} else 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+            raise ConfigError(
+                f"broker_transport_options[{option!r}] is {value!r}; it must be a number, {least} or more"
+            )

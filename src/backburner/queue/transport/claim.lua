@@ -1,0 +1,105 @@
+-- Take messages and lease them to a consumer, in one step: nobody can die between the two.
+--
+-- KEYS[1]   the consumer's leases
+-- KEYS[2]   the consumers
+-- KEYS[3]   the delayed set
+-- KEYS[4]   the entries of the delayed set
+-- KEYS[5..] the lists: of priority 0 those of all queues, then of priority 1, …
+-- ARGV[1]   the consumer
+-- ARGV[2]   how many messages it wants at most, up to 1000
+-- ARGV[3]   the number for the first of them. If something is leased under it, the reply to an earlier claim was lost,
+--           and is given again.
+-- ARGV[4]   how many queues
+-- ARGV[5..] numbers of leases that are acknowledged, up to 1000
+--
+-- Returns the time, the time when the next delayed message is due (or ''), how many consumers there are, 1 if there is
+-- nothing more to be had, then the entries. With 1, the connection is told when that changes, if it asked for CLIENT
+-- TRACKING. The error LEASELOST says that the consumer was taken for dead. O(lists + messages).
+local leased, consumers, delayed, entries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local wanted, number, queues = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+if #ARGV > 4 then
+    redis.call('HDEL', leased, unpack(ARGV, 5))
+end
+if not redis.call('ZSCORE', consumers, ARGV[1]) then
+    return redis.error_reply('LEASELOST the consumer was taken for dead')
+end
+
+local now = time()
+local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 500)
+if #due > 0 then
+    local ripe = redis.call('HMGET', entries, unpack(due))
+    -- Removed first: a server whose memory is full refuses a script that begins by adding.
+    redis.call('ZREM', delayed, unpack(due))
+    redis.call('HDEL', entries, unpack(due))
+    for _, entry in ipairs(ripe) do
+        if entry then
+            redis.call('LPUSH', split(entry))
+        end
+    end
+end
+
+local reply = {string.format('%.6f', now), '', redis.call('ZCARD', consumers), 0}
+local head, alone = #reply, false
+
+-- One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it kills the
+-- consumer, it is the oldest lease.
+local function take(list, count)
+    local messages = redis.call('RPOP', list, count) or {}
+    for i, message in ipairs(messages) do
+        local again = string.find(message, '"redelivered": true', 1, true)
+        if alone or (again and #reply > head) then
+            alone = true
+            for j = #messages, i, -1 do
+                redis.call('RPUSH', list, messages[j])
+            end
+            return false
+        end
+        alone = again
+        reply[#reply + 1] = list .. '\n' .. message
+    end
+    return #messages == count
+end
+
+local lost = redis.call('HGET', leased, number)
+if lost then
+    repeat
+        reply[#reply + 1] = lost
+        lost = redis.call('HGET', leased, number + #reply - head)
+    until not lost
+    return reply
+end
+
+for first = 5, #KEYS, queues do
+    local open = {unpack(KEYS, first, first + queues - 1)}
+    while #open > 0 and wanted > #reply - head and not alone do
+        local share, more = math.ceil((wanted - #reply + head) / #open), {}
+        for _, list in ipairs(open) do
+            local left = wanted - #reply + head
+            if left > 0 and not alone and take(list, math.min(share, left)) then
+                more[#more + 1] = list
+            end
+        end
+        open = more
+    end
+end
+
+local leases = {}
+for i = head + 1, #reply do
+    leases[#leases + 1] = number + i - head - 1
+    leases[#leases + 1] = reply[i]
+end
+if #leases > 0 then
+    redis.call('HSET', leased, unpack(leases))
+end
+
+local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+reply[2] = next_due[2] or ''
+if #reply - head < wanted and not alone then
+    -- Read, so that the server tells when they change.
+    for i = 5, #KEYS do
+        redis.call('LLEN', KEYS[i])
+    end
+    reply[4] = 1
+end
+return reply

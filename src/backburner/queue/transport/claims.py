@@ -1,0 +1,170 @@
+"""Taking messages as soon as there are any and there is room for them, on one connection that an event loop watches.
+
+While nothing is to be had, nothing is asked: the server tells when one of the lists changes (CLIENT TRACKING), and when
+the next delayed message is due is known from the last reply. All idle consumers are told at once. One of them gets the
+message; those that come too late pause for a moment, the longer the more there are, so that a crowd asks no more of the
+server than a few. Every `_HEARTBEAT` seconds one asks nevertheless, for a lost connection is silent too.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+import redis
+from redis.exceptions import NoScriptError
+
+from backburner.queue.transport.consumer import Consumer
+from backburner.queue.transport.keys import PRIORITIES, Keys
+from backburner.queue.transport.wire import Call, PushParser, Script, Wire
+
+log = logging.getLogger("backburner.queue")
+
+MOST: Final = 200
+"""Messages in one reply: what a process can look at before it should do something else."""
+_HEARTBEAT: Final = 2.0
+_ANSWER: Final = 2.0
+"""Seconds until a server that has not answered is given up."""
+_PAUSE_EACH: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.05
+"""Seconds to pause when another was faster, at most: for each consumer there is, and in all."""
+_POLL: Final = 0.2
+"""Seconds between questions to a server that will not tell."""
+
+_CLAIM = Script.load("claim")
+
+
+class Message(NamedTuple):
+    """A message as it is on the server."""
+
+    number: int
+    list: str
+    text: bytes
+
+
+class Claim(NamedTuple):
+    """What the server gave."""
+
+    now: float
+    """The server's time."""
+    messages: Sequence[Message]
+
+
+class Claims:
+    """The claims of a consumer, on one connection.
+
+    Raises:
+        redis.RedisError: the server can't be reached.
+    """
+
+    def __init__(self, connect: Callable[..., Any], consumer: Consumer, keys: Keys) -> None:
+        self.consumer = consumer
+        self._keys = keys
+        self._wire = Wire(connect, protocol=3, parser_class=PushParser, socket_timeout=_ANSWER)
+        self.connection = self._wire.connection
+        self._is_told = self._ask_to_be_told()
+        self._asked_at: float | None = None
+        self._asked: Call = ()
+        self._acks: list[int] = []
+        self._woken = False
+        self._pause_until = 0.0
+        self.next_at = 0.0
+        """When to ask next, in monotonic time, if nothing happens before."""
+
+    def tick(self, queues: Sequence[str], credit: int) -> None:
+        """Ask, if that makes sense now. To be called before waiting, and at `next_at`.
+
+        Raises:
+            redis.ConnectionError: the server has not answered for too long.
+        """
+        now = monotonic()
+        if self._asked_at is not None:
+            if now - self._asked_at > _ANSWER and not self.connection.can_read(timeout=0):
+                raise redis.ConnectionError(f"the server has not answered for {_ANSWER:g} s")
+        elif credit > 0 and now >= self.next_at:
+            self._ask(queues, credit, now)
+
+    def read(self) -> Claim | None:
+        """Read what has arrived: the reply to a claim, or ``None`` where it is something else.
+
+        Raises:
+            redis.ConnectionError: the connection was lost, or the lease.
+        """
+        try:
+            reply = self._wire.read()
+        except NoScriptError:
+            self._wire.send(self._asked, whole=True)
+            return None
+        except redis.ResponseError as error:
+            if "LEASELOST" in str(error):
+                self.consumer.lost()
+            # Acknowledged or not: nobody knows, and it does no harm to say it again.
+            self._unsaid()
+            raise redis.ConnectionError(str(error)) from error
+        if not isinstance(reply, list):
+            self._woken = True
+            if self._asked_at is None:
+                self.next_at = min(self.next_at, self._pause_until)
+            return None
+        return self._answered(reply)
+
+    def close(self) -> None:
+        """Close the connection. What was asked and not answered will be answered to the next claims."""
+        self._unsaid()
+        self._wire.close()
+
+    def _ask_to_be_told(self) -> bool:
+        try:
+            self._wire.call(("CLIENT", "TRACKING", "ON", "NOLOOP"))
+        except redis.ResponseError as error:
+            log.warning("the server does not tell of new messages (%s); asking every %g s", error, _POLL)
+            return False
+        return True
+
+    def _ask(self, queues: Sequence[str], credit: int, now: float) -> None:
+        keys = self._keys
+        lists = [keys.list(queue, priority) for priority in PRIORITIES for queue in queues]
+        self._acks = self.consumer.take_acks()
+        self._asked = (
+            _CLAIM,
+            4 + len(lists),
+            keys.leased(self.consumer.name),
+            keys.consumers,
+            keys.delayed,
+            keys.delayed_entries,
+            *lists,
+            self.consumer.name,
+            min(credit, MOST),
+            self.consumer.number,
+            len(queues),
+            *self._acks,
+        )
+        self._asked_at = now
+        self._wire.send(self._asked)
+
+    def _answered(self, reply: list[Any]) -> Claim:
+        self._asked_at, self._acks = None, []
+        now, due, consumers, drained, *entries = reply
+        consumer, messages = self.consumer, []
+        for entry in entries:
+            list_, _, text = entry.partition(b"\n")
+            messages.append(Message(consumer.number, list_.decode(), text))
+            consumer.number += 1
+        moment = monotonic()
+        self._pause_until = moment
+        if not drained:
+            self.next_at = moment
+        else:
+            if self._woken and not entries:
+                self._pause_until = moment + random.random() * min(_LONGEST_PAUSE, _PAUSE_EACH * consumers)  # noqa: S311
+            self.next_at = moment + (_HEARTBEAT if self._is_told else _POLL)
+            if due:
+                self.next_at = min(self.next_at, moment + max(0.0, float(due) - float(now)))
+        self._woken = False
+        return Claim(float(now), messages)
+
+    def _unsaid(self) -> None:
+        for number in self._acks:
+            self.consumer.acknowledge(number)
+        self._acks = []

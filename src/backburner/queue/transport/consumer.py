@@ -1,0 +1,268 @@
+"""What this process has taken from the server's queues, under a lease that a thread of its own prolongs.
+
+The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also sends
+what was decided about messages (acknowledged, returned, delayed, failed), a few milliseconds' worth at a time, and puts
+back what dead consumers held. A consumer outlives the connections it was used on; when the server has taken it for
+dead, it is over, and whatever it still says about its messages has no effect.
+"""
+
+import atexit
+import logging
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import Event, Thread, current_thread
+from time import monotonic
+from typing import Any, Final
+
+import redis
+
+from backburner.queue.transport import worker
+from backburner.queue.transport.keys import Keys
+from backburner.queue.transport.wire import Call, Script, Wire
+
+log = logging.getLogger("backburner.queue")
+
+_BATCH: Final = 100
+_BATCH_TIME: Final = 0.005
+"""Seconds between two batches of decisions, unless there are `_BATCH` of them. The first after a rest leaves at once."""
+_MOST_ACKS: Final = 1000
+"""In one command: Lua and the server have their limits."""
+_RENEWAL: Final = 2.0
+"""Seconds between two renewals, or a quarter of the lease. It also bounds how late a dead consumer is noticed."""
+_PAUSE: Final = 0.25
+"""Seconds between attempts to reach a server that is gone."""
+_CRASHES_EXPIRE: Final = 7 * 86_400
+"""Seconds for which it is remembered that a message killed a worker."""
+
+_RENEW = Script.load("renew")
+_RECOVER = Script.load("recover")
+_RESTORE = Script.load("restore")
+_POSTPONE = Script.load("postpone")
+_BURY = Script.load("bury")
+_CRASH = Script.load("crash")
+
+
+class Consumer:
+    """One consumer, known to the server from `start` to `stop`, or until its lease has run out.
+
+    Args:
+        connect: makes a connection of redis-py's.
+        keys: where everything is.
+        lease: seconds without a sign of life after which it is taken for dead.
+        max_deliveries: crashes after which a message has failed.
+        watchdog: seconds for which `beat` may not be called before the process counts as hung.
+    """
+
+    def __init__(
+        self, connect: Callable[..., Any], keys: Keys, *, lease: float, max_deliveries: int, watchdog: float
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
+        self.number = 1
+        """For the next message."""
+        self.over = False
+        """Whether the server has taken it for dead, or it was stopped."""
+        self.connect = connect
+        self.lease = lease
+        self._keys = keys
+        self._leased = keys.leased(self.name)
+        self._max_deliveries = max_deliveries
+        self._watchdog = watchdog
+        self._beat: float | None = None
+        self._hung = False
+        self._acks: deque[int] = deque()
+        self._decisions: deque[Call] = deque()
+        self._decided = Event()
+        self._full = Event()
+        self._stopping = False
+        self._pid = os.getpid()
+        self._thread = Thread(target=self._run, name=f"backburner-leases {self.name}", daemon=True)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it belongs to this process and not to the one this was forked from."""
+        return self._pid == os.getpid()
+
+    def start(self) -> None:
+        """Make it known to the server, and keep it so.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        self._call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 1))
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def beat(self) -> None:
+        """The event loop runs."""
+        self._beat = monotonic()
+
+    def rest(self) -> None:
+        """From now on the event loop need not run."""
+        self._beat = None
+
+    def acknowledge(self, number: int) -> None:
+        """The message is done with."""
+        self._acks.append(number)
+        self._notify(len(self._acks))
+
+    def restore(self, numbers: Iterable[int], *, seen: bool) -> None:
+        """Put messages back to the front of their queues; `seen` tells the next consumer that a task saw them."""
+        ordered = sorted(numbers, reverse=True)
+        if ordered:
+            self._decide(_RESTORE, 1, self._leased, int(seen), *ordered)
+
+    def postpone(self, number: int, due: float) -> None:
+        """Have the message delivered later, at `due` of the server's clock."""
+        keys = self._keys
+        self._decide(_POSTPONE, 3, self._leased, keys.delayed, keys.delayed_entries, number, due)
+
+    def bury(self, number: int, reason: str, detail: str) -> None:
+        """Keep the message among those that failed."""
+        self._decide(_BURY, 2, self._leased, self._keys.failed, number, reason, detail)
+
+    def crashed(self, number: int) -> None:
+        """A process died of the message: it goes back, or to those that failed."""
+        keys = self._keys
+        arguments = (number, keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
+        self._decide(_CRASH, 2, self._leased, keys.failed, *arguments)
+
+    def take_acks(self) -> list[int]:
+        """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
+        return [self._acks.popleft() for _ in range(min(len(self._acks), _MOST_ACKS))]
+
+    def flush(self) -> None:
+        """Send what was decided, now.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        wire = Wire(self.connect)
+        try:
+            self._settle(wire)
+        finally:
+            wire.close()
+
+    def stop(self) -> None:
+        """Send what was decided, put everything else back, and tell the server. Does nothing when it is over."""
+        if self.over or not self.is_mine:
+            return
+        self._stopping = True
+        self._decided.set()
+        if self._thread is not current_thread():
+            self._thread.join(self.lease)
+        atexit.unregister(self.stop)
+        try:
+            self.flush()
+            left = sorted(map(int, self._call(("HKEYS", self._leased))), reverse=True)
+            if left:
+                self._call((_RESTORE, 1, self._leased, 1, *left))
+            self._call(("ZREM", self._keys.consumers, self.name))
+        except (redis.RedisError, OSError) as error:
+            log.warning("consumer %s could not say goodbye, its lease runs out: %s", self.name, error)
+        self.over = True
+
+    def lost(self) -> None:
+        """The server has taken it for dead."""
+        if not self.over:
+            self.over = True
+            log.warning("consumer %s lost its lease: what it had taken goes to others", self.name)
+            self._decided.set()
+
+    def _decide(self, *call: Any) -> None:
+        self._decisions.append(call)
+        self._notify(len(self._decisions))
+
+    def _notify(self, waiting: int) -> None:
+        self._decided.set()
+        if waiting >= _BATCH:
+            self._full.set()
+
+    def _call(self, call: Call) -> Any:
+        wire = Wire(self.connect)
+        try:
+            return wire.call(call)
+        finally:
+            wire.close()
+
+    def _run(self) -> None:
+        wire: Wire | None = None
+        settled = renewed = monotonic()
+        every = min(self.lease / 4, _RENEWAL)
+        next_renewal = renewed + every
+        sweep_from = renewed
+        while not (self.over or self._stopping):
+            if self._decided.wait(max(0.0, next_renewal - monotonic())):
+                self._full.wait(max(0.0, settled + _BATCH_TIME - monotonic()))
+                self._full.clear()
+                self._decided.clear()
+            try:
+                if wire is None:
+                    wire = Wire(self.connect)
+                self._settle(wire)
+                settled = monotonic()
+                if settled < next_renewal:
+                    continue
+                if not self._hangs():
+                    self._renew(wire, sweep=monotonic() >= sweep_from)
+                now = monotonic()
+                if now - renewed > self.lease / 2:
+                    # The server was away, or we were. Others may be about to come back too.
+                    sweep_from = now + self.lease
+                renewed, next_renewal = now, now + every
+            except (redis.RedisError, OSError) as error:
+                log.warning("consumer %s can't reach the server: %s", self.name, error)
+                if wire is not None:
+                    wire.close()
+                    wire = None
+                next_renewal = monotonic() + _PAUSE
+                self._decided.clear()
+        if wire is not None:
+            wire.close()
+
+    def _settle(self, wire: Wire) -> None:
+        while self._acks or self._decisions:
+            acks = self.take_acks()
+            decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
+            calls: list[Call] = [("HDEL", self._leased, *acks)] if acks else []
+            try:
+                wire.call_all(calls + decisions)
+            except (redis.RedisError, OSError):
+                # Each has an effect once only, however often it is sent.
+                self._acks.extend(acks)
+                self._decisions.extendleft(reversed(decisions))
+                raise
+
+    def _renew(self, wire: Wire, *, sweep: bool) -> None:
+        alive, dead = wire.call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 0))
+        if not alive:
+            self.lost()
+            return
+        while dead and sweep:
+            keys = self._keys
+            arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
+            name, restored, *failed = wire.call((_RECOVER, 2, keys.consumers, keys.failed, *arguments))
+            if not name:
+                return
+            log.warning("consumer %s is dead; %d messages that it held are back in their queues", _text(name), restored)
+            if failed:
+                names = ", ".join(map(_text, failed))
+                log.error("jobs failed, for their workers died %d times: %s", self._max_deliveries, names)
+
+    def _hangs(self) -> bool:
+        beat = self._beat
+        hung = beat is not None and monotonic() - beat > self._watchdog and not worker.is_busy_in_the_loop()
+        if hung and not self._hung:
+            log.critical(
+                "consumer %s: the event loop has not run for %g s; its lease is no longer renewed",
+                self.name,
+                self._watchdog,
+            )
+        self._hung = hung
+        return hung
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

@@ -1,0 +1,25 @@
+-- A child process died of a leased message: give it another try, or enough is enough.
+--
+-- KEYS[1] the consumer's leases
+-- KEYS[2] the failed set
+-- ARGV[1] number of the lease
+-- ARGV[2] what the key of a message's crashes begins with
+-- ARGV[3] crashes until a message has failed
+-- ARGV[4] seconds to remember crashes
+--
+-- Returns 1, or 0 if it has failed, -1 if it is no longer leased. O(log failed).
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then
+    return -1
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+local list, message = split(entry)
+local key = ARGV[2] .. delivery_tag(message)
+local crashes = redis.call('INCR', key)
+redis.call('EXPIRE', key, ARGV[4])
+if crashes >= tonumber(ARGV[3]) then
+    bury(KEYS[2], entry, 'crashed', crashes .. ' processes died while they ran it')
+    return 0
+end
+redis.call('RPUSH', list, mark_redelivered(message))
+return 1

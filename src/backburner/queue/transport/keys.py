@@ -1,0 +1,49 @@
+"""Names of the keys on the server; the package's docstring says what is in them."""
+
+from dataclasses import dataclass
+
+SEPARATOR = "\x06\x16"
+"""Between a queue's name and a priority, as stock kombu has it."""
+
+PRIORITIES = list(range(10))
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one database that begin with a prefix, kombu's `global_keyprefix`."""
+
+    prefix: str = ""
+
+    @property
+    def consumers(self) -> str:
+        return f"{self.prefix}backburner:consumers"
+
+    @property
+    def delayed(self) -> str:
+        return f"{self.prefix}backburner:delayed"
+
+    @property
+    def delayed_entries(self) -> str:
+        return f"{self.prefix}backburner:delayed:entries"
+
+    @property
+    def failed(self) -> str:
+        return f"{self.prefix}backburner:failed"
+
+    @property
+    def crashes(self) -> str:
+        """What the key of a message's crashes begins with."""
+        return f"{self.prefix}backburner:crashes:"
+
+    def leased(self, consumer: str = "") -> str:
+        return f"{self.prefix}backburner:leased:{consumer}"
+
+    def unknown(self, delivery_tag: str) -> str:
+        return f"{self.prefix}backburner:unknown:{delivery_tag}"
+
+    def list(self, queue: str, priority: int) -> str:
+        return f"{self.prefix}{queue}{SEPARATOR}{priority}" if priority else f"{self.prefix}{queue}"
+
+    def queue(self, list_: str) -> str:
+        """The queue that a list belongs to."""
+        return list_[len(self.prefix) :].partition(SEPARATOR)[0]

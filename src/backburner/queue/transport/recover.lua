@@ -1,0 +1,50 @@
+-- Put what a dead consumer had leased back to the front of its lists; what keeps killing consumers, to the failed ones.
+--
+-- A consumer starts what it gets in order, so the oldest leases, as many as it runs at a time (the number in its name),
+-- had been started when it died. Nothing else is suspected.
+--
+-- KEYS[1] the consumers
+-- KEYS[2] the failed set
+-- ARGV[1] what the key of a consumer's leases begins with
+-- ARGV[2] what the key of a message's crashes begins with
+-- ARGV[3] crashes until a message has failed
+-- ARGV[4] seconds to remember crashes
+--
+-- Returns the dead consumer (or '' if none is dead), how many messages went back, and the ids of those that failed.
+-- O(m log m) for m leases.
+local consumers, failed, limit = KEYS[1], KEYS[2], tonumber(ARGV[3])
+local dead = redis.call('ZRANGEBYSCORE', consumers, '-inf', time(), 'LIMIT', 0, 1)[1]
+if not dead then
+    return {'', 0}
+end
+
+local leased = ARGV[1] .. dead
+local all, leases = redis.call('HGETALL', leased), {}
+for i = 1, #all, 2 do
+    leases[#leases + 1] = {number = tonumber(all[i]), entry = all[i + 1]}
+end
+table.sort(leases, function(a, b) return a.number > b.number end)
+
+-- Removed first: a server whose memory is full refuses a script that begins by adding.
+redis.call('DEL', leased)
+redis.call('ZREM', consumers, dead)
+
+local started = #leases - tonumber(string.match(dead, ':(%d+):%x+$') or 1)
+local reply = {dead, 0}
+for i, lease in ipairs(leases) do
+    local list, message = split(lease.entry)
+    local crashes = 0
+    if i > started then
+        local key = ARGV[2] .. delivery_tag(message)
+        crashes = redis.call('INCR', key)
+        redis.call('EXPIRE', key, ARGV[4])
+    end
+    if crashes >= limit then
+        bury(failed, lease.entry, 'crashed', crashes .. ' workers died while they ran it, the last was ' .. dead)
+        reply[#reply + 1] = job_id(message) or ''
+    else
+        redis.call('RPUSH', list, mark_redelivered(message))
+        reply[2] = reply[2] + 1
+    end
+end
+return reply

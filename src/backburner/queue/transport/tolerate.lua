@@ -1,0 +1,29 @@
+-- Put off a leased message whose task nobody here knows, for as long as it has been unknown, unless that is too long.
+--
+-- KEYS[1] the consumer's leases
+-- KEYS[2] the delayed set
+-- KEYS[3] its entries
+-- KEYS[4] since when this message's task is unknown
+-- ARGV[1] number of the lease
+-- ARGV[2] seconds that a task may be unknown
+-- ARGV[3] seconds to put it off at least
+-- ARGV[4] at most
+--
+-- Returns 1 if it was put off, 0 if it was unknown for too long, or is no longer leased. O(log delayed).
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then
+    return 0
+end
+local now = time()
+local since = redis.call('GET', KEYS[4])
+if not since then
+    since = now
+    redis.call('SET', KEYS[4], string.format('%.6f', now), 'EX', math.ceil(ARGV[2] * 2 + 1))
+end
+local age = now - since
+if age >= tonumber(ARGV[2]) then
+    return 0
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+delay(KEYS[2], KEYS[3], entry, now + math.min(math.max(age, tonumber(ARGV[3])), tonumber(ARGV[4])))
+return 1

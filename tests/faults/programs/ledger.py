@@ -1,0 +1,30 @@
+"""A worker whose task writes down when it starts and when it ends, so that nothing can be lost or doubled unseen."""
+
+import os
+import time
+from pathlib import Path
+
+from backburner.queue import Celery
+
+app = Celery("ledger")
+app.conf.broker_transport_options = {"lease": float(os.environ.get("LEASE", "2"))}
+app.conf.broker_transport = "backburner"
+app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
+
+
+@app.task(name="work", ignore_result=True)
+def work(path, seconds):
+    note(path, "start")
+    time.sleep(seconds)
+    note(path, "end")
+
+
+@app.task(name="die", ignore_result=True)
+def die(path):
+    note(path, "start")
+    os._exit(1)
+
+
+def note(path, what):
+    with Path(path).open("a") as book:
+        book.write(f"{what} {os.getpid()} {time.time()}\n")

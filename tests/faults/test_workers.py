@@ -1,0 +1,115 @@
+"""Workers that die at any moment: every job is counted by its id, none may be lost, none may run twice at a time."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from backburner.settings import Settings
+from tests.processes import Program, running
+from tests.queue.conftest import close
+
+Eventually = Callable[..., Any]
+PROGRAMS = Path(__file__).parent / "programs"
+LEASE = 2.0
+ACKNOWLEDGED = 0.2
+"""Seconds after which the end of a job has reached the server: some milliseconds, were the machine our own."""
+
+
+class Ledger:
+    """What tasks wrote down, a file for each job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[Path] = []
+
+    def entry(self) -> str:
+        """For a new job to write to."""
+        self.jobs.append(self.folder / str(len(self.jobs)))
+        return str(self.jobs[-1])
+
+    def lines(self, job: Path) -> list[list[str]]:
+        return [line.split() for line in job.read_text().splitlines()] if job.exists() else []
+
+    def unfinished(self) -> list[Path]:
+        return [job for job in self.jobs if not any(what == "end" for what, *_ in self.lines(job))]
+
+    def runs(self) -> Counter[int]:
+        """How many jobs were started how often."""
+        return Counter(sum(what == "start" for what, *_ in self.lines(job)) for job in self.jobs)
+
+    def done_again(self, kills: list[float]) -> list[float]:
+        """How long before the next kill jobs ended that were done again, where there was time to acknowledge them."""
+        ends = [float(moment) for job in self.jobs for what, _, moment in self.lines(job)[:-1] if what == "end"]
+        waits = [min((kill - end for kill in kills if kill > end), default=-1) for end in ends]
+        return [wait for wait in waits if not 0 <= wait < ACKNOWLEDGED]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    folder = tmp_path / "ledger"
+    folder.mkdir()
+    return Ledger(folder)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def app(server: EmbeddedServer) -> Iterator[Celery]:
+    app = Celery("tests", settings=Settings(redis_url=server.url), set_as_current=False)
+    yield app
+    close(app)
+
+
+@pytest.fixture
+def worker(server: EmbeddedServer, eventually: Eventually) -> Callable[..., AbstractContextManager[Program]]:
+    def start(options: str, **env: str) -> AbstractContextManager[Program]:
+        command = f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip {options}"
+        variables = {"REDIS_URL": server.url, "PYTHONPATH": "", "LEASE": str(LEASE), **env}
+        return running(command, PROGRAMS, variables)
+
+    return start
+
+
+def kill(program: Program) -> None:
+    """The whole worker at once, as a machine that is gone."""
+    os.killpg(program.process.pid, signal.SIGKILL)
+    program.process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
+    app: Celery, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    kills = int(os.environ.get("KILLS", "7"))
+    moments: list[float] = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker(f"-P {pool} -c 2 -n {n}@tests")) for n in range(2)]
+        for round_ in range(kills):
+            victim = round_ % 2
+            eventually(lambda: workers[victim].says("ready."), timeout=30)  # noqa: B023  # called at once
+            for _ in range(30):
+                app.send_task("work", (ledger.entry(), random.choice([0, 0.01, 0.05])))
+            some = max(0, len(ledger.unfinished()) - random.randrange(30))
+            eventually(lambda: len(ledger.unfinished()) <= some, timeout=30)  # noqa: B023
+            kill(workers[victim])
+            moments.append(time.time())
+            workers[victim] = stack.enter_context(worker(f"-P {pool} -c 2 -n {victim}@tests"))
+        eventually(lambda: not ledger.unfinished(), timeout=LEASE + 15)
+    print(f"{pool}: {kills} kills, {len(ledger.jobs)} jobs, started {dict(ledger.runs())}")
+    assert not ledger.done_again(moments)
