@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from backburner.cache import Cache
     from backburner.cache.decorators import cached
     from backburner.cache.default import default_cache, set_default_cache
+    from backburner.http.decorator import cached_response
     from backburner.queue import Celery
     from backburner.settings import Settings
 
-__all__ = ["Cache", "Celery", "Settings", "cached", "default_cache", "set_default_cache"]
+__all__ = ["Cache", "Celery", "Settings", "cached", "cached_response", "default_cache", "set_default_cache"]
 
 _HOMES = {
     "Cache": "backburner.cache",
     "Celery": "backburner.queue",
     "Settings": "backburner.settings",
     "cached": "backburner.cache.decorators",
+    "cached_response": "backburner.http.decorator",
     "default_cache": "backburner.cache.default",
     "set_default_cache": "backburner.cache.default",
 }

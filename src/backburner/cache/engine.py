@@ -438,6 +438,15 @@ class Engine:
             return ()
         return await self.store.tag_versions([tag for tag, _ in entry.tags])
 
+    async def still_holds(self, operation: str, key: str, entry: Entry) -> bool:
+        """Whether none of an entry's tags was flushed since, as far as can be told."""
+        try:
+            current = await self.current(entry)
+        except StoreError as error:
+            self.degraded(operation, (key,), error)
+            return True
+        return [version for _, version in entry.tags] == list(current)
+
     async def pin(self, tags: Sequence[str], lifetime: float) -> TagVersions:
         """The versions of tags, to be read before a value is computed.
 
@@ -465,11 +474,15 @@ class Engine:
             self._leases.hold(turn.keys, turn.token)
         return turn
 
-    async def finish(self, turn: Turn, entries: Mapping[str, Entry]) -> None:
-        """Store what was computed. Entries that have ended already remove what was there."""
-        await self._or_else(None, "remember", turn.keys, self._finish(turn, entries))
+    async def finish(self, turn: Turn, entries: Mapping[str, Entry]) -> Sequence[str]:
+        """Store what was computed. Entries that have ended already remove what was there.
 
-    async def _finish(self, turn: Turn, entries: Mapping[str, Entry]) -> None:
+        Returns:
+            The keys that nobody has written or removed meanwhile, as far as is known.
+        """
+        return await self._or_else(turn.keys, "remember", turn.keys, self._finish(turn, entries))
+
+    async def _finish(self, turn: Turn, entries: Mapping[str, Entry]) -> Sequence[str]:
         now = self.runtime.now()
         too_large = {key: error for key, entry in entries.items() if (error := self._misfit(key, entry))}
         entries = {key: entry for key, entry in entries.items() if key not in too_large}
@@ -482,6 +495,7 @@ class Engine:
                 self._stored(key)
         for key, error in too_large.items():
             self.degraded("remember", (key,), error)
+        return held
 
     async def give_up(self, turn: Turn, rest: float = 0.0) -> Sequence[str]:
         """Say that nothing was computed, and that it is not to be tried for `rest` seconds where there is a value

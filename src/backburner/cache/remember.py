@@ -71,7 +71,8 @@ class ReadThrough:
             self._engine.waited(key, since, "flight")
         if not isinstance(found, Entry):
             return found.value
-        value = self._engine.value(key, found) if await self._still_holds(key, found) else MISSING
+        # The flight may have begun before another process flushed a tag, and this caller have come after.
+        value = self._engine.value(key, found) if await self._engine.still_holds("remember", key, found) else MISSING
         if value is not MISSING:
             self._engine.count(key, value, stale=flight.stale)
         return value
@@ -240,7 +241,7 @@ class ReadThrough:
         except Exception as error:
             if found.entry is None or found.value is MISSING or flight.superseded:
                 raise
-            if not await self._still_holds(key, found.entry):
+            if not await self._engine.still_holds("remember", key, found.entry):
                 raise
             self._engine.tell(StaleServed(key, error))
             flight.stale = True
@@ -297,17 +298,6 @@ class ReadThrough:
         # All of them, if the callback wants the entry to live for longer than the versions were asked to.
         late = [tag for tag in named if tag not in known or lifetime > plan.longest]
         return tuple((dict(await self._engine.pin(late, lifetime)) | known).items()) if late else tuple(known.items())
-
-    async def _still_holds(self, key: str, entry: Entry) -> bool:
-        # The flight may have begun before another process flushed a tag, and this caller have come after.
-        if not entry.tags:
-            return True
-        try:
-            current = await self._engine.current(entry)
-        except StoreError as error:
-            self._engine.degraded("remember", (key,), error)
-            return True
-        return [version for _, version in entry.tags] == list(current)
 
 
 def _takes_context(callback: Callable[..., Any]) -> bool:

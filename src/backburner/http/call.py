@@ -6,12 +6,12 @@ so that what is purged, or whose tag is flushed, in the meantime is not stored a
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import random
 from typing import Any, Final, NamedTuple
 
 from backburner.cache.engine import Engine
-from backburner.cache.entry import ENCODED, Decision, Entry, refresh_point
+from backburner.cache.entry import ENCODED, Decision, Entry, TagVersions, refresh_point
 from backburner.cache.flight import Flight
 from backburner.cache.stores.base import Turn
 from backburner.errors import CodecError, StoreError
@@ -21,8 +21,11 @@ from backburner.http.exchange import Way
 from backburner.http.headers import Headers, entity_tag_of, field
 from backburner.http.policy import Policy
 from backburner.http.request import Request, digest
+from backburner.http.rules import Credentials
 from backburner.http.stored import Stored, Variants, unpack
 
+CALL: Final = "backburner.call"
+"""Where the scope that the application gets has the `Call`."""
 _REST: Final = 1.0
 """Seconds in which an application that has just failed is not asked again, where a stored response may stand in."""
 _TAGS_KEPT: Final = 86_400.0
@@ -31,7 +34,7 @@ _VARIANTS_OUTLIVE: Final = 86_400.0
 """Seconds that what tells variants apart is kept longer than the first of them."""
 
 
-_LASTING: Final = frozenset({"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale"})
+_LASTING: Final = frozenset({"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale", "inner"})
 """Reasons for not storing a response that the next one for the same key is likely to have too."""
 
 
@@ -58,6 +61,10 @@ class Passing:
 
 class NotShared(Exception):
     """The response that others waited for is for one client only."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__(credentials)
+        self.credentials = credentials
 
 
 class ServerError(Exception):
@@ -208,9 +215,15 @@ class Call:
         self._started = 0.0
         self._reason = ""
         self._rest = 0.0
+        self._named: dict[str, bytes] = {}
+        self._unfit = ""
 
-    async def begin(self) -> bool:
-        """Ask for the right to store. False if another process has just stored what is wanted."""
+    async def begin(self, *, may_wait: bool = True) -> bool:
+        """Ask for the right to store. False if another process has just stored what is wanted.
+
+        Args:
+            may_wait: whether what somebody else computes just now would do, too.
+        """
         key, mark = self._place.key, self._place.mark
         # Groups are known only once there is a response; those of the last one are likely to be its too.
         before = self._found.entry.tags if self._found else ()
@@ -223,6 +236,8 @@ class Call:
                     break
                 if self.renewal:
                     return False
+                if not may_wait:
+                    break
                 if key in turn.taken:
                     await self._engine.store.wait(turn.taken[key])
                 # What is there and cannot be used shall not keep this from computing for ever.
@@ -233,7 +248,7 @@ class Call:
                 if found is not None and self._is_new(found):
                     self.response, self.aged = found.stored, True
                     self.forwarded += "; collapsed"
-                    self._land(found.stored)
+                    self._land(found.stored, found.entry.tags)
                     return False
         except StoreError as error:
             self.detail = "store-unavailable"
@@ -255,7 +270,21 @@ class Call:
             if stored.modified is not None:
                 conditions.append((b"if-modified-since", stored.modified))
         self._validates = bool(conditions)
-        return self._request.unconditional(conditions)
+        scope = self._request.unconditional(conditions)
+        scope[CALL] = self
+        return scope
+
+    async def tag(self, tags: Sequence[str]) -> None:
+        """Add tags that are known only while the application answers. Name them before reading what they stand for."""
+        try:
+            self._named.update(await self._engine.pin(tags, _TAGS_KEPT))
+        except StoreError as error:
+            self._unfit = "store-unavailable"
+            self._engine.degraded("respond", (self._place.key,), error)
+
+    def give_way(self) -> None:
+        """Learn that a cache further inside answers, which knows more about the response."""
+        self._unfit = "inner"
 
     # As a keeper
 
@@ -275,6 +304,8 @@ class Call:
         return Way.PASS if self._terms is None else Way.KEEP
 
     def _judged(self, status: int, headers: Headers) -> tuple[rules.Terms | None, str]:
+        if self._unfit:
+            return None, self._unfit
         return rules.may_store(
             status,
             headers,
@@ -318,10 +349,15 @@ class Call:
 
     def passed(self) -> None:
         """Let those who wait go on by themselves."""
+        credentials = self._request.credentials(self._policy)
         if self._reason in _LASTING:
-            self._passing.add(self._place.key, credentials=bool(self._request.credentials(self._policy)))
-        self.flight.error = NotShared()
+            self._passing.add(self._place.key, credentials=bool(credentials))
+        self.flight.error = NotShared(credentials)
         self._engine.flights.land(self._place.key, self.flight)
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            # At once: the response may be a stream without an end, and other processes wait for the lease.
+            self._engine.runtime.spawn(self._engine.give_up(turn))
 
     def failed(self, error: Exception) -> None:
         """Leave what is stored as it is, and the application alone for a moment."""
@@ -337,13 +373,13 @@ class Call:
         self._engine.tell(StaleServed(self._place.key, error))
         self._rest = _REST
         self.response, self.aged = found.stored, True
-        self._land(found.stored)
+        self._land(found.stored, found.entry.tags)
         self.settled()
         return True
 
-    def _land(self, stored: Stored, variants: Variants | None = None) -> None:
+    def _land(self, stored: Stored, tags: TagVersions, variants: Variants | None = None) -> None:
         landed = self._place.landed(stored, variants or self._place.variants)
-        self.flight.entry = Entry(None, 0.0, 0.0, 0.0, 0.0, value=landed)
+        self.flight.entry = Entry(None, 0.0, 0.0, 0.0, 0.0, tags, value=landed)
         self._engine.flights.land(self._place.key, self.flight)
 
     async def end(self) -> None:
@@ -361,24 +397,28 @@ class Call:
         variants = place.variants
         if variants is None and fields:
             variants = Variants(tuple(fields), secrets.token_hex(4))
-        if self._turn is not None and not self.flight.superseded:
+        tags: TagVersions = ()
+        if self._turn is not None:
             try:
-                await self._finish(self._turn, stored, variants, fields, groups)
+                tags, held = await self._finish(self._turn, stored, variants, fields, groups)
                 self._turn = None
+                if not held:
+                    return  # it was removed meanwhile: who came after that must not get it
                 self.forwarded += "; stored"
             except StoreError as error:
                 self.detail = "store-unavailable"
                 self._engine.degraded("respond", (place.key,), error)
-        self._land(stored, variants)
+        self._land(stored, tags, variants)
 
     async def _finish(
         self, turn: Turn, stored: Stored, variants: Variants | None, fields: list[bytes], groups: tuple[str, ...]
-    ) -> None:
+    ) -> tuple[TagVersions, bool]:
+        """The versions of its tags, and whether the right to store it was still held."""
         place, engine = self._place, self._engine
         now = engine.runtime.now()
         entry = self._entry(stored, now)
-        wanted = dict.fromkeys((*place.tags, *groups))
-        known = {tag: version for tag, version in turn.versions if tag in wanted}
+        wanted = dict.fromkeys((*place.tags, *self._named, *groups))
+        known = self._named | {tag: version for tag, version in turn.versions if tag in wanted}
         late = [tag for tag in wanted if tag not in known]
         entry.tags = (*known.items(), *await engine.pin(late, entry.expires_at - now))
         outcomes = {place.key: entry}
@@ -392,7 +432,7 @@ class Call:
         elif variants is not None:
             await engine.store.write({place.key_of(variants): entry}, now)
             outcomes = {place.key: lasting(variants, now, entry.expires_at)}
-        await engine.finish(turn, outcomes)
+        return entry.tags, place.key in await engine.finish(turn, outcomes)
 
     def _entry(self, stored: Stored, now: float) -> Entry:
         terms = stored.terms

@@ -15,7 +15,7 @@ from backburner.http.answer import answer
 from backburner.http.call import Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.policy import Policy
-from backburner.http.request import Request, key_of, keys_of, target_of
+from backburner.http.request import INNER, Request, key_of, keys_of, target_of
 from backburner.http.stored import Stored, Variants
 from backburner.http.visit import Visit, replayed
 
@@ -23,17 +23,21 @@ from backburner.http.visit import Visit, replayed
 class ResponseCache:
     """HTTP responses in a `Cache`.
 
+    Args:
+        inner: whether it stands at a route, where another one may stand in front of it.
+
     What they depend on can be removed by URL, by namespace or by tag, from every process, worker or request that uses
     the same cache; for tags, `cache.tags("books").flush()` does the same.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+    def __init__(self, cache: Cache, *, inner: bool = False) -> None:
+        self.cache = self._cache = cache
+        self._layer = INNER if inner else ""
         self._passing = Passing()
 
     async def respond(self, scope: Any, receive: Receive, send: Send, app: ASGIApp, policy: Policy) -> None:
         """Answer one HTTP request of `app`, from what is stored or by calling it."""
-        request = Request(scope)
+        request = Request(scope, self._layer)
         method = request.method
         if method == "GET" or method == "HEAD":
             if not request.target or request.is_uncommon():
@@ -69,7 +73,7 @@ class ResponseCache:
             value = value_of(key, entry, self._cache.events.emit) if entry else None
         elif policy.vary_on:
             return None
-        if entry is None or not isinstance(value, Stored) or value.terms.validate:
+        if entry is None or not isinstance(value, Stored):
             return None
         if len(request.seen) > 1 and (
             request.directives(policy) is not None or (request.credentials(policy) and not value.terms.public)
@@ -97,7 +101,7 @@ class ResponseCache:
             if not message.get("more_body", False):
                 break
         if request.target and not request.is_uncommon(may_have_body=True):
-            key = key_of(request.target, request.method)
+            key = key_of(request.target, request.method, self._layer)
             tags = policy.tags_of(request.scope)
             place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, tags)
             await Visit(place, request, policy, self._passing, app, receive, send, body).run()
@@ -147,11 +151,15 @@ class ResponseCache:
     def expire(self, url: str) -> bool:
         """Make the responses of a URL stale: the application is asked before they are used again, and if it fails they
         may stand in. Whether there was one."""
-        return run(self._engine().expire(key_of(target_of(url))))
+        engine = self._engine()
+        expired = [run(engine.expire(key)) for key in keys_of(target_of(url))]
+        return any(expired)
 
     async def aexpire(self, url: str) -> bool:
         """As `expire`."""
-        return await self._aengine().expire(key_of(target_of(url)))
+        engine = self._aengine()
+        expired = [await engine.expire(key) for key in keys_of(target_of(url))]
+        return any(expired)
 
 
 def _named(url: str | None, namespace: str | None, tag: str | None) -> tuple[list[str], list[str]]:

@@ -7,13 +7,13 @@ events, what is too large. A response that may be stored and comes in pieces goe
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
 from typing import Any, Protocol
 
 from backburner.http.headers import Headers
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]

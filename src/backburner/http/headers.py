@@ -51,10 +51,15 @@ def are_clean(headers: Headers) -> bool:
     return all(_NAME.fullmatch(name) and not _BREAKS.search(value) for name, value in headers)
 
 
+def lines(headers: Headers, name: bytes) -> list[str]:
+    """The lines of a field."""
+    return [value.decode("latin-1") for key, value in headers if key == name]
+
+
 def field(headers: Headers, name: bytes) -> str | None:
     """The value of a field, its lines joined by commas; ``None`` if it is not there."""
-    lines = [value for key, value in headers if key == name]
-    return b", ".join(lines).decode("latin-1") if lines else None
+    found = lines(headers, name)
+    return ", ".join(found) if found else None
 
 
 def members(text: str | None) -> list[str]:
@@ -67,25 +72,27 @@ def names(text: str | None) -> list[str]:
     return [member.lower() for member in members(text)]
 
 
-def directives(text: str | None) -> Directives:
-    """The directives of ``Cache-Control`` (RFC 9111 section 5.2).
+def directives(*lines: str) -> Directives:
+    """The directives of the lines of ``Cache-Control`` (RFC 9111 section 5.2).
 
-    A word that is followed by rubbish counts, without a usable argument: ``no-store;x`` forbids storing.
+    A word that is followed by rubbish counts, without a usable argument: ``no-store;x`` forbids storing. Each line is
+    read by itself, so that no quotes of others can hide what it says.
     """
     found: dict[str, list[str | None]] = {}
-    for member in members(text):
-        token = _TOKEN.match(member)
-        if token is None:
-            continue
-        rest = member[token.end() :]
-        argument = None
-        if rest:
-            argument = rest[1:] if rest[0] == "=" else ""
-            if len(argument) > 1 and argument[0] == argument[-1] == '"':
-                argument = argument[1:-1]
-        found.setdefault(token[0].lower(), []).append(argument)
-    if text and not _BALANCED.fullmatch(text):
-        found.setdefault("no-store", []).append(None)
+    for line in lines:
+        for member in members(line):
+            token = _TOKEN.match(member)
+            if token is None:
+                continue
+            rest = member[token.end() :]
+            argument = None
+            if rest:
+                argument = rest[1:] if rest[0] == "=" else ""
+                if len(argument) > 1 and argument[0] == argument[-1] == '"':
+                    argument = argument[1:-1]
+            found.setdefault(token[0].lower(), []).append(argument)
+        if not _BALANCED.fullmatch(line):
+            found.setdefault("no-store", []).append(None)
     return found
 
 

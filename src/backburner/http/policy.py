@@ -5,7 +5,7 @@ stored, clients cannot force the application to work, and who shows a cookie or 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -18,6 +18,8 @@ Scope = Mapping[str, Any]
 Identity = Callable[[Scope], str]
 """Says who asks, from an ASGI scope; responses are shared among requests for which it says the same."""
 
+COOKIE: Final = "cookie:"
+"""Begins the name of a cookie among what responses vary on."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _WITH_BODY: Final = frozenset({"QUERY", "POST"})
 
@@ -41,9 +43,10 @@ class Policy:
     `Cache.tags(…).flush()` empties them."""
     namespace: str = ""
     """Responses with a namespace can be purged together."""
-    vary_on: Sequence[str] | Identity = ()
-    """Who a response is for: names of request headers, or a function of the ASGI scope. Requests with credentials may
-    then be cached, each for itself."""
+    vary_on: Sequence[str | Identity] | Identity = ()
+    """What a response depends on besides its URL: names of request headers, of cookies (``"cookie:session"``), and
+    functions of the ASGI scope that say who asks. Requests with credentials may be cached, each for itself, where it
+    names these: ``"authorization"``, a cookie, or such a function."""
     ignore_cookies: bool = False
     """Whether responses do not depend on cookies. Else a request with a cookie gets, and leaves, only responses that
     are ``public`` or have an ``s-maxage``."""
@@ -65,6 +68,10 @@ class Policy:
     the application's tags."""
     _seconds: tuple[float | None, float, float] = field(init=False, repr=False, compare=False, default=(None, 0, 0))
     _of_all: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
+    varies: tuple[str | Identity, ...] = field(init=False, repr=False, compare=False, default=())
+    """`vary_on`, one by one."""
+    tells: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
+    """The request headers with credentials that `vary_on` tells apart."""
 
     def __post_init__(self) -> None:
         try:
@@ -79,15 +86,20 @@ class Policy:
             raise ConfigError("Policy: durations must not be negative, nor for ever")
         if unknown := set(self.methods) - _SAFE_METHODS - _WITH_BODY:
             raise ConfigError(f"Policy: methods={sorted(unknown)}: only GET, HEAD, QUERY and POST can be cached")
-        names = (*self.targets, *(() if callable(self.vary_on) else self.vary_on))
-        if isinstance(self.vary_on, str) or not all(is_token(name) for name in names):
-            raise ConfigError(f"Policy: {names!r} must be names of headers, each a text of its own")
+        if isinstance(self.vary_on, str):
+            raise ConfigError(f"Policy: vary_on={self.vary_on!r} must be several, as in vary_on=[{self.vary_on!r}]")
+        varies = (self.vary_on,) if callable(self.vary_on) else tuple(self.vary_on)
+        names = [part.removeprefix(COOKIE) for part in varies if not callable(part)]
+        if not all(map(is_token, (*self.targets, *names))):
+            raise ConfigError(f"Policy: {[*self.targets, *names]!r} must be names of headers or cookies")
         if self.cache_status and not is_token(self.cache_status):
             raise ConfigError(f"Policy: cache_status={self.cache_status!r} must be one word, such as 'backburner'")
         if self.max_body_bytes < 0 or not 0 <= self.heuristic <= 1:
             raise ConfigError("Policy: max_body_bytes must not be negative, and heuristic is from 0 to 1")
         object.__setattr__(self, "_seconds", times)
         object.__setattr__(self, "_of_all", tags)
+        object.__setattr__(self, "varies", varies)
+        object.__setattr__(self, "tells", frozenset(_told_by(varies)))
 
     @classmethod
     def gateway(cls, **changes: Any) -> Self:
@@ -131,3 +143,11 @@ class Policy:
     def default_if_error(self) -> float:
         """`stale_if_error` in seconds."""
         return self._seconds[2]
+
+
+def _told_by(varies: Sequence[str | Identity]) -> Iterator[str]:
+    for part in varies:
+        if callable(part):
+            yield from ("authorization", "cookie")
+        else:
+            yield "cookie" if part.startswith(COOKIE) else part.lower()

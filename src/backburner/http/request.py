@@ -13,12 +13,15 @@ from urllib.parse import quote, urlsplit
 
 from backburner.cache.keys import MAX_LENGTH, fit
 from backburner.http.headers import Directives, directives
-from backburner.http.policy import Policy
+from backburner.http.policy import COOKIE, Policy
 from backburner.http.rules import Credentials
 
 MARK: Final = "http:\x01"
 """Begins the keys of responses: a namespace to be counted under, and a control character, which users' keys never
 hold."""
+INNER: Final = "\x02"
+"""Ends the keys of responses that are stored further inside, at a route: another cache may stand in front of it, whose
+response for the same URL need not be the same, and who waits for the one inside."""
 _SEEN: Final = frozenset(
     {
         *(b"host", b"authorization", b"cookie", b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"),
@@ -41,7 +44,7 @@ class Request:
 
     __slots__ = ("headers", "key", "method", "scope", "seen", "target")
 
-    def __init__(self, scope: Any) -> None:
+    def __init__(self, scope: Any, layer: str = "") -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -54,8 +57,10 @@ class Request:
         path = scope.get("raw_path")
         if path is None:
             path = quote(scope["path"]).encode()
-        self.target, self.key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
-        """The URL in one form, empty if it makes no sense, and the key that responses to a GET have."""
+        self.target, key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
+        """The URL in one form, empty if it makes no sense."""
+        self.key = key + layer
+        """The key that responses to a GET have."""
 
     @property
     def url(self) -> str:
@@ -68,30 +73,34 @@ class Request:
         Args:
             body: the request's, where it counts.
         """
-        if body is None and not policy.vary_on:
+        if body is None and not policy.varies:
             return ""
         parts = [] if body is None else [self._of_the_content(), body]
-        if callable(policy.vary_on):
-            identity = policy.vary_on(self.scope)
-            if not isinstance(identity, str):
-                raise TypeError(f"vary_on must say who asks as text, not {type(identity).__name__}")
-            parts.append(identity.encode("utf-8", "surrogatepass"))
-        else:
-            for wanted in policy.vary_on:
+        for wanted in policy.varies:
+            if callable(wanted):
+                identity = wanted(self.scope)
+                if not isinstance(identity, str):
+                    raise TypeError(f"vary_on must say who asks as text, not {type(identity).__name__}")
+                parts.append(identity.encode("utf-8", "surrogatepass"))
+            elif wanted.startswith(COOKIE):
+                parts.append(repr(self._cookies(wanted.removeprefix(COOKIE).encode())).encode())
+            else:
                 name = wanted.lower().encode()
                 parts.append(repr([value for key, value in self.headers if key == name]).encode())
         return digest(*parts)
+
+    def _cookies(self, name: bytes) -> list[bytes]:
+        pairs = [cookie.partition(b"=") for cookie in self.seen.get(b"cookie", b"").split(b";")]
+        return [value.strip() for key, _, value in pairs if key.strip() == name]
 
     def _of_the_content(self) -> bytes:
         return repr(sorted(pair for pair in self.headers if pair[0].startswith(b"content-"))).encode()
 
     def credentials(self, policy: Policy) -> Credentials:
         """Those it shows that the key does not hold."""
-        if policy.vary_on:
-            return ""
-        if b"cookie" in self.seen and not policy.ignore_cookies:
+        if b"cookie" in self.seen and not policy.ignore_cookies and "cookie" not in policy.tells:
             return "cookie"
-        return "authorization" if b"authorization" in self.seen else ""
+        return "authorization" if b"authorization" in self.seen and "authorization" not in policy.tells else ""
 
     def directives(self, policy: Policy) -> Directives | None:
         """RFC 9111 section 5.2.1, where the owner lets clients say so; `Pragma` as in section 5.4."""
@@ -119,9 +128,9 @@ class Request:
         return {**self.scope, "headers": headers + (extra or [])}
 
 
-def key_of(target: str, method: str = "GET") -> str:
+def key_of(target: str, method: str = "GET", layer: str = "") -> str:
     """Under which key a response lies, or what tells several apart."""
-    return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST)
+    return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST) + layer
 
 
 @lru_cache(maxsize=1024)
@@ -135,7 +144,7 @@ def _target(scheme: str, host: bytes | None, path: bytes, query: bytes) -> tuple
 
 def keys_of(target: str) -> list[str]:
     """All keys of a target."""
-    return [key_of(target, method) for method in ("GET", "QUERY", "POST")]
+    return [key_of(target, method, layer) for layer in ("", INNER) for method in ("GET", "QUERY", "POST")]
 
 
 def target_of(url: str) -> str:

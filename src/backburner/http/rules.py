@@ -16,6 +16,7 @@ from backburner.http.headers import (
     delta_seconds,
     directives,
     field,
+    lines,
     members,
     names,
     seconds,
@@ -55,7 +56,7 @@ def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
     for target in policy.targets:
         if found := dictionary(field(headers, target.lower().encode())):
             return found, True
-    return directives(field(headers, b"cache-control")), False
+    return directives(*lines(headers, b"cache-control")), False
 
 
 Credentials = Literal["", "authorization", "cookie"]

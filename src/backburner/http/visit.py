@@ -81,7 +81,9 @@ class Visit:
                 return
             engine.count(self._place.key, MISSING)
             if not self._may_wait(found):
-                await self._alone(found)
+                whole = self._request.method != "HEAD" and b"range" not in self._request.seen
+                may_be_for_all = self._credentials and whole and not self._is_passing()
+                await (self._for_one(found) if may_be_for_all else self._alone(found))
                 return
             flight, leads = engine.flights.join(self._place.key, engine.runtime.loop())
             if leads:
@@ -106,11 +108,13 @@ class Visit:
     async def _follow(self, flight: Flight) -> bool:
         try:
             landed = flight.outcome()
-        except NotShared:
+        except NotShared as answer:
+            if answer.credentials:
+                return False  # which says nothing about a request without
             await self._alone(None)
             return True
-        if landed is None:
-            return False  # who led was killed
+        if landed is None or not await self._engine.still_holds("respond", self._place.key, landed):
+            return False  # who led was killed, or began before the cache was emptied
         if isinstance(landed.value, Landed) and landed.value.answers(self._request.headers):
             await self._serve(landed.value.stored, "fwd=uri-miss; collapsed")
         else:
@@ -164,19 +168,23 @@ class Visit:
         return Call(self._place, self._request, self._policy, found, flight, self._passing)
 
     async def _alone(self, found: Found | None) -> None:
-        """Call the application for this request only, as it is; unless it is the kind of request whose response may
-        still be for all, though others do not wait for it."""
+        """Call the application for this request only, as it is."""
         call = self._call(found, Flight(None))
+        call.forwarded = "fwd=bypass"
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
-        whole = self._request.method != "HEAD" and b"range" not in self._request.seen
-        if not self._credentials or not whole or self._is_passing():
-            call.forwarded = "fwd=bypass"
-            exchange.let_pass()
-            await self._app(self._request.scope, self._receive, exchange.send)
-            return
+        exchange.let_pass()
+        await self._app(self._request.scope, self._receive, exchange.send)
+
+    async def _for_one(self, found: Found | None) -> None:
+        """Call the application for a request with credentials, whose response may turn out to be for all. It does not
+        wait for others, and stores nothing if one of them is about to."""
+        flight, leads = self._engine.flights.join(self._place.key, self._engine.runtime.loop())
+        call = self._call(found, flight if leads else Flight(None))
+        exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
         try:
-            if await call.begin():
-                await self._app(call.scope(), self._receive, exchange.send)
+            if leads:
+                await call.begin(may_wait=False)
+            await self._app(call.scope(), self._receive, exchange.send)
         finally:
             await call.end()
         await self._answer(call, exchange)
