@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backburner import Cache
-from backburner.http import CacheMiddleware
+from backburner.http import CacheMiddleware, Policy
 from tests.http.exchanges import Message, Origin, ask, respond
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +56,37 @@ async def test_two_processes_call_the_application_once(redis_url: str, origin: O
     origin.gate.set()
     assert {(await reply).text for reply in asking} == {"/a 1"}
     for cache in caches:
+        await cache.aclose()
+
+
+@pytest.mark.parametrize("how", ["tag", "url", "write"])
+@pytest.mark.parametrize("variants", [False, True])
+async def test_who_asks_after_another_process_emptied_the_cache_gets_nothing_of_before(
+    redis_url: str, origin: Origin, how: str, variants: bool
+) -> None:
+    here, there = (Cache(redis_url, l1=False) for _ in range(2))  # as in two processes
+    app = CacheMiddleware(origin, cache=here, policy=Policy(tags=["books"]))
+    elsewhere = CacheMiddleware(Origin(), cache=there)
+    if variants:
+        origin.headers["vary"] = "accept"
+        await ask(app)
+        await here.tags("books").aflush()
+        origin.calls.clear()
+    origin.gate = asyncio.Event()
+    before = asyncio.create_task(ask(app))
+    await origin.called(1)
+    if how == "tag":
+        await there.tags("books").aflush()
+    elif how == "url":
+        await elsewhere.responses.apurge(url="http://shop.example/a")
+    else:
+        await ask(elsewhere, method="PUT")
+    after = asyncio.create_task(ask(app))
+    await asyncio.sleep(0.02)  # it could wait now for the response of before
+    origin.gate.set()
+    assert (await before).text == "/a 1"
+    assert (await after).text == "/a 2"
+    for cache in (here, there):
         await cache.aclose()
 
 
@@ -116,6 +147,38 @@ async def test_those_who_wait_get_the_variant_that_is_theirs(through: Through, o
 def by_language(scope: Message, origin: Origin) -> tuple[int, dict[str, str], bytes]:
     language = dict(scope["headers"])[b"accept-language"]
     return 200, {"cache-control": "max-age=60", "vary": "accept-language"}, language
+
+
+@pytest.mark.parametrize("shown", [{"authorization": "Bearer alice"}, {"cookie": "session=alice"}])
+async def test_who_shows_credentials_does_not_wait_for_others(
+    through: Through, origin: Origin, shown: dict[str, str]
+) -> None:
+    app = through()
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(app))]
+    await origin.called(1)
+    asking += [asyncio.create_task(ask(app, **headers)) for headers in (shown, {}, shown)]
+    await origin.called(3)
+    origin.gate.set()
+    replies = [(await reply).text for reply in asking]
+    assert len(set(replies)) == 3
+    assert replies[0] == replies[2]
+
+
+@pytest.mark.parametrize("control", ["max-age=60", "public, max-age=60"])
+async def test_who_comes_after_one_with_credentials_shares_their_response_only_if_it_is_for_all(
+    through: Through, origin: Origin, control: str
+) -> None:
+    app = through()
+    origin.headers = {"cache-control": control}
+    origin.gate = asyncio.Event()
+    alice = asyncio.create_task(ask(app, cookie="session=alice"))
+    await origin.called(1)
+    others = [asyncio.create_task(ask(app)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    origin.gate.set()
+    assert (await alice).text == "/a 1"
+    assert {(await other).text for other in others} == {"/a 1" if "public" in control else "/a 2"}
 
 
 async def streamed(app: CacheMiddleware, pieces: "asyncio.Queue[bytes | None]", **headers: str) -> None:
@@ -182,6 +245,27 @@ async def test_a_stream_for_one_client_ends_with_that_client(through: Through) -
     client.inbox.put_nowait({"type": "http.disconnect"})
     await asyncio.wait_for(ended.wait(), 5)
     await client.task
+
+
+async def test_a_stream_for_one_client_keeps_no_other_process_waiting(redis_url: str) -> None:
+    caches = [Cache(redis_url) for _ in range(2)]
+    gate = asyncio.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await gate.wait()
+        await send({"type": "http.response.body"})
+
+    clients = []
+    for cache in caches:
+        clients.append(Client(CacheMiddleware(stream, cache=cache)))
+        while (await asyncio.wait_for(clients[-1].got.get(), 5)).get("body") != b"first":
+            pass
+    gate.set()
+    for client, cache in zip(clients, caches, strict=True):
+        await client.task
+        await cache.aclose()
 
 
 async def test_an_application_is_told_when_the_only_client_of_its_stream_has_gone(through: Through) -> None:
@@ -257,18 +341,22 @@ async def test_what_the_application_does_after_answering_belongs_to_the_request(
 
 async def test_responses_with_trailers_pass_through(through: Through) -> None:
     app = through()
+    calls = []
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
+        calls.append(scope)
         headers = [(b"cache-control", b"max-age=60")]
         await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
         await send({"type": "http.response.body", "body": b"body"})
         await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]})
 
     app._app = answer
-    client = Client(app)
-    await client.task
-    kinds = [client.got.get_nowait()["type"] for _ in range(client.got.qsize())]
-    assert kinds == ["http.response.start", "http.response.body", "http.response.trailers"]
+    for number in (1, 2):
+        client = Client(app)
+        await client.task
+        kinds = [client.got.get_nowait()["type"] for _ in range(client.got.qsize())]
+        assert kinds == ["http.response.start", "http.response.body", "http.response.trailers"]
+        assert len(calls) == number
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
