@@ -43,7 +43,7 @@ async def cache(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[C
     if request.param == "memory":
         yield Cache("memory://", clock=clock)
         return
-    cache = Cache(request.getfixturevalue("redis_url"), l1=request.param == "copies", clock=clock)
+    cache = Cache(request.getfixturevalue("redis_url"), l1=request.param == "copies", timeout=5, clock=clock)
     yield cache
     await cache.aclose()
 

@@ -44,6 +44,7 @@ async def test_a_fresh_response_is_served_without_asking_the_application(
         {"cache-control": "max-age=60", "content-length": "99"},
         {"cache-control": "max-age=60", "age": "61"},
         {"cache-control": "max-age=60, must-understand", "x-status": "299"},
+        {"cache-control": "max-age=60", "content-range": "bytes 0-3/9", "x-status": "206"},
         {"expires": "0"},
     ],
 )
@@ -418,11 +419,13 @@ async def test_what_changes_a_resource_empties_what_was_stored_of_it(
     app = through()
     for target in ("/a", "/b", "/c"):
         await ask(app, target)
+    await ask(app, "/c", host="other.example")
     kept = origin.headers
     origin.headers = {"location": "/b", "content-location": "http://other.example/c"}
     await ask(app, "/a", method)
     origin.headers = kept
-    assert [(await ask(app, target)).text for target in ("/a", "/b", "/c")] == ["/a 5", "/b 6", "/c 3"]
+    assert [(await ask(app, target)).text for target in ("/a", "/b", "/c")] == ["/a 6", "/b 7", "/c 3"]
+    assert (await ask(app, "/c", host="other.example")).text == "/c 4"
 
 
 async def test_a_change_that_failed_empties_nothing(through: Through, origin: Origin) -> None:

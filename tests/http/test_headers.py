@@ -63,6 +63,10 @@ def test_what_looks_like_no_store_is_no_store(text: str) -> None:
     assert "no-store" in headers.directives(text)
 
 
+def test_quotes_in_other_lines_hide_nothing() -> None:
+    assert "no-store" in headers.directives('max-age=60, x="', "no-store", '"')
+
+
 @pytest.mark.parametrize(
     "text",
     ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"],

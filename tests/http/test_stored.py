@@ -1,5 +1,7 @@
 """The bytes of a stored response: they come back as they were, and no other bytes pass for one."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,3 +56,8 @@ def test_a_changed_byte_raises_nothing_but_the_error_for_it(place: int) -> None:
             unpack(WHOLE[:place] + bytes([byte]) + WHOLE[place + 1 :])
         except CodecError:
             continue
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    with pytest.raises(CodecError, match="damaged"):
+        unpack(Stored(200, (), b"", Terms(60.0, math.nan), own_tag=False).pack())
