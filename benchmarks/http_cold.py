@@ -4,7 +4,7 @@
 
 First to one process, then to two that share a server, 250 to each. The connections are open before the first request
 leaves. A page takes 50 ms; each round is a page of its own. Shown are the calls of a round (fewest and most), and how
-long the slowest client waited. Takes two minutes.
+long the slowest client waited. Takes three minutes.
 """
 
 import asyncio

@@ -35,7 +35,7 @@ from hishel import AsyncRedisStorage, AsyncSqliteStorage
 from hishel.asgi import ASGICacheMiddleware
 from pydantic import BaseModel, TypeAdapter
 
-from backburner import Cache
+from backburner import Cache, cached_response
 from backburner.http import CacheMiddleware
 from backburner.redis.url import ServerURL
 
@@ -176,6 +176,10 @@ def added(url: str) -> FastAPI:
     return api
 
 
+def at_route(url: str, prefix: str, **options: Any) -> FastAPI:
+    return shop(cached_response(ttl=TTL, cache=ours(url, prefix=prefix), **options))
+
+
 def ours(url: str, **options: Any) -> Cache:
     return Cache(url, timeout=5, l1_items=MOST_URLS, l1_bytes="1GB", **options)
 
@@ -193,6 +197,8 @@ SHOPS: dict[str, Callable[[str], ASGIApp]] = {
     COPIES: lambda url: CacheMiddleware(shop(), cache=ours(url, prefix="copies:")),
     "Backburner, copies, by add_middleware": added,
     SERVER: lambda url: CacheMiddleware(shop(), cache=ours(url, prefix="server:", l1=False)),
+    "Backburner, copies, at the route": lambda url: at_route(url, "route:"),
+    "Backburner, copies, after dependencies": lambda url: at_route(url, "after:", after_dependencies=True),
     "fastapi-cache2, memory": lambda _: fastapi_cache2(InMemoryBackend()),
     "fastapi-cache2, Redis": lambda url: fastapi_cache2(RedisBackend(client(url))),
     "cashews, memory": lambda _: with_cashews("mem://"),

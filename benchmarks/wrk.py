@@ -24,7 +24,7 @@ from backburner.ports import free_ports
 
 HERE = Path(__file__).parent
 CONNECTIONS = 64
-BURST = 2
+BURST = 1
 """Seconds of load at a time."""
 _START = 60.0
 """Seconds that a start may take, filling included."""
