@@ -1,4 +1,8 @@
-"""No read is ever older than the last write: after any mutation, in every order, in every process, also in a crowd."""
+"""No read is ever older than the last write: after any mutation, in every order, in every process, also in a crowd.
+
+All readers ask for the same host, so that the processes share their cached responses; the writer asks for another one,
+whose responses are not theirs: what empties them are tags.
+"""
 
 import random
 import threading
@@ -23,6 +27,9 @@ def stores(store: Bookstore) -> Iterator[list[Bookstore]]:
         yield [store, second]
 
 
+READ_FROM = {"host": "bookstore.example"}
+
+
 @dataclass
 class Shelf:
     """Some books and what they must look like: the model that every read is compared with."""
@@ -35,6 +42,12 @@ class Shelf:
     """By title."""
     gone: list[int] = field(default_factory=list)
     made: int = 0
+    hits: int = 0
+
+    def read(self, reader: httpx2.Client, url: str, **params: Any) -> httpx2.Response:
+        answer = reader.get(url, params=params)
+        self.hits += "hit" in answer.headers["cache-status"]
+        return answer
 
     def title(self) -> str:
         self.made += 1
@@ -70,25 +83,35 @@ class Shelf:
     def check(self) -> None:
         for reader in self.readers:
             for sort, limit in (("title", 100), ("-year", 3)):
-                page = reader.get("/books", params={"q": self.tag, "sort": sort, "limit": limit}).json()
+                page = self.read(reader, "/books", q=self.tag, sort=sort, limit=limit).json()
                 assert page["total"] == len(self.books)
                 if sort == "title":
                     assert page["items"] == [self.books[title] for title in sorted(self.books)]
             for book in self.books.values():
-                assert reader.get(f"/books/{book['id']}").json() == book
-            for book_id in self.gone[-3:]:
-                assert reader.get(f"/books/{book_id}").status_code == 404
+                for spelling in ("{}", "{}.0"):
+                    assert self.read(reader, f"/books/{spelling.format(book['id'])}").json() == book
+            for book_id in (*self.gone[-3:], self.next_id()):
+                assert self.read(reader, f"/books/{book_id}").status_code == 404
+
+    def next_id(self) -> int:
+        """Of a book that is not there yet."""
+        return max([book["id"] for book in self.books.values()] + self.gone) + 1
 
 
 @pytest.fixture
 def shelf(stores: list[Bookstore]) -> Iterator[Shelf]:
     store, other = stores
-    with store.client() as writer, store.client() as near, other.client() as far:
+    with store.client() as writer, store.client(headers=READ_FROM) as near, other.client(headers=READ_FROM) as far:
         store.log_in(writer)
+        far.headers["authorization"] = f"Bearer {writer.cookies['session']}"
         shelf = Shelf(store, writer, [near, far])
         shelf.create()
         shelf.create()
         yield shelf
+        shelf.check()
+        seen = shelf.hits
+        shelf.check()
+        assert shelf.hits - seen >= len(shelf.books)  # else all this said nothing about cached responses
 
 
 def test_every_order_of_all_mutations_is_seen_by_the_next_read(shelf: Shelf) -> None:
@@ -128,20 +151,24 @@ def test_in_a_crowd_no_read_that_begins_after_a_write_is_older_than_it(stores: l
             finally:
                 ended.set()
 
-        def read(place: Bookstore) -> int:
-            reads = 0
-            with place.client() as reader:
+        def read(place: Bookstore) -> tuple[int, int]:
+            reads = hits = 0
+            with place.client(headers=READ_FROM) as reader:
                 while not ended.is_set():
                     before = written
-                    assert reader.get(url).json()["year"] >= before
+                    answer = reader.get(url)
+                    assert answer.json()["year"] >= before
+                    hits += "hit" in answer.headers["cache-status"]
                     before = written
                     page = reader.get("/books", params={"q": tag}).json()
                     assert page["items"][0]["year"] >= before
                     reads += 2
-            return reads
+            return reads, hits
 
         with ThreadPoolExecutor() as threads:
             readers = [threads.submit(read, place) for place in (store, other, store, other)]
             threads.submit(write).result()
-            assert sum(reader.result() for reader in readers) > writes
+            reads, hits = map(sum, zip(*(reader.result() for reader in readers), strict=True))
+            assert reads > writes
+            assert hits > 0
         assert written == writes + 1
