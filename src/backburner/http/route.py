@@ -3,7 +3,7 @@
 FastAPI tells nobody when a function becomes a route; but it asks each route for its handler then, and again when its
 router is included in another one. `APIRoute.get_route_handler` is where it lets applications step in, and so do we: for
 functions that `cached_response` has marked, and for no other. Newer versions ask the routes of an included router with
-the first request; we have them asked when it is included: what must not be cached is an error on import.
+the first request only; they are looked at when it is included: what must not be cached is an error on import.
 """
 
 import inspect
@@ -64,8 +64,10 @@ def _handler(route: APIRoute) -> Handler:
 def _including(router: APIRouter, *arguments: Any, **keywords: Any) -> None:
     _include_router(router, *arguments, **keywords)
     if _contexts is not None:
-        for _ in _contexts(router.routes[-1:]):
-            pass  # asks each of its routes for its handler
+        for route in _contexts(router.routes[-1:]):
+            door: Door | None = getattr(route.endpoint, DOOR, None)
+            if door is not None:
+                _check(door, route)
 
 
 APIRoute.get_route_handler = _handler  # type: ignore[method-assign, assignment]
