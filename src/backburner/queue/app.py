@@ -15,7 +15,7 @@ from backburner.queue import cancellation, coroutines, reload
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
-from backburner.queue.producer import publishing
+from backburner.queue.producer import Producer, publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
 from backburner.queue.task import PING, Task, ping
@@ -85,8 +85,10 @@ class Celery(celery.Celery):
             **implied,
             **(options.get("transport_options") or {}),
         }
-        if ours and self.conf.broker_transport in {None, "backburner"}:
-            url, arguments = by_ours(url, leasing=self.conf.broker_transport == "backburner")
+        if self.conf.broker_transport == "redis" and is_redis(url):
+            options.setdefault("transport", url.partition(":")[0].partition("+")[0])
+        elif ours and self.conf.broker_transport in {None, "backburner"}:
+            url, arguments = by_ours(url)
             options = arguments | options
         return super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
 
@@ -116,6 +118,16 @@ class Celery(celery.Celery):
             job = super().send_task(name, *args, **options)
         job.enqueued = True
         return job
+
+    @cached_property
+    def producer(self) -> Producer:
+        """What enqueues the jobs that need nothing special."""
+        return Producer(self)
+
+    def close(self) -> None:
+        """Close the connections of the producer, and Celery's."""
+        self.producer.close()
+        super().close()
 
     @cached_property
     def AsyncResult(self) -> type[Job]:  # noqa: N802  # Celery's name

@@ -1,26 +1,65 @@
--- Put a message on a queue and record that the job exists; once, even if the caller has to ask again.
+-- Put messages of one task into one list, and record that their jobs exist; once, even if the caller has to ask again.
 --
--- KEYS[1]    the list that is the queue
--- KEYS[2]    the job's record, a hash: name, queue, enqueued (ms since 1970), and the last delivery to each queue
--- KEYS[3..]  lists that expire unless used (queues with x-expires)
--- ARGV[1]    the message
--- ARGV[2]    a token of this delivery: the same token is not pushed to the same queue twice
--- ARGV[3]    seconds to keep the record
--- ARGV[4]    name of the task
--- ARGV[5]    name of the queue
--- ARGV[6]    milliseconds for KEYS[3..]; only read if there are any
+-- KEYS[1]    the list
+-- KEYS[2]    the consumers that lease messages
+-- KEYS[3]    the delayed set
+-- KEYS[4]    its entries
+-- KEYS[5..]  for each message its job's record, a string of lines: enqueued (ms since 1970), name of the task, token of
+--            the last delivery, the queues it went to; then lists that expire unless used (queues with x-expires)
+-- ARGV[1]    a token of this delivery: the same token is not delivered to the same queue twice
+-- ARGV[2]    seconds to keep the records
+-- ARGV[3]    name of the task
+-- ARGV[4]    name of the queue
+-- ARGV[5]    when it is due, in seconds since 1970; '' for now
+-- ARGV[6]    where to announce them
+-- ARGV[7]    milliseconds for the lists that expire; only read if there are any
+-- ARGV[8]    how many messages
+-- ARGV[9..]  the messages, then what to announce
 --
--- Returns 1, or 0 if the delivery had already been made. O(1).
-local delivery = 'delivery:' .. ARGV[5]
-if redis.call('HGET', KEYS[2], delivery) == ARGV[2] then
-    return 0
+-- Messages that are not due wait in the delayed set if anybody is there who looks after it; stock workers wait
+-- themselves. Returns how many heard what was announced; -1 if the delivery had already been made. O(messages), and
+-- O(log delayed) for each delayed.
+local list, token, task, queue = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
+local due, channel, count = ARGV[5], ARGV[6], tonumber(ARGV[8])
+
+local time = redis.call('TIME')
+local enqueued, queues = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), queue
+local known = redis.call('GET', KEYS[5])
+if known then
+    -- A message of more than one queue, a retry of the task, or of the caller.
+    local before, last, delivered = string.match(known, '^(%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
+    enqueued = before or enqueued
+    if last == token then
+        if string.find('\n' .. delivered .. '\n', '\n' .. queue .. '\n', 1, true) then
+            return -1
+        end
+        queues = delivered .. '\n' .. queue
+    end
 end
-local now = redis.call('TIME')
-redis.call('HSETNX', KEYS[2], 'enqueued', now[1] * 1000 + math.floor(now[2] / 1000))
-redis.call('HSET', KEYS[2], 'name', ARGV[4], 'queue', ARGV[5], delivery, ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('LPUSH', KEYS[1], ARGV[1])
-for i = 3, #KEYS do
-    redis.call('PEXPIRE', KEYS[i], ARGV[6])
+local record = enqueued .. '\n' .. task .. '\n' .. token .. '\n' .. queues
+for i = 5, 4 + count do
+    redis.call('SET', KEYS[i], record, 'EX', ARGV[2])
 end
-return 1
+
+local now = time[1] + time[2] / 1000000
+if due ~= '' and tonumber(due) > now and redis.call('ZCOUNT', KEYS[2], now, '+inf') > 0 then
+    for i = 1, count do
+        local member = string.match(KEYS[4 + i], 'backburner:job:(.*)')
+        if redis.call('ZSCORE', KEYS[3], member) then
+            member = token
+        end
+        redis.call('ZADD', KEYS[3], due, member)
+        redis.call('HSET', KEYS[4], member, list .. '\n' .. ARGV[8 + i])
+    end
+else
+    redis.call('LPUSH', list, unpack(ARGV, 9, 8 + count))
+end
+
+local heard = 0
+for i = 9 + count, #ARGV do
+    heard = redis.call('PUBLISH', channel, ARGV[i])
+end
+for i = 5 + count, #KEYS do
+    redis.call('PEXPIRE', KEYS[i], ARGV[7])
+end
+return heard

@@ -1,22 +1,26 @@
 """The base class of all tasks of a `backburner.Celery`: awaitable enqueueing, and results that are `Job`.
 
-Nothing here publishes; `Celery.send_task` does. A task whose own base is a plain ``celery.Task`` gets this
-one behind it.
+Nothing here publishes: the app's `Producer` does, or Celery, where the producer says that it is Celery's affair. A task
+whose own base is a plain ``celery.Task`` gets this one behind it.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import celery
 
+from backburner.queue.producer import Call, Producer
 from backburner.queue.result import EagerJob, Job
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
 
 PING = "backburner.ping"
+
+Arguments = tuple[Any, ...] | list[Any] | dict[str, Any]
+"""Of one call: by position, or by name."""
 
 
 def ping() -> str:
@@ -28,38 +32,107 @@ class Task(celery.Task[..., Any]):
     """A Celery task that can also be enqueued from a coroutine."""
 
     abstract = True
+    Request = "backburner.queue.cancellation:Request"
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Job:
         """``delay`` without blocking the event loop."""
         return await self.aapply_async(args, kwargs)
 
+    def apply_async(  # type: ignore[override]  # all other options are passed on
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC).
+
+        Raises:
+            PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
+        """
+        if options:
+            self._localize(options)
+        jobs = self._producer.publish(self, ((args or (), kwargs or {}),), options)
+        return super().apply_async(args, kwargs, **options) if jobs is None else jobs[0]
+
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Job:
-        """``apply_async`` without blocking the event loop.
+        """``apply_async`` without blocking the event loop. What callers ask for at the same time leaves together.
 
         Cancelling the caller does not take back a job that is on its way.
 
         Raises:
-            PublishError: the broker did not take the job within ``CELERY_PUBLISH_TIMEOUT``.
+            PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
+        if options:
+            self._localize(options)
+        jobs = (
+            await self._producer.apublish(self, [(args or (), cast("Any", kwargs or {}))], options)
+            if self._is_ours
+            else None
+        )
+        if jobs is not None:
+            return jobs[0]
+        with cast("Celery", self.app).publish_budget():
+            [job] = await self._aside([(cast("Any", args), cast("Any", kwargs))], options)
+        return job
+
+    def delay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job]:
+        """Enqueue a job for each of the `calls`, in their order, with few writes.
+
+        Args:
+            calls: for each job a tuple or list of positional arguments, or a dict of keyword arguments.
+            options: as for `apply_async`, the same for all.
+
+        Raises:
+            TypeError: a call is no such thing, or does not fit the task. Nothing was enqueued.
+            PublishError: the broker did not confirm all jobs; ``CELERY_PUBLISH_TIMEOUT`` is for each write. A note
+                tells how many were enqueued before.
+        """
+        several = self._several(calls, options)
+        jobs = self._producer.publish(self, several, options) if self._is_ours else None
+        return self._one_by_one(several, options) if jobs is None else jobs
+
+    async def adelay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job]:
+        """`delay_many` without blocking the event loop."""
+        several = self._several(calls, options)
+        jobs = await self._producer.apublish(self, several, options) if self._is_ours else None
+        return await self._aside(several, options) if jobs is None else jobs
+
+    @property
+    def _producer(self) -> Producer:
+        return cast("Celery", self.app).producer
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether enqueueing is what is written here, and no subclass wants to be asked."""
+        return type(self).apply_async is Task.apply_async
+
+    def _several(self, calls: Iterable[Arguments], options: dict[str, Any]) -> list[Call]:
+        if "task_id" in options:
+            raise TypeError("task_id names one job; give it to apply_async")
+        self._localize(options)
+        return [_call(arguments) for arguments in calls]
+
+    def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job]:
+        return [self.apply_async(args, kwargs, **options) for args, kwargs in calls]
+
+    async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job]:
+        """Take Celery's own path, which blocks, in a thread; it does not see the task that runs in this one."""
         parent = self.app.current_worker_task
         if parent is not None:
-            # The thread does not see the task that runs in this one.
             options.setdefault("parent_id", parent.request.id)
             options.setdefault("root_id", parent.request.root_id or parent.request.id)
-        with cast("Celery", self.app).publish_budget():
-            return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+            if self.app.conf.task_inherit_parent_priority:
+                options.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
+        jobs = await asyncio.to_thread(self._one_by_one, calls, options)
+        if parent is not None and options.get("add_to_parent", True):
+            for job in jobs:
+                parent.add_trail(job)
+        return jobs
 
-    def apply_async(  # type: ignore[override]  # all other options are passed on
-        self, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> Any:
-        """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC)."""
+    def _localize(self, options: dict[str, Any]) -> None:
         for name in ("eta", "expires"):
             moment = options.get(name)
             if isinstance(moment, datetime) and moment.tzinfo is None:
                 options[name] = moment.replace(tzinfo=self.app.timezone)
-        return super().apply_async(args, kwargs, **options)
 
     def apply(self, *args: Any, **options: Any) -> Any:
         """Run here and now, with Celery's options."""
@@ -67,3 +140,11 @@ class Task(celery.Task[..., Any]):
         value: Any = result.result
         traceback: Any = result.traceback
         return EagerJob(result.id, value, result.state, traceback=traceback, name=result.name)
+
+
+def _call(arguments: Arguments) -> Call:
+    if isinstance(arguments, tuple | list):
+        return arguments, {}
+    if isinstance(arguments, dict):
+        return (), arguments
+    raise TypeError(f"a call is a tuple or list of arguments, or a dict of them by name, not {arguments!r}")

@@ -1,4 +1,4 @@
-"""Scripts that run in the server, one per ``.lua`` file beside this module."""
+"""Scripts that run in the server, one per ``.lua`` file."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> "Script":
-        """Read ``NAME.lua``; its header tells KEYS, ARGV, result and complexity."""
-        text = files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+    def load(cls, name: str, package: str = __package__) -> "Script":
+        """Read a package's ``NAME.lua``; its header tells KEYS, ARGV, result and complexity."""
+        text = files(package).joinpath(f"{name}.lua").read_text("utf-8")
         return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -15,8 +15,12 @@ All keys are of one database and begin with kombu's `global_keyprefix`, if there
                                   Expires.
     backburner:failed             sorted set: what will not be tried again. Score: since when. Member: as for delayed.
     backburner:failed:<member>    hash: reason, detail, list, message.
-    backburner:job:<id>           hash: that the job was enqueued; see ``enqueue.lua``. Expires.
+    backburner:job:<id>           string: that the job was enqueued; see ``enqueue.lua``. Expires.
 
 To enqueue is to LPUSH to the list; or, where the server's clock is before the message's eta, to ZADD to the delayed set
 and HSET its entry, in one script.
 """
+
+from backburner.queue.transport.channel import Channel, SentinelChannel, SentinelTransport, Transport
+
+__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]

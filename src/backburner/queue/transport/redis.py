@@ -1,7 +1,6 @@
-"""kombu's Redis transport: bounded when it publishes, leaving a record of each job, and able to lose its server.
+"""The kombu side of publishing: within a budget, leaving a record of each job.
 
-Messages, queues and the way a consumer gets them are stock kombu's. So is the recovery of jobs whose worker
-was killed: the visibility timeout, an hour unless configured.
+Also which URLs lead to our transports, and how kombu finds these.
 """
 
 import itertools
@@ -50,9 +49,12 @@ class PublishingChannel(stock.Channel):
     _q_for_pri: Callable[[str, int], str]
 
     def job_record(self, job_id: str) -> dict[str, str]:
-        """What `enqueue.lua` wrote about the job; empty if it is not there."""
-        record: dict[Any, Any] = self._plain_client.hgetall(self._record_key(job_id))
-        return {key.decode(): value.decode() for key, value in record.items()}
+        """What `enqueue.lua` wrote about the job: name, queue, enqueued (ms since 1970); empty if it is not there."""
+        record: Any = self._plain_client.get(self._record_key(job_id))
+        if record is None:
+            return {}
+        enqueued, name, _, *queues = record.decode().split("\n")
+        return {"name": name, "queue": queues[-1], "enqueued": enqueued}
 
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
         headers = message.get("headers") or {}
@@ -63,7 +65,7 @@ class PublishingChannel(stock.Channel):
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires else []
         place = Place(
             prefix=self.global_keyprefix,
-            list=self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
+            key=self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
             queue=queue,
             task=headers["task"],
             keep=self.job_record_expires,
@@ -100,55 +102,26 @@ class PublishingChannel(stock.Channel):
         return pool
 
 
-class Channel(PublishingChannel):
-    """Talks to a Redis or Valkey server."""
-
-
-class Transport(stock.Transport):
-    """For a Redis or Valkey server."""
-
-    Channel = Channel
-
-
-class SentinelChannel(PublishingChannel, stock.SentinelChannel):
-    """Talks to the master that Sentinels name."""
-
-    from_transport_options = (*stock.SentinelChannel.from_transport_options, "job_record_expires")
-
-
-class SentinelTransport(stock.SentinelTransport):
-    """For a server found by way of Sentinels."""
-
-    Channel = SentinelChannel
-
-
-_LEASING = ("backburner", "backburner-sentinel")
-_STOCK = ("backburner-kombu", "backburner-kombu-sentinel")
+_PLAIN, _SENTINEL = "backburner", "backburner-sentinel"
 # kombu takes a transport for a Unix socket from the URL's scheme only, and a scheme must be an alias.
-TRANSPORT_ALIASES |= {
-    _LEASING[0]: "backburner.queue.transport.channel:Transport",
-    _LEASING[1]: "backburner.queue.transport.channel:SentinelTransport",
-    _STOCK[0]: f"{__name__}:{Transport.__name__}",
-    _STOCK[1]: f"{__name__}:{SentinelTransport.__name__}",
-}
+TRANSPORT_ALIASES[_PLAIN] = "backburner.queue.transport:Transport"
+TRANSPORT_ALIASES[_SENTINEL] = "backburner.queue.transport:SentinelTransport"
 # What logs and monitors see.
-for _plain, _sentinel in (_LEASING, _STOCK):
-    kombu.Connection.resolve_aliases |= {_plain: "redis", _sentinel: "sentinel"}
+kombu.Connection.resolve_aliases |= {_PLAIN: "redis", _SENTINEL: "sentinel"}
 
 
-def by_ours(url: Any, *, leasing: bool = False) -> tuple[Any, dict[str, Any]]:
+def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
     """The URL and the arguments that make a kombu connection use a transport from here; other brokers as they are."""
-    plain, sentinel = _LEASING if leasing else _STOCK
     if not isinstance(url, str):
         return url, {}
     if url.startswith("redis+socket://"):
-        return url.replace("redis", plain, 1), {}
+        return url.replace("redis", _PLAIN, 1), {}
     if url.startswith(("redis://", "rediss://")):
-        return url, {"transport": plain}
+        return url, {"transport": _PLAIN}
     if url.startswith("sentinel://"):
         # After an error kombu moves on to the next Sentinel's URL and takes the transport from it. All
         # Sentinels are asked each time anyway, so it may stay where it is.
-        return url, {"transport": sentinel, "failover_strategy": _first_host_again}
+        return url, {"transport": _SENTINEL, "failover_strategy": _first_host_again}
     return url, {}
 
 

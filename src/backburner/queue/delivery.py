@@ -1,0 +1,62 @@
+"""What the server is asked when jobs are enqueued: one call of ``enqueue.lua``, for one message or for many.
+
+Celery's own path (through the transport) and the producer both end here, so that both leave the same on the server.
+Nothing is sent here.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backburner.redis.script import Script
+
+ENQUEUE: Final = Script.load("enqueue", __package__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task's messages go."""
+
+    prefix: str
+    """Of all keys; kombu's `global_keyprefix`."""
+    key: str
+    """Of the list."""
+    queue: str
+    task: str
+    keep: float
+    """Seconds that the record of a job is kept, once it may start."""
+    channel: str = ""
+    """Where to announce messages, if anywhere."""
+    expiring: tuple[str, ...] = ()
+    """Lists that expire `expires_ms` milliseconds after they were last used."""
+    expires_ms: int = 0
+
+    def record(self, job_id: str) -> str:
+        """The key of a job's record."""
+        return f"{self.prefix}backburner:job:{job_id}"
+
+    def keys(self, job_ids: Sequence[str]) -> list[str]:
+        """KEYS of the script."""
+        own = f"{self.prefix}backburner:"
+        records = [f"{own}job:{job_id}" for job_id in job_ids]
+        return [self.key, f"{own}consumers", f"{own}delayed", f"{own}delayed:entries", *records, *self.expiring]
+
+    def arguments(
+        self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()
+    ) -> list[str]:
+        """ARGV of the script. `due` is Unix time."""
+        keep = self.keep if due is None else self.keep + max(0.0, due - time.time())
+        return [
+            token,
+            str(math.ceil(keep)),
+            self.task,
+            self.queue,
+            "" if due is None else f"{due:.6f}",
+            self.channel,
+            str(self.expires_ms),
+            str(len(messages)),
+            *messages,
+            *announcements,
+        ]

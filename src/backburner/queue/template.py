@@ -1,0 +1,293 @@
+"""Celery's message for a task, recorded once and then only filled in.
+
+Celery makes a message anew for each job: routing, defaults, limits, headers. All of that depends on the task and a few
+options only. So Celery's own path is run once, with a channel that keeps the message instead of sending it, and what
+differs from job to job is left open. What cannot be told in this way is `Unsuitable`, and Celery's affair each time.
+"""
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import date, datetime, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import celery
+import kombu
+import kombu.serialization
+from celery.utils.saferepr import saferepr
+from celery.utils.time import utcoffset
+from kombu.transport import virtual
+from kombu.utils.json import JSONEncoder, dumps
+
+from backburner.queue.delivery import Place
+
+_NONCE: Final = uuid4().hex
+_MESSAGE: Final = ("id", "root", "parent", "reply_to", "eta", "expires", "expiration", "args", "kwargs", "tag", "body")
+_EVENT: Final = ("id", "root", "parent", "eta", "expires", "args", "kwargs", "clock", "utcoffset", "timestamp")
+
+_serialization: Any = kombu.serialization  # the stubs leave the registry out
+encode: Final = JSONEncoder().encode
+"""As kombu's ``dumps``, without making an encoder for each message."""
+quote: Final = encode_basestring_ascii
+"""A text as JSON."""
+
+
+class Unsuitable(Exception):
+    """Celery would do something that a template does not do."""
+
+
+class Template:
+    """The messages of a task with certain options.
+
+    Raises:
+        Unsuitable: something about them is not the same for all jobs.
+    """
+
+    def __init__(self, app: celery.Celery, task: Any, options: Mapping[str, Any], *, expires: bool) -> None:
+        channel, message = _record_message(app, task, options, expires=expires)
+        headers, properties = message["headers"], message["properties"]
+        queue = properties["delivery_info"]["routing_key"]
+        body = _body(message)
+        if channel.bound_to_expire(queue) or body[:2] != [[], {}]:
+            raise Unsuitable("the queue expires, or the body is not the usual one")
+        self.queue = queue
+        self.bindings = channel.commands
+        """Commands that declare the queue."""
+        self.embedded = body[2]
+        self._args_size, self._kwargs_size = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
+        self._levels = app.conf.task_repr_maxlevels
+
+        headers |= {"argsrepr": _slot("args"), "kwargsrepr": _slot("kwargs"), "eta": _slot("eta")}
+        properties["delivery_tag"] = _slot("tag")
+        message["body"] = _slot("body")
+        if expires:
+            headers["expires"] = _slot("expires")
+            properties["expiration"] = _slot("expiration")
+        self._message = _with_slots(message, _MESSAGE)
+        self._clock: Any = app.clock  # type: ignore[attr-defined]  # the stubs leave it out
+        self._event = self._announcement = channel_of_events = ""
+        if app.conf.task_send_sent_event:
+            channel_of_events = self._record_event(app, channel, headers)
+        self.place = Place(
+            prefix=channel.global_keyprefix,
+            key=channel.list_of(queue, message),
+            queue=queue,
+            task=headers["task"],
+            keep=channel.job_record_expires,
+            channel=channel_of_events,
+        )
+
+    @property
+    def announces(self) -> bool:
+        """Whether jobs are announced."""
+        return bool(self._event)
+
+    def fill(self, values: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+        """A job's message.
+
+        Args:
+            values: JSON for what `_MESSAGE` names; what is made of `args` and `kwargs` is added.
+            args: of the task.
+            kwargs: of the task.
+
+        Raises:
+            Exception: whatever comes of arguments that are no JSON.
+        """
+        values["args"] = quote(representation(args, self._args_size, self._levels))
+        values["kwargs"] = quote(representation(kwargs, self._kwargs_size, self._levels)) if kwargs else '"{}"'
+        values["body"] = _base64(encode((args, kwargs, self.embedded)))
+        return self._message % values
+
+    def announce(self, values: dict[str, str]) -> str:
+        """The event task-sent for the message that was filled with these values."""
+        values["clock"] = str(self._clock.forward())
+        values["utcoffset"] = str(utcoffset())
+        values["timestamp"] = repr(time.time())
+        values["body"] = _base64(self._event % values)
+        values["tag"] = f'{values["tag"][:-1]}e"'
+        return self._announcement % values
+
+    def headers(self, message: str) -> dict[str, Any]:
+        """Of a message that was filled in."""
+        headers: dict[str, Any] = json.loads(message)["headers"]
+        return headers
+
+    def _record_event(self, app: celery.Celery, channel: Any, headers: dict[str, Any]) -> str:
+        fields = {"uuid": _slot("id"), "root_id": _slot("root"), "parent_id": _slot("parent"), "name": headers["task"]}
+        fields |= {"args": _slot("args"), "kwargs": _slot("kwargs"), "retries": headers["retries"]}
+        fields |= {"eta": _slot("eta"), "expires": headers["expires"]}
+        fields |= {"queue": self.queue, "exchange": "", "routing_key": self.queue}
+        dispatcher = app.amqp._event_dispatcher  # type: ignore[attr-defined]  # noqa: SLF001  # as Celery does
+        dispatcher.publish("task-sent", fields, app.amqp.Producer(channel, auto_declare=False))
+        if channel.announced is None:
+            raise Unsuitable("events do not go to where they were expected")
+        message, topic = channel.announced
+        event = _body(message) | {name: _slot(name) for name in ("clock", "utcoffset", "timestamp")}
+        message["body"] = _slot("body")
+        message["properties"]["delivery_tag"] = _slot("tag")
+        self._event = _with_slots(event, _EVENT)
+        self._announcement = _with_slots(message, ("body", "tag"))
+        return str(channel.global_keyprefix + topic)
+
+
+class _Recorded(Exception):
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.message = message
+
+
+class _Recorder:
+    """Stands before a channel of the transport's, and keeps what it is to send. It is never connected."""
+
+    # Of the channel behind it.
+    global_keyprefix: str
+    _q_for_pri: Callable[[str, int], str]
+    _get_message_priority: Callable[[dict[str, Any]], int]
+    _get_publish_topics: Callable[[str, str], list[str]]
+
+    def __init__(self, connection: Any) -> None:
+        virtual.Channel.__init__(self, connection)  # type: ignore[arg-type]  # the transport's own would connect
+        self._expires: dict[str, int] = {}
+        self.auto_delete_queues: set[str] = set()
+        self.commands: list[tuple[str, str, str]] = []
+        self.announced: tuple[dict[str, Any], str] | None = None
+        self.keyprefix_fanout = _fanout_prefix(self)
+
+    def bound_to_expire(self, queue: str) -> bool:
+        return queue in self._expires
+
+    def list_of(self, queue: str, message: dict[str, Any]) -> str:
+        return self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message))
+
+    def _put(self, _queue: str, message: dict[str, Any], **_: Any) -> None:
+        raise _Recorded(message)
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **_: Any) -> None:
+        if "task" in message["headers"]:
+            raise Unsuitable("the task is broadcast")
+        [topic] = self._get_publish_topics(exchange, routing_key)
+        self.announced = message, topic  # not raised: Celery keeps events that could not be sent, to send them later
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:  # noqa: ARG002  # kombu's name
+        yield self
+
+    def pipeline(self) -> Any:
+        return nullcontext(self)
+
+    def sadd(self, key: str, member: str) -> None:
+        self.commands.append(("SADD", self.global_keyprefix + key, member))
+
+    def execute(self) -> None:
+        pass
+
+    def _size(self, queue: str) -> int:  # noqa: ARG002  # kombu's name
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def _record_message(
+    app: celery.Celery, task: Any, options: Mapping[str, Any], *, expires: bool
+) -> tuple[Any, dict[str, Any]]:
+    real: Any = app.connection_for_publishing()  # type: ignore[attr-defined]  # of `backburner.Celery`
+    channel_class = real.get_transport_cls().Channel
+    if not hasattr(channel_class, "job_record"):
+        raise Unsuitable("another transport publishes")
+    recorder = type("Recorder", (_Recorder, channel_class), {})
+    transport = type("Recording", (virtual.Transport,), {"Channel": recorder, "driver_type": "redis"})
+    connection = kombu.Connection(
+        transport=transport, transport_options=real.transport_options, virtual_host=real.virtual_host
+    )
+    channel = connection.channel()
+    given = {"ignore_result": task.ignore_result, **task._get_exec_options(), **options}  # noqa: SLF001  # as Celery
+    given["expires"] = datetime.now(app.timezone) + timedelta(days=1) if expires else None
+    try:
+        celery.Celery.send_task(
+            app,
+            task.name,
+            task_id=_slot("id"),
+            root_id=_slot("root"),
+            parent_id=_slot("parent"),
+            reply_to=_slot("reply_to"),
+            task_type=task,
+            add_to_parent=False,
+            producer=app.amqp.Producer(channel, auto_declare=False),
+            **given,
+        )
+    except _Recorded as recorded:
+        return channel, recorded.message
+    raise Unsuitable("the message does not go into one list")
+
+
+def _body(message: dict[str, Any]) -> Any:
+    """What is in a message, if it is the JSON that templates can make."""
+    if (
+        message["content-type"] != "application/json"
+        or message["content-encoding"] != "utf-8"
+        or message["properties"]["body_encoding"] != "base64"
+        or "compression" in message["headers"]
+        or _serialization.registry._encoders["json"].encoder is not dumps  # noqa: SLF001  # nobody else tells
+    ):
+        raise Unsuitable("the message is not plain JSON")
+    return json.loads(virtual.Channel.codecs["base64"].decode(message["body"]))
+
+
+def _fanout_prefix(channel: Any) -> str:
+    if not channel.fanout_prefix:
+        return ""
+    prefix: str = channel.fanout_prefix if isinstance(channel.fanout_prefix, str) else channel.keyprefix_fanout
+    database = str(channel.connection.client.virtual_host or "0").strip("/") or "0"
+    return prefix.format(db=database)
+
+
+def _slot(name: str) -> str:
+    return f"{_NONCE}:{name}"
+
+
+def _with_slots(message: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The message as JSON with ``%(name)s`` in the place of its slots."""
+    text = dumps(message).replace("%", "%%")
+    for name in names:
+        text = text.replace(quote(_slot(name)), f"%({name})s")
+    if _NONCE in text:
+        raise Unsuitable("the message holds an id where none was expected")
+    return text
+
+
+def _base64(text: str) -> str:
+    return f'"{b64encode(text.encode()).decode("ascii")}"'
+
+
+# What messages tell people about arguments
+
+_FLAT: Final = frozenset({int, float, bool, type(None), str, Decimal, UUID, datetime, date, time_of_day, timedelta})
+
+
+def representation(value: Any, size: int, levels: int) -> str:
+    """As Celery's `saferepr`, which takes ten times as long, and is needed where there is something to leave out."""
+    if _is_plain(value, levels - 1):
+        text = repr(value)
+        # Python's escapes and double quotes differ from Celery's.
+        if len(text) < size and "\\" not in text and '"' not in text:
+            return text
+    return str(saferepr(value, size, maxlevels=levels))
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    if type(value) is dict:
+        if not _FLAT.issuperset(map(type, value)):
+            return False
+        value = value.values()
+    elif type(value) not in (list, tuple):
+        return False
+    kinds = set(map(type, value))
+    if kinds <= _FLAT:
+        return True
+    return levels > 0 and all(type(each) in _FLAT or _is_plain(each, levels - 1) for each in value)
