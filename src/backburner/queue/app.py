@@ -115,7 +115,7 @@ class Celery(celery.Celery):
             budget *= _RETRY_PATIENCE
             options.setdefault("retry_policy", {"max_retries": 10, "interval_max": 0.5})
         with publishing(self, name, budget):
-            job = super().send_task(name, *args, **options)
+            job: Any = super().send_task(name, *args, **options)
         job.enqueued = True
         return job
 

@@ -5,23 +5,32 @@ through the process's one `Listener`. The server may go and come back meanwhile:
 messages and chords are stock Celery's.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import celery.backends.redis as stock
+from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
 
 from backburner.queue.deadline import limited, remaining
 from backburner.queue.listener import Listener
+from backburner.queue.reporting import settle
+
+_FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
 _PATIENCE = 2.0
 """Seconds for the first look at a result."""
 
 
-class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs leave it out
+class ResultConsumer(BaseResultConsumer):
     """What Celery asks for results: here, the listener's news for threads that wait."""
+
+    backend: Any
+    _pending_results: Any
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -31,7 +40,7 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs lea
         self._subscriptions: dict[str, _Watched] = {}
         self._news = threading.Condition()
         self._count = 0
-        self._seen = threading.local()
+        self._here = _Waiter()
 
     def start(self, initial_task_id: str, **_: Any) -> None:
         self.consume_from(initial_task_id)
@@ -53,6 +62,7 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs lea
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
         """Give a result that is there already the time to be read, however short the timeout."""
+        self._here.ends = time.monotonic() + (math.inf if timeout is None else timeout)
         for each in getattr(result, "results", [result]):
             if subscription := self._subscriptions.get(each.id):
                 left = remaining()
@@ -60,9 +70,11 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs lea
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait until there is news that this thread has not waited for yet."""
+        here = self._here
+        left = max(0.0, here.ends - time.monotonic())
         with self._news:
-            self._news.wait_for(lambda: self._count != getattr(self._seen, "count", 0), timeout)
-            self._seen.count = self._count
+            self._news.wait_for(lambda: self._count != here.count, left if timeout is None else min(timeout, left))
+            here.count = self._count
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
         """Pass the state on to the results that stand for the job. Runs in the listener's thread."""
@@ -80,6 +92,15 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]  # the stubs lea
     def _forget(self, task_id: str) -> None:
         if subscription := self._subscriptions.pop(task_id, None):
             self.backend.listener.remove(subscription)
+
+
+class _Waiter(threading.local):
+    """What one thread that waits has to remember."""
+
+    count = 0
+    """Of the news it has seen."""
+    ends = math.inf
+    """When it gives up."""
 
 
 class _Watched:
@@ -110,12 +131,19 @@ class _Patient:
     """What both backends below have in common; stands before a backend of Celery's."""
 
     client: Any
+    expires: int | None
     as_uri: Callable[..., str]
 
     @cached_property
     def listener(self) -> Listener:
         """The one that hears of all results for this process."""
         return Listener(lambda: self.client.connection_pool, self.as_uri())
+
+    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **options: Any) -> Any:
+        """Store a state, behind everything that the job has reported before."""
+        if state in _FOLLOWS_REPORTS:
+            settle(task_id)
+        return super().store_result(task_id, result, state, *args, **options)  # type: ignore[misc]  # as below
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""
@@ -125,6 +153,13 @@ class _Patient:
         if remaining() is not None:
             return fun(*args)
         return super().ensure(fun, args, **policy)  # type: ignore[misc]  # of the backend this stands before
+
+    def _set(self, key: bytes, value: bytes, expires: int | None = None) -> None:
+        # Stock Celery's, without a command that redis-py warns of.
+        with self.client.pipeline() as pipeline:
+            pipeline.set(key, value, ex=(self.expires if expires is None else expires) or None)
+            pipeline.publish(key, value)
+            pipeline.execute()
 
     def _get_pool(self, **options: Any) -> Any:
         pool = super()._get_pool(**options)  # type: ignore[misc]  # of the backend this stands before

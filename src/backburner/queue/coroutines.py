@@ -17,6 +17,9 @@ from typing import Any
 
 import celery
 
+from backburner.queue import reporting
+from backburner.queue.cancellation import cancellable
+
 _local = threading.local()
 
 
@@ -32,10 +35,10 @@ def runnable(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         coroutine = function(*args, **kwargs)
-        task: Any = celery.current_task
+        task: Any = celery.current_app.current_task
         if not task or task.request.called_directly:
             return coroutine
-        return _finish(coroutine)
+        return _finish(task, coroutine)
 
     run.coroutine_function = function  # type: ignore[attr-defined]  # read by `signature_source`
     return run
@@ -46,12 +49,13 @@ def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(function, "coroutine_function", function)
 
 
-def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     context = contextvars.copy_context()
+    context.run(reporting.attach, task)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _runner().run(coroutine, context=context)
+        return _runner().run(cancellable(task.request.id, coroutine), context=context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()

@@ -15,6 +15,7 @@
     result_expires                       settings   1 day      CELERY_RESULT_EXPIRES
     task_publish_retry_policy            1 retry    3 retries  within CELERY_PUBLISH_TIMEOUT in any case
     broker_pool_acquire_timeout          settings   none       waiting for a connection counts as publishing
+    result_backend_thread_safe           on         off        one for all threads, so that there is one listener
     redis_socket_timeout,                5 s        120 s      a silent backend is not worth two minutes
     redis_socket_connect_timeout         2 s        none
 
@@ -70,6 +71,7 @@ def defaults(settings: Settings) -> dict[str, Any]:
             "interval_max": 0.2,
         },
         "broker_pool_acquire_timeout": settings.celery_publish_timeout,
+        "result_backend_thread_safe": True,
         "redis_socket_timeout": 5.0,
         "redis_socket_connect_timeout": 2.0,
     }

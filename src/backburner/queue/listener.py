@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import redis
 import redis.backoff
 import redis.connection
+import redis.exceptions
 import redis.retry
 from hiredis import PushNotification
 
@@ -65,7 +66,7 @@ class Listener:
         self._thread: Thread | None = None
         self._stopping = Event()
         self._changes: deque[tuple[Subscription, bool]] = deque()
-        self._bell: tuple[int, int] | None = None
+        self._bells: tuple[int, ...] = ()
         self._rung = False
         self._channels: dict[bytes, list[Subscription]] = {}
 
@@ -92,9 +93,9 @@ class Listener:
             self._stopping.set()
             self._ring()
             thread.join()
-            for end in self._bell or ():
+            for end in self._bells:
                 os.close(end)
-            self._bell, self._rung = None, False
+            self._bells, self._rung = (), False
             self._changes.clear()
             self._channels.clear()
 
@@ -106,7 +107,7 @@ class Listener:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._bell = os.pipe()
+                self._bells = os.pipe()
                 self._stopping.clear()
                 self._thread = Thread(target=self._run, name=f"backburner-results {self._server}", daemon=True)
                 self._thread.start()
@@ -118,8 +119,8 @@ class Listener:
 
     def _ring(self) -> None:
         self._rung = True
-        if self._bell is not None:
-            os.write(self._bell[1], b"!")
+        if self._bells:
+            os.write(self._bells[1], b"!")
 
     def _run(self) -> None:
         pause = _PAUSE
@@ -142,8 +143,7 @@ class Listener:
         return pool.connection_class(**pool.connection_kwargs | _OPTIONS)
 
     def _serve(self, session: "_Session") -> None:
-        assert self._bell is not None  # the thread is started with it
-        bell = self._bell[0]
+        bell = self._bells[0]
         with selectors.DefaultSelector() as selector:
             selector.register(bell, selectors.EVENT_READ)
             selector.register(session.socket, selectors.EVENT_READ)
@@ -210,7 +210,7 @@ class _Session:
             self.answered = True
             try:
                 reply = self._connection.read_response(disconnect_on_error=False, push_request=True)
-            except redis.NoPermissionError:
+            except redis.exceptions.NoPermissionError:
                 raise  # that was no answer to a question: the subscription itself is refused
             except redis.ResponseError as error:
                 self._asked.popleft()

@@ -47,4 +47,8 @@ class _Awaited:
 
     def _tell(self, settle: Callable[[Any], None], news: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            self._loop.call_soon_threadsafe(lambda: self.meta.done() or settle(news))
+            self._loop.call_soon_threadsafe(self._settle, settle, news)
+
+    def _settle(self, settle: Callable[[Any], None], news: Any) -> None:
+        if not self.meta.done():
+            settle(news)

@@ -1,50 +1,177 @@
-"""Progress of a running task, kept where its state is kept.
+"""What a running task tells about itself: how far it is, and lines for whoever watches.
 
-It is the meta data of the state STARTED. Stock Celery programs see it as ``AsyncResult.info["progress"]``.
+The task never waits for the server: a thread sends what was reported, at once if nothing was sent lately, else together
+with what follows. Everything has left when the job's result is stored. A result backend that does not answer costs the
+events and a log line, never the task.
+
+Progress is kept in the job's state too, as the meta data of STARTED: stock Celery programs see it as
+``AsyncResult.info["progress"]``.
 """
 
 import logging
 import os
 import time
-from typing import Any
+from collections import deque
+from contextvars import ContextVar
+from importlib.resources import files
+from threading import Condition, Lock, Thread
+from typing import Any, Final
 
 import celery
+import orjson
 import redis
 from celery import states
 
+from backburner.queue.cancellation import end_if_cancelled
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.stream import KEPT, stream_key
 
-log = logging.getLogger("backburner.queue")
+logger = logging.getLogger("backburner.queue")
 
-_INTERVAL = 0.2
-_TIMEOUT = 1.0
+_INTERVAL: Final = 0.2
+"""Seconds between two writes for one job."""
+_TIMEOUT: Final = 1.0
+_REPORT = files("backburner.queue").joinpath("report.lua").read_text("utf-8")
+
+_attached: ContextVar[tuple[Any, Any] | None] = ContextVar("backburner_task", default=None)
+
+
+def attach(task: Any) -> None:
+    """Make `task` the one that code in this context reports for, whichever thread it runs in."""
+    _attached.set((task, task.request))
 
 
 def progress(done: float, total: float, message: str = "") -> None:
     """Tell how far the running task is. Call it as often as you like.
 
-    About five calls a second are passed on, and always the one with ``done == total``. Outside of a worker
-    (a test, a shell, an eager task) and in a task whose result is ignored nothing happens, so functions
-    that report progress can be called from anywhere. A result backend that does not answer costs a second
-    and a log line, never the task.
+    About five calls a second are passed on, and always the last one. Outside of a worker (a test, a shell, an eager
+    task) and in a task whose result is ignored nothing happens, so functions that report progress can be called from
+    anywhere. Where a job cannot be ended from outside, being cancelled ends it here.
     """
-    task: Any = celery.current_task
-    if not task:
+    _report("progress", {"done": done, "total": total, "message": message})
+
+
+def log(message: str, *, level: str = "info", **fields: Any) -> None:
+    """Tell a line to whoever follows the running task's events, in order with its progress. `fields` must be JSON.
+
+    Does nothing where `progress` does nothing.
+    """
+    _report("log", {"message": message, "level": level, **fields})
+
+
+def settle(job_id: str) -> None:
+    """Send what the job has reported, and wait for that: its result follows."""
+    with _lock:
+        report = _reports.pop(job_id, None)
+    if report is not None:
+        report.send()
+
+
+def _report(kind: str, data: dict[str, Any]) -> None:
+    task: Any
+    request: Any
+    task, request = _attached.get() or (celery.current_app.current_task, None)
+    if task is None:
         return
-    request = task.request
+    request = request or task.request
     if request.called_directly or request.is_eager or request.ignore_result:
         return
-    now = time.monotonic()
-    if done != total and now - getattr(request, "progress_at", -_INTERVAL) < _INTERVAL:
-        return
-    request.progress_at = now
-    meta = {
-        "pid": os.getpid(),
-        "hostname": request.hostname,
-        "progress": {"done": done, "total": total, "message": message},
-    }
-    try:
-        with deadline(_TIMEOUT):
-            task.backend.store_result(request.id, meta, states.STARTED, request=request)
-    except (OutOfTime, redis.RedisError, OSError) as error:
-        log.warning("progress of %s[%s] is lost: %s", task.name, request.id, str(error) or "no answer")
+    end_if_cancelled(task, request)
+    event = {"kind": kind, **data}
+    line = orjson.dumps(event)
+    with _lock:
+        report = _reports.get(request.id)
+        if report is None or report.request is not request:
+            report = _reports[request.id] = _Report(task, request)
+        report.add(kind, line, data)
+        _sender.wake()
+
+
+class _Report:
+    """What one job has told and the server has not heard yet."""
+
+    def __init__(self, task: Any, request: Any) -> None:
+        self.request = request
+        self.due = 0.0
+        self.waits = False
+        self._task_name = task.name
+        self._backend = task.backend
+        self._lines: deque[tuple[str, bytes]] = deque(maxlen=KEPT)
+        self._progress: dict[str, Any] | None = None
+        self._sending = Lock()
+
+    def add(self, kind: str, line: bytes, data: dict[str, Any]) -> None:
+        if kind == "progress":
+            self._progress = data
+            if self._lines and self._lines[-1][0] == kind:
+                self._lines.pop()
+        self._lines.append((kind, line))
+        self.waits = True
+
+    def send(self) -> None:
+        with self._sending:
+            with _lock:
+                lines, self._lines = self._lines, deque(maxlen=KEPT)
+                self.waits, self.due = False, time.monotonic() + _INTERVAL
+            if not lines:
+                return
+            try:
+                with deadline(_TIMEOUT):
+                    self._write([line for _, line in lines])
+            except (OutOfTime, redis.RedisError, OSError) as error:
+                logger.warning(
+                    "%d events of %s[%s] are lost: %s",
+                    len(lines), self._task_name, self.request.id, str(error) or "no answer",
+                )  # fmt: skip
+
+    def _write(self, lines: list[bytes]) -> None:
+        backend, job_id = self._backend, self.request.id
+        meta = ""
+        if self._progress is not None:
+            told = {"pid": os.getpid(), "hostname": self.request.hostname, "progress": self._progress}
+            meta = backend.encode(
+                backend._get_result_meta(told, states.STARTED, None, self.request)  # noqa: SLF001  # has no other name
+                | {"task_id": job_id}
+            )
+        keys = [stream_key(backend, job_id), backend.get_key_for_task(job_id)]
+        backend.client.eval(_REPORT, len(keys), *keys, KEPT, int(backend.expires or 86_400), meta, *lines)
+
+
+class _Sender:
+    """The thread, one for each process that reports anything."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._work = Condition(_lock)
+
+    def wake(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            Thread(target=self._run, name="backburner-reporting", daemon=True).start()
+        self._work.notify()
+
+    def _run(self) -> None:
+        while True:
+            with _lock:
+                waiting = [report for report in _reports.values() if report.waits]
+                now = time.monotonic()
+                due = [report for report in waiting if report.due <= now]
+                if not due:
+                    self._work.wait(min((report.due for report in waiting), default=now + 3600) - now)
+            for report in due:
+                report.send()
+
+
+_lock = Lock()
+_reports: dict[str, _Report] = {}
+_sender = _Sender()
+
+
+def _after_fork() -> None:
+    global _lock, _sender  # noqa: PLW0603  # a thread of the parent's may have held it
+    _lock = Lock()
+    _reports.clear()
+    _sender = _Sender()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,11 +8,11 @@ other direction: UNKNOWN until a worker starts it.
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import celery.exceptions
 import celery.result
@@ -21,9 +21,13 @@ from celery import states
 from kombu.exceptions import OperationalError
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
+from backburner.queue import cancellation, stream
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.outcome import outcome
 from backburner.queue.producer import job_record
+
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
 
 UNKNOWN = "UNKNOWN"
 
@@ -79,6 +83,11 @@ class JobSnapshot:
 
 class _Snapshots(celery.result.AsyncResult[Any]):
     """The two ways to look at a job, for the two kinds of result below."""
+
+    if TYPE_CHECKING:  # the stubs leave them out
+        _cache: dict[str, Any] | None
+        _maybe_set_cache: Callable[[dict[str, Any] | None], None]
+        maybe_throw: Callable[..., Any]
 
     def snapshot(self) -> JobSnapshot:
         """Read everything about the job at once.
@@ -141,7 +150,7 @@ class Job(_Snapshots):
             with deadline(timeout + _GRACE):
                 return super().get(timeout, **options)
         except celery.exceptions.TimeoutError as error:
-            if timeout is None or self._cache is not None:  # type: ignore[attr-defined]  # as above
+            if timeout is None or self._cache is not None:
                 raise  # the job's own failure
             raise self._timeout(timeout) from error
 
@@ -151,19 +160,51 @@ class Job(_Snapshots):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
         if self._needs_check():
             await asyncio.to_thread(self._check_known)
-        if self._cache is None:  # type: ignore[has-type]  # the stubs leave it out
+        if self._cache is None:
             try:
                 async with asyncio.timeout(timeout) as patience:
-                    self._maybe_set_cache(await outcome(self.backend, self.id))  # type: ignore[attr-defined]  # as above
+                    self._maybe_set_cache(await outcome(self.backend, self.id))
             except TimeoutError:
                 if not patience.expired():
                     raise
                 raise self._timeout(timeout) from None
-        return self.maybe_throw(propagate=propagate)  # type: ignore[attr-defined]  # as above
+        return self.maybe_throw(propagate=propagate)
 
     async def astatus(self) -> str:
         """`status` without blocking the event loop."""
         return await asyncio.to_thread(lambda: self.state)
+
+    def cancel(self) -> None:
+        """Cancel the job: one that waits is REVOKED at once, one that runs is ended if its pool can do that.
+
+        Processes and coroutines are; a ``def`` function in a thread ends where it next reports progress. Waiting for
+        the job then raises ``celery.exceptions.TaskRevokedError``. A job that has ended stays as it is.
+
+        Raises:
+            ResultUnavailable: the result backend, or the broker, does not answer.
+        """
+        with _reading(self.id):
+            cancellation.cancel(cast("Celery", self.app), self.id)
+
+    async def acancel(self) -> None:
+        """`cancel` without blocking the event loop."""
+        await asyncio.to_thread(self.cancel)
+
+    async def aevents(self, after: str = stream.BEGINNING) -> AsyncGenerator[stream.JobEvent]:
+        """What the job reports (`progress`, `log`) after the event with this id, and its changes of state, the last of
+        them its end. Needs results in Redis or Valkey.
+
+        Raises:
+            UnknownJob: nobody enqueued a job with this id.
+            ValueError: `after` is no id of an event.
+        """
+        if not stream.is_place(after):
+            raise ValueError(f"after={after!r} is no event's id; those are like '1700000000000-0'")
+        if self._needs_check():
+            await asyncio.to_thread(self._check_known)
+        async with aclosing(stream.follow(self.backend, self.id, after)) as events:
+            async for event in events:
+                yield event
 
     def throw(self, error: BaseException, traceback: Any = None) -> None:
         """Raise the job's exception."""
@@ -172,7 +213,7 @@ class Job(_Snapshots):
             error = JobFailed(f"the job {self.id} failed: {type(error).__name__}: {error}")
         if text and error.__cause__ is None:
             error.__cause__ = RemoteTraceback(text)
-        super().throw(error, traceback)  # type: ignore[misc]  # as above
+        super().throw(error, traceback)
 
     def _timeout(self, seconds: float | None) -> JobTimeout:
         return JobTimeout(f"the job {self.id} did not finish within {seconds:g} s; it may still do so")
@@ -214,6 +255,38 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
     async def astatus(self) -> str:
         """Its state."""
         return self.state
+
+
+class JobGroup:
+    """Jobs that are waited for together, with one timeout for all: ``await JobGroup(jobs).aget(timeout=10)``."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.jobs = tuple(jobs)
+
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> list[Any]:  # noqa: ASYNC109  # as `get`
+        """The results, in the order of the jobs. The first failure is raised at once, while the others go on; with
+        ``propagate=False`` exceptions stand in the place of results.
+
+        Raises:
+            ResultTimeout: not all have finished within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout) as patience, asyncio.TaskGroup() as waiting:
+                results = [waiting.create_task(job.aget(propagate=propagate)) for job in self.jobs]
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            ready = sum(result.done() and not result.cancelled() for result in results)
+            raise JobTimeout(
+                f"{ready} of {len(results)} jobs finished within {timeout:g} s; the others may still do so"
+            ) from None
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [result.result() for result in results]
+
+    async def acancel(self) -> None:
+        """Cancel them all."""
+        await asyncio.gather(*(job.acancel() for job in self.jobs))
 
 
 def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobSnapshot:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from celery import Task
 
-from backburner.queue import Celery, progress
+from backburner.queue import Celery, log, progress
 
 
 class RetryTask(Task):
@@ -43,6 +43,39 @@ def define(app: Celery) -> Celery:
         while not path.exists():
             time.sleep(0.02)
         return "released"
+
+    @task(name="tell")
+    def tell(path, lines):
+        """Report, wait for the file `path`, and report a last time."""
+        for number in range(lines):
+            log(f"line {number}", number=number)
+            progress(number, lines)
+        while not Path(path).exists():
+            time.sleep(0.02)
+        log("the last", level="warning")
+        return lines
+
+    @task(name="tell_from_thread")
+    async def tell_from_thread():
+        await asyncio.to_thread(log, "from another thread")
+        log("from the coroutine")
+
+    @task(name="chatter")
+    def chatter(path):
+        """Report for ever, or until cancelled."""
+        Path(path).touch()
+        while True:
+            progress(1, 2)
+            time.sleep(0.02)
+
+    @task(name="nap_at")
+    async def nap_at(path):
+        """Sleep for ever; `path` appears when that begins, and ``path.ended`` when it ends."""
+        await asyncio.to_thread(Path(path).touch)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.to_thread(Path(f"{path}.ended").touch)
 
     @task(name="nap")
     async def nap(seconds):

@@ -1,0 +1,115 @@
+"""Cancelling a job, whether it waits in the queue or for its time, or runs.
+
+Celery's revoke is the way to tell the workers. What it lacks is added: the ids are kept on the server too, so that a
+worker that starts later, or was away just then, knows them; and the pools of threads can end a coroutine, which Celery
+can only do with processes. A ``def`` function in a thread cannot be ended from outside: it ends where it next reports
+progress or logs. In the pool ``solo`` nothing can be told to a worker while it works.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+import celery.exceptions
+import celery.worker.request
+import redis
+from celery import bootsteps
+from celery.concurrency.base import BasePool
+from celery.worker import state
+from celery.worker.consumer.connection import Connection
+
+from backburner.queue.deadline import OutOfTime, deadline
+
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
+
+log = logging.getLogger("backburner.queue")
+
+_KEY = "backburner:cancelled"
+"""Sorted set on the result backend's server: the id of each cancelled job, by the time when it may be forgotten."""
+
+_TIMEOUT = 2.0
+
+_running: dict[str, Callable[[], object]] = {}
+"""Coroutines that run in this process, by job: what cancels them."""
+
+
+def cancel(app: "Celery", job_id: str) -> None:
+    """Tell all workers, present and future, not to run the job, and who runs it to stop."""
+    client, now = getattr(app.backend, "client", None), time.time()
+    if client is not None:
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.zremrangebyscore(_KEY, 0, now)
+            pipeline.zadd(_KEY, {job_id: now + _kept_for(app)})
+            pipeline.execute()
+    app.control.revoke(job_id, terminate=True)
+    if app.backend.get_state(job_id) in {"PENDING", "RETRY"}:
+        # Workers say so too, but there may be none.
+        app.backend.mark_as_revoked(job_id, "cancelled")
+
+
+def end_if_cancelled(task: Any, request: Any) -> None:
+    """End the task that runs here if its job was cancelled.
+
+    Raises:
+        celery.exceptions.Ignore: it was.
+    """
+    if request.id in state.revoked:
+        task.backend.mark_as_revoked(request.id, "cancelled", request)
+        raise celery.exceptions.Ignore
+
+
+async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a task's coroutine so that cancelling the job ends it.
+
+    Raises:
+        celery.exceptions.Ignore: it was cancelled, which is on record already.
+    """
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
+    _running[job_id] = lambda: loop.call_soon_threadsafe(task.cancel)
+    try:
+        return await coroutine
+    except asyncio.CancelledError:
+        if job_id in state.revoked:
+            raise celery.exceptions.Ignore from None
+        raise
+    finally:
+        del _running[job_id]
+
+
+class Request(celery.worker.request.Request):
+    """A job in a worker that can be ended in every pool."""
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the job if it runs."""
+        if not self.time_start or getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
+            super().terminate(pool, signal)
+        elif end := _running.get(self.id):
+            end()
+            self._announce_revoked("terminated", True, signal, False)  # type: ignore[attr-defined]  # the stubs leave it out
+
+
+class Remembered(bootsteps.StartStopStep):
+    """Tells a worker that connects which jobs have been cancelled."""
+
+    requires = (Connection,)
+
+    def start(self, parent: Any) -> None:
+        """Read them. A server that does not answer is a line in the log."""
+        app = parent.app
+        state.revoked.expires = max(state.revoked.expires, _kept_for(app))
+        client = getattr(app.backend, "client", None)
+        if client is None:
+            return
+        try:
+            with deadline(_TIMEOUT):
+                state.revoked.update(map(bytes.decode, client.zrangebyscore(_KEY, time.time(), "+inf")))
+        except (OutOfTime, redis.RedisError, OSError) as error:
+            log.warning("which jobs have been cancelled could not be read: %s", str(error) or "no answer")
+
+
+def _kept_for(app: "Celery") -> float:
+    expires = app.conf.result_expires or 86_400
+    return float(getattr(expires, "total_seconds", lambda: expires)())

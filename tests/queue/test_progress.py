@@ -1,0 +1,114 @@
+"""What a running task tells, and who hears it."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backburner.errors import UnknownJob
+from backburner.queue import Celery, Job, JobEvent, log
+from tests.processes import Program
+
+Eventually = Callable[..., Any]
+
+
+async def followed(job: Job, after: str = "0-0") -> list[JobEvent]:
+    return [event async for event in job.aevents(after)]
+
+
+def told(events: list[JobEvent]) -> list[str]:
+    return [event.data["message"] for event in events if event.kind == "log"]
+
+
+def states(events: list[JobEvent]) -> list[str]:
+    return [event.data["state"] for event in events if event.kind == "state"]
+
+
+def test_events_come_in_order_and_end_with_the_job(app: Celery, worker: Program, released: Path) -> None:
+    async def main() -> list[JobEvent]:
+        job = await app.tasks["tell"].adelay(str(released), 100)
+        events = []
+        async for event in job.aevents():
+            events.append(event)
+            if event.data.get("number") == 99:
+                await asyncio.to_thread(released.touch)
+        return events
+
+    events = asyncio.run(main())
+    assert told(events) == [*(f"line {number}" for number in range(100)), "the last"]
+    assert events[-1].kind == "state"
+    assert states(events)[-2:] == ["STARTED", "SUCCESS"]
+    assert [event.id for event in events] == sorted((event.id for event in events), key=_place)
+
+
+def test_following_resumes_where_it_stopped(app: Celery, worker: Program, released: Path) -> None:
+    async def main() -> None:
+        job = await app.tasks["tell"].adelay(str(released), 100)
+        async with aclosing(job.aevents()) as events:
+            async for event in events:
+                if event.data.get("number") == 42:
+                    break
+        await asyncio.to_thread(released.touch)
+        await job.aget(timeout=10)
+        rest = await followed(job, after=event.id)
+        assert told(rest) == [*(f"line {number}" for number in range(43, 100)), "the last"]
+        assert states(rest) == ["SUCCESS"]
+        assert states(await followed(job, after=rest[-1].id)) == ["SUCCESS"]
+
+    asyncio.run(main())
+
+
+def test_many_reports_of_progress_are_few_writes(app: Celery, worker: Program, released: Path) -> None:
+    job = app.tasks["wait_for"].delay(str(released), steps=500)
+    released.touch()
+    job.get(timeout=5)
+    events = [event for event in asyncio.run(followed(job)) if event.kind == "progress"]
+    assert len(events) < 50
+    assert events[-1].data == {"done": 499, "total": 500, "message": "step 499"}
+
+
+def test_a_coroutine_and_the_threads_it_starts_report_for_the_same_job(app: Celery, worker: Program) -> None:
+    job = app.tasks["tell_from_thread"].delay()
+    assert told(asyncio.run(followed(job))) == ["from another thread", "from the coroutine"]
+
+
+def test_events_are_kept_for_a_while_only(app: Celery, worker: Program) -> None:
+    job = app.tasks["tell_from_thread"].delay()
+    job.get(timeout=5)
+    assert 0 < app.backend.client.ttl(f"celery-task-meta-{job.id}:events") <= 86_400
+
+
+def test_who_follows_no_more_leaves_nothing_behind(app: Celery, worker: Program, eventually: Eventually) -> None:
+    async def main() -> None:
+        job = await app.tasks["add"].aapply_async((1, 2), countdown=60)
+        async with aclosing(job.aevents()) as events:
+            first = await anext(events)
+        assert (first.kind, first.data) == ("state", {"state": "PENDING"})
+
+    asyncio.run(main())
+    eventually(lambda: app.backend.listener.subscriptions == 0)
+
+
+def test_events_of_what_nobody_enqueued_are_an_error(app: Celery) -> None:
+    with pytest.raises(UnknownJob):
+        asyncio.run(followed(app.AsyncResult("no-such-job")))
+    with pytest.raises(ValueError, match="no event's id"):
+        asyncio.run(followed(app.AsyncResult("no-such-job"), after="yesterday"))
+
+
+def test_a_log_line_that_is_no_json_is_the_callers_error_and_outside_of_a_worker_nothing_happens(app: Celery) -> None:
+    log("in a shell", number=1)
+
+    @app.task(shared=False)
+    def tell() -> str:
+        log("eager")
+        return "done"
+
+    assert tell.apply().get() == "done"
+
+
+def _place(event_id: str) -> tuple[int, ...]:
+    return tuple(map(int, event_id.split("-")))

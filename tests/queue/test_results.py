@@ -1,0 +1,247 @@
+"""Waiting for results: by one connection for the whole process, without missing one."""
+
+import asyncio
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import celery.exceptions
+import pytest
+
+from backburner.errors import JobFailed, ResultTimeout, UnknownJob
+from backburner.queue import Celery, Job, JobGroup
+from backburner.testing import FaultProxy
+from tests.processes import Program
+from tests.queue.conftest import MakeApp, StartWorker
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def proxy(server: Any) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        yield proxy
+
+
+def pending(app: Celery, count: int) -> list[Job]:
+    """Jobs that nobody runs: the test itself is the worker, by `finish`."""
+    jobs = [app.AsyncResult(f"job-{number}") for number in range(count)]
+    for job in jobs:
+        job.enqueued = True
+    return jobs
+
+
+def finish(app: Celery, jobs: list[Job]) -> None:
+    for job in jobs:
+        app.backend.store_result(job.id, job.id.upper(), "SUCCESS")
+
+
+def test_a_thousand_wait_on_one_connection(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    waiting_app, working_app = make_app(url, proxy.url), make_app(url)
+    jobs = pending(waiting_app, 1000)
+
+    async def main() -> list[Any]:
+        waiting = asyncio.ensure_future(JobGroup(jobs).aget(timeout=30))
+        await asyncio.to_thread(eventually, lambda: waiting_app.backend.listener.subscriptions == 1000)
+        await asyncio.to_thread(finish, working_app, jobs)
+        return await waiting
+
+    assert asyncio.run(main()) == [f"JOB-{number}" for number in range(1000)]
+    assert proxy.connections == 1
+    eventually(lambda: waiting_app.backend.listener.subscriptions == 0)
+
+
+def test_threads_and_event_loops_wait_on_the_same_connection(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    waiting_app, working_app = make_app(url, proxy.url), make_app(url)
+    jobs = pending(waiting_app, 21)
+    with ThreadPoolExecutor(20) as threads:
+        blocking = [threads.submit(job.get, 10) for job in jobs[:20]]
+        on_a_loop = threading.Thread(target=lambda: asyncio.run(jobs[20].aget(10)))
+        on_a_loop.start()
+        eventually(lambda: waiting_app.backend.listener.subscriptions == 21)
+        finish(working_app, jobs)
+        assert [each.result(10) for each in blocking] == [f"JOB-{number}" for number in range(20)]
+        on_a_loop.join()
+    assert proxy.connections == 1
+
+
+def test_no_result_is_missed_whenever_it_comes(make_app: MakeApp, url: str) -> None:
+    app = make_app(url)
+    jobs = pending(app, 300)
+
+    async def main() -> list[Any]:
+        working = asyncio.ensure_future(asyncio.to_thread(finish, app, jobs))
+        results = []
+        for job in jobs:
+            first, second = await asyncio.gather(job.aget(5), app.AsyncResult(job.id, parent=job).aget(5))
+            results.append(first)
+            assert first == second
+        await working
+        return results
+
+    assert asyncio.run(main()) == [f"JOB-{number}" for number in range(300)]
+
+
+def test_who_waits_outlives_the_loss_of_the_connection(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    waiting_app, working_app = make_app(url, proxy.url), make_app(url)
+    jobs = pending(waiting_app, 100)
+
+    async def main() -> list[Any]:
+        waiting = asyncio.ensure_future(JobGroup(jobs).aget(timeout=20))
+        await asyncio.to_thread(eventually, lambda: waiting_app.backend.listener.subscriptions == 100)
+        await asyncio.to_thread(proxy.refuse)
+        await asyncio.to_thread(finish, working_app, jobs[:50])
+        await asyncio.to_thread(proxy.pass_through)
+        await asyncio.to_thread(finish, working_app, jobs[50:])
+        return await waiting
+
+    assert len(asyncio.run(main())) == 100
+
+
+def test_a_connection_that_falls_silent_is_given_up(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.queue.listener._SILENCE", 0.05)
+    app = make_app(url, proxy.url)
+    (job,) = pending(app, 1)
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(job.aget(timeout=20))
+        await asyncio.to_thread(eventually, lambda: proxy.connections == 1)
+        await asyncio.to_thread(proxy.stall)
+        await asyncio.to_thread(eventually, lambda: proxy.connections > 1)
+        waiting.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_timeout_and_a_cancelled_waiter_leave_nothing_behind(
+    make_app: MakeApp, url: str, eventually: Eventually
+) -> None:
+    app = make_app(url)
+    first, second = pending(app, 2)
+
+    async def main() -> None:
+        with pytest.raises(ResultTimeout, match=r"did not finish within 0\.01 s"):
+            await first.aget(timeout=0.01)
+        waiting = asyncio.ensure_future(second.aget())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())
+    eventually(lambda: app.backend.listener.subscriptions == 0)
+
+
+def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celery, worker: Program) -> None:
+    job = app.tasks["divide"].apply_async((1, 0), retries=1)
+    with pytest.raises(ZeroDivisionError) as failed:
+        asyncio.run(job.aget(timeout=10))
+    shown = "".join(traceback.format_exception(failed.value))
+    assert "return a / b" in shown
+    with pytest.raises(ZeroDivisionError) as again:
+        app.AsyncResult(job.id).get(timeout=10)
+    assert "jobs.py" in str(again.value.__cause__)
+    assert again.value is not failed.value
+    assert isinstance(asyncio.run(job.aget(propagate=False)), ZeroDivisionError)
+
+
+def test_an_exception_that_does_not_exist_here_is_a_failed_job(app: Celery) -> None:
+    (job,) = pending(app, 1)
+    failure = type("TooHot", (Exception,), {"__module__": "somewhere.else"})("burnt")
+    app.backend.store_result(job.id, failure, "FAILURE", traceback="Traceback: there")
+    with pytest.raises(JobFailed, match="TooHot: burnt") as failed:
+        asyncio.run(job.aget(timeout=5))
+    assert "Traceback: there" in str(failed.value.__cause__)
+
+
+def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
+    with pytest.raises(UnknownJob, match="no-such-job"):
+        app.AsyncResult("no-such-job").get(timeout=60)
+    with pytest.raises(UnknownJob, match="no-such-job"):
+        asyncio.run(app.AsyncResult("no-such-job").aget(timeout=60))
+    assert asyncio.run(app.AsyncResult("no-such-job").astatus()) == "UNKNOWN"
+
+
+def test_of_a_group_the_first_failure_is_raised(app: Celery, worker: Program, released: Path) -> None:
+    async def main() -> None:
+        slow = await app.tasks["wait_for"].adelay(str(released))
+        failing = await app.tasks["divide"].aapply_async((1, 0), retries=1)
+        with pytest.raises(ZeroDivisionError):
+            await JobGroup([slow, failing]).aget(timeout=10)
+        with pytest.raises(ResultTimeout, match="1 of 2 jobs finished"):
+            await JobGroup([slow, failing]).aget(timeout=0.2, propagate=False)
+        await asyncio.to_thread(released.touch)
+        result, error = await JobGroup([slow, failing]).aget(timeout=10, propagate=False)
+        assert result == "released"
+        assert isinstance(error, ZeroDivisionError)
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_is_cancelled_at_once_and_no_later_worker_runs_it(
+    make_app: MakeApp, url: str, start_worker: StartWorker, released: Path
+) -> None:
+    app = make_app(url)
+    queue = "of-a-worker-to-come"
+    job = app.tasks["wait_for"].apply_async((str(released),), queue=queue)
+    delayed = app.tasks["wait_for"].apply_async((str(released),), queue=queue, countdown=1)
+    released.touch()
+    for each in (job, delayed):
+        asyncio.run(each.acancel())
+        assert asyncio.run(each.astatus()) == "REVOKED"
+        with pytest.raises(celery.exceptions.TaskRevokedError):
+            asyncio.run(each.aget(timeout=5))
+    with start_worker(url, f"--pool=threads -c 2 -Q {queue}") as worker:
+        assert app.tasks["wait_for"].apply_async((str(released),), queue=queue, countdown=1.2).get(timeout=10)
+        assert worker.output.count("Discarding revoked task") == 2
+    assert Path(f"{released}.runs").stat().st_size == 1
+
+
+def test_a_coroutine_that_runs_is_cancelled(
+    app: Celery, worker: Program, tmp_path: Path, eventually: Eventually
+) -> None:
+    begun = tmp_path / "nap"
+    job = app.tasks["nap_at"].delay(str(begun))
+    eventually(begun.exists)
+    job.cancel()
+    eventually(Path(f"{begun}.ended").exists)
+    with pytest.raises(celery.exceptions.TaskRevokedError):
+        job.get(timeout=5)
+    assert job.state == "REVOKED"
+
+
+def test_a_function_in_a_thread_ends_where_it_reports(
+    app: Celery, worker: Program, tmp_path: Path, eventually: Eventually
+) -> None:
+    begun = tmp_path / "chatter"
+    job = app.tasks["chatter"].delay(str(begun))
+    eventually(begun.exists)
+    job.cancel()
+    with pytest.raises(celery.exceptions.TaskRevokedError):
+        job.get(timeout=5)
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_a_job_is_ended(
+    make_app: MakeApp, url: str, start_worker: StartWorker, released: Path, eventually: Eventually
+) -> None:
+    app = make_app(url)
+    with start_worker(url, "--pool=prefork -c 1 -Q forked"):
+        job = app.tasks["wait_for"].apply_async((str(released),), queue="forked")
+        eventually(lambda: job.state == "STARTED")
+        job.cancel()
+        with pytest.raises(celery.exceptions.TaskRevokedError):
+            job.get(timeout=10)
+        assert app.tasks["add"].apply_async((1, 2), queue="forked").get(timeout=10) == 3
