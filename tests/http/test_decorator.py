@@ -1,8 +1,10 @@
 """`@cached_response` on routes: where it answers, what is kept by what, and for whom."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2 as httpx
@@ -16,6 +18,8 @@ from starlette.routing import Mount, Route
 
 from backburner import Cache, cached_response, set_default_cache
 from backburner.http import CacheMiddleware, Policy
+from tests.conftest import Eventually
+from tests.processes import running
 
 pytestmark = pytest.mark.anyio
 
@@ -389,6 +393,20 @@ async def test_a_flush_while_a_response_is_made_is_not_missed(
     assert [(await get(app, path)).json() for _ in range(2)] == [1, 2]
 
 
+async def test_cached_routes_may_call_each_other_as_functions(app: FastAPI, cache: Cache, calls: Calls) -> None:
+    @app.get("/a/{name}")
+    @cached_response(ttl=60, tags=["{name}"], cache=cache)
+    def inner(name: str) -> int:
+        return calls(name)
+
+    @app.get("/b/{number}")
+    @cached_response(ttl=60, tags=["{number}"], cache=cache)
+    async def outer(number: int) -> int:
+        return inner(name=str(number))
+
+    assert [(await get(app, path)).json() for path in ("/b/5", "/b/5", "/a/5")] == [1, 1, 2]
+
+
 async def test_tags_may_hold_whatever_a_url_can(app: FastAPI, cache: Cache, calls: Calls) -> None:
     @app.get("/{name}")
     @cached_response(ttl=60, tags=["{name}", "{q}"], cache=cache)
@@ -642,3 +660,47 @@ async def test_it_works_behind_the_middleware_with_the_same_cache(
     assert [(await get(both, "/books/5")).json() for _ in range(2)] == [2, 2]
     await get(both, "/books/5", "PUT")
     assert [(await get(both, "/books/5")).json() for _ in range(2)] == [3, 3]
+
+
+@pytest.mark.slow
+def test_five_hundred_cold_clients_of_a_real_server_call_the_function_once(
+    redis_url: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"uvicorn shop:app --host 127.0.0.1 --port {port}"
+    with running(command, cwd=tmp_path, env={"REDIS_URL": redis_url}) as server:
+        eventually(lambda: server.says("startup complete"), timeout=30)
+        answers = asyncio.run(rush(port, clients=500))
+    assert {answer.partition(b"\r\n\r\n")[2] for answer in answers} == {b'{"call":1}'}
+
+
+SHOP = """
+import asyncio
+from fastapi import FastAPI
+from backburner import Cache, Settings, cached_response
+
+app = FastAPI()
+cache = Cache.from_settings(Settings())
+calls = []
+
+
+@app.get("/books")
+@cached_response(ttl=60, cache=cache)
+async def read() -> dict[str, int]:
+    calls.append(1)
+    await asyncio.sleep(0.5)
+    return {"call": len(calls)}
+"""
+
+
+async def rush(port: int, clients: int) -> list[bytes]:
+    opened = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(clients)))
+    for _, writer in opened:
+        writer.write(b"GET /books HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
+    answers = await asyncio.gather(*(reader.read() for reader, _ in opened))
+    for _, writer in opened:
+        writer.close()
+    return answers

@@ -28,8 +28,8 @@ Source = Cache | Callable[[], Cache]
 
 _IDENTITIES: Final = "backburner.identities"
 _TAGS: Final = "backburner.tags"
-_behind: Final[ContextVar[Scope | None]] = ContextVar("backburner_behind_door", default=None)
-"""The scope of the call that the endpoint runs in; sync endpoints see it in their threads, too."""
+_behind: Final[ContextVar[tuple["Door", Scope] | None]] = ContextVar("backburner_behind_door", default=None)
+"""Which door the endpoint runs behind, and for which call; plain functions see it in their threads, too."""
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 _BRACE: Final = re.compile(r"[{}]")
 
@@ -127,7 +127,7 @@ class Door:
             scope[_IDENTITIES] = repr([_identity(self.name, identity) for identity in identities])
 
         async def behind(scope: Any, receive: Receive, send: Send) -> None:
-            token = _behind.set(scope)
+            token = _behind.set((self, scope))
             try:
                 await app(scope, receive, send)
             finally:
@@ -150,9 +150,9 @@ class Door:
 
     def tagging(self, arguments: Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
         """What is to be awaited before the function reads what its response is made of, if anything is."""
-        scope = _behind.get()
-        call: Call | None = scope.get(CALL) if scope and self._templates else None
-        return call.tag(self._tags(scope or {}, arguments)) if call is not None else None
+        door, scope = _behind.get() or (None, {})
+        call: Call | None = scope.get(CALL) if door is self and self._templates else None
+        return call.tag(self._tags(scope, arguments)) if call is not None else None
 
     def _tags(self, scope: Scope, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         known = {**scope.get("path_params", {}), **arguments}
