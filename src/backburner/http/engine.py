@@ -4,6 +4,8 @@ Nothing here knows where it stands: in front of an application, of a route, or b
 look at the request's headers and one look-up, or two where responses vary.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from backburner.cache import Cache
@@ -14,6 +16,7 @@ from backburner.http import rules
 from backburner.http.answer import answer
 from backburner.http.call import Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
+from backburner.http.headers import Headers
 from backburner.http.policy import Policy
 from backburner.http.request import INNER, Request, key_of, keys_of, target_of
 from backburner.http.stored import Stored, Variants
@@ -50,10 +53,10 @@ class ResponseCache:
                 start, body = answer(stored, method, request.seen, now, status)
                 await send(start)
                 await send(body)
+            elif (tags := policy.tags_of(scope)) is None:
+                await app(scope, receive, send)
             else:
-                place = Place(
-                    self._aengine(), request.key, request.distinction(policy), request.headers, policy.tags_of(scope)
-                )
+                place = Place(self._aengine(), request.key, request.distinction(policy), request.headers, tags)
                 await Visit(place, request, policy, self._passing, app, receive, send).run()
         elif method in policy.methods:
             await self._with_body(request, policy, app, receive, send)
@@ -100,9 +103,9 @@ class ResponseCache:
                 return
             if not message.get("more_body", False):
                 break
-        if request.target and not request.is_uncommon(may_have_body=True):
+        tags = policy.tags_of(request.scope)
+        if tags is not None and request.target and not request.is_uncommon(may_have_body=True):
             key = key_of(request.target, request.method, self._layer)
-            tags = policy.tags_of(request.scope)
             place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, tags)
             await Visit(place, request, policy, self._passing, app, receive, send, body).run()
         else:
@@ -115,14 +118,13 @@ class ResponseCache:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 headers = [(name.lower(), value) for name, value in message.get("headers", ())]
                 # Before the client knows: what it asks for next must not be from before.
-                urls = rules.invalidated(request.url, headers)
                 tags = rules.groups(headers, b"cache-group-invalidation")
-                await self._drop([target_of(url) for url in urls], policy.groups(tags, request.target))
+                await self._drop(_invalidated(request, headers), policy.groups(tags, request.target))
             await send(message)
 
         return invalidate
 
-    async def _drop(self, targets: list[str], tags: tuple[str, ...]) -> None:
+    async def _drop(self, targets: Iterable[str], tags: tuple[str, ...]) -> None:
         engine = self._aengine()
         await engine.forget([key for target in dict.fromkeys(targets) for key in keys_of(target)])
         if tags:
@@ -160,6 +162,13 @@ class ResponseCache:
         engine = self._aengine()
         expired = [await engine.expire(key) for key in keys_of(target_of(url))]
         return any(expired)
+
+
+def _invalidated(request: Request, headers: Headers) -> Iterator[str]:
+    yield request.target
+    for url in rules.invalidated(request.url, headers):
+        with suppress(ValueError):  # not a URL that anything could be stored under
+            yield target_of(url)
 
 
 def _named(url: str | None, namespace: str | None, tag: str | None) -> tuple[list[str], list[str]]:

@@ -115,12 +115,19 @@ class Policy:
         }
         return cls(**{**defaults, **changes})
 
-    def tags_of(self, scope: Scope) -> tuple[str, ...]:
-        """Those of a response to a request, with that of the namespace."""
-        if callable(self.tags):
-            given = self.tags(scope)
+    def tags_of(self, scope: Scope) -> tuple[str, ...] | None:
+        """Those of a response to a request, with that of the namespace; ``None`` if what a function made of the request
+        cannot be tags, so that the response cannot be stored."""
+        if not callable(self.tags):
+            return self._of_all
+        given = self.tags(scope)
+        try:
             return (*(check_tags(given) if given else ()), *self._of_all)
-        return self._of_all
+        except ValueError:
+            # Clients write what they like: a path may hold a line break. Other types are a mistake of the function.
+            if isinstance(given, str) or not all(isinstance(tag, str) for tag in given):
+                raise
+            return None
 
     def groups(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The tags that stand for the cache groups of a target's origin."""

@@ -51,12 +51,16 @@ class Request:
         seen: dict[bytes, bytes] = {}
         for name, value in self.headers:
             if name in _SEEN:
-                seen[name] = value if name not in seen else seen[name] + b", " + value
+                between = b"; " if name == b"cookie" else b", "
+                seen[name] = value if name not in seen else seen[name] + between + value
         self.seen = seen
         """The fields that matter, lines of one name joined."""
         path = scope.get("raw_path")
         if path is None:
             path = quote(scope["path"]).encode()
+        root = scope.get("root_path")
+        if root and not scope["path"].startswith(root):
+            path = quote(root).encode() + path  # somebody took it off on the way, and perhaps others off other paths
         self.target, key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
         """The URL in one form, empty if it makes no sense."""
         self.key = key + layer
@@ -136,8 +140,8 @@ def key_of(target: str, method: str = "GET", layer: str = "") -> str:
 @lru_cache(maxsize=1024)
 def _target(scheme: str, host: bytes | None, path: bytes, query: bytes) -> tuple[str, str]:
     authority = _authority(scheme, host)
-    if authority is None:
-        return "", ""
+    if authority is None or not path.startswith(b"/") or b"?" in path:
+        return "", ""  # the three parts could not be told from each other
     target = f"{authority}{path.decode('latin-1')}?{query.decode('latin-1')}"
     return target, key_of(target)
 
