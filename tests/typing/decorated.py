@@ -1,9 +1,9 @@
-"""Checked by mypy, not run: what `@cached` makes of a function's types. Each `ignore` stands for an error that there
+"""Checked by mypy, not run: what `@cached` and `@cached_response` make of a function's types. Each `ignore` stands for an error that there
 must be, since an ignore without one is an error itself."""
 
 from typing import assert_type
 
-from backburner import Cache, cached
+from backburner import Cache, cached, cached_response
 
 cache = Cache("memory://")
 
@@ -21,6 +21,16 @@ async def aload(user_id: int) -> dict[str, int]:
 @cached(ttl=("1m", "10m"), soft_timeout=0.1, cache=cache.memo())
 def once_per_request(user_id: int) -> bytes:
     return b""
+
+
+@cached_response(ttl="1m", tags=["book:{book_id}"], vary_on="accept-language", cache=cache)
+async def show(book_id: int) -> list[str]:
+    return [str(book_id)]
+
+
+@cached_response
+def show_all(page: int = 1) -> str:
+    return str(page)
 
 
 class Shop:
@@ -59,6 +69,12 @@ async def main() -> None:
     assert_type(cached(key="given", cache=lambda: cache)(load)(5), list[str])
     cached(grase="1h")  # type: ignore[call-overload]
     cached(hard_timeout=[])  # type: ignore[call-overload]
+
+    assert_type(await show(5), list[str])
+    assert_type(show_all(page=2), str)
+    await show("5")  # type: ignore[arg-type]
+    cached_response(ttl=[])  # type: ignore[call-overload]
+    cached_response(tll="1m")  # type: ignore[call-overload]
 
     shop = Shop()
     assert_type(shop.price(5), float)

@@ -76,7 +76,8 @@ def cached_response(
         tags: templates of the function's arguments and the path's parameters, such as ``"book:{book_id}"``.
         vary_on: what responses depend on besides their URL: the name of a header, of a cookie (``"cookie:theme"``), or
             a dependency that says who asks, or several of these. In plain Starlette, a function of the request.
-        after_dependencies: whether dependencies run on every request, as they must where they let people in.
+        after_dependencies: whether dependencies run on every request, as they must where they let people in. A plain
+            function becomes a coroutine function then.
         cache: where responses are kept: a cache, or a function that gives one and is asked with each request. Without
             it, the process's `default_cache`.
         options: as in `Policy`.
