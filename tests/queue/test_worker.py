@@ -46,7 +46,7 @@ def test_a_job_whose_worker_is_killed_is_done_by_another(
     own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, released: Path, eventually: Eventually
 ) -> None:
     app = make_app(own_server.url)
-    with start_worker(own_server.url, "--pool=solo") as first:
+    with start_worker(own_server.url, "--pool=solo", app="impatient") as first:
         job = app.tasks["wait_for"].delay(str(released))
         eventually(lambda: runs(released) == 1)
         first.process.kill()

@@ -19,9 +19,8 @@
     redis_socket_timeout,                5 s        120 s      a silent backend is not worth two minutes
     redis_socket_connect_timeout         2 s        none
 
-The visibility timeout stays kombu's (an hour) until our own transport replaces it by leases: the job of a
-*killed* worker is not lost, but waits that long. Set ``broker_transport_options={"visibility_timeout": …}``
-for less; it must exceed the longest job.
+Messages are leased by our own transport (`backburner.queue.transport`), not lent for a visibility timeout: the jobs of a
+killed worker are with another one in half a minute. ``broker_transport="redis"`` goes back to kombu's.
 """
 
 import math

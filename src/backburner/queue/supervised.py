@@ -179,7 +179,7 @@ def _give_up(worker: Any) -> None:
     try:
         worker.consumer.task_consumer.channel.qos.restore_unacked()
     except Exception:
-        # Nothing was consumed yet, or the broker is gone, and then its visibility timeout covers this.
+        # Nothing was consumed yet, or the broker is gone, and then the lease runs out.
         log.warning("no jobs were returned to the queue", exc_info=True)
     os.killpg(0, signal.SIGKILL)
 

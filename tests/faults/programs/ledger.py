@@ -7,8 +7,10 @@ from pathlib import Path
 from backburner.queue import Celery
 
 app = Celery("ledger")
-app.conf.broker_transport_options = {"lease": float(os.environ.get("LEASE", "2"))}
-app.conf.broker_transport = "backburner"
+app.conf.broker_transport_options = {
+    "lease": float(os.environ.get("LEASE", "2")),
+    "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000")),  # workers are killed for no fault of their jobs
+}
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 
 

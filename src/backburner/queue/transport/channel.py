@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from kombu.transport import redis as stock
-from kombu.transport import virtual
+import kombu.transport.redis
+import kombu.transport.virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from backburner.errors import ConfigError
 from backburner.queue.transport import worker
-from backburner.queue.transport.claims import Claims
+from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.keys import Keys
@@ -26,6 +26,9 @@ from backburner.queue.transport.redis import PublishingChannel
 from backburner.queue.transport.wire import Script, Wire
 
 log = logging.getLogger("backburner.queue")
+
+stock: Any = kombu.transport.redis  # the stubs leave out most of what is used here
+virtual: Any = kombu.transport.virtual
 
 _CLAIM = "CLAIM"
 _TICK = 0.5
@@ -39,7 +42,7 @@ _idle: dict[str, list[Consumer]] = {}
 """Consumers whose connection was lost while they held messages, by server; the next channel goes on with them."""
 
 
-class Message(virtual.Message):
+class Message(virtual.Message):  # type: ignore[misc]  # as above
     """A message that is kept if it can't be decoded. Stock Celery acknowledges such."""
 
     def _decode(self) -> Any:
@@ -58,7 +61,7 @@ class Message(virtual.Message):
         self._state = "REJECTED"
 
 
-class QoS(virtual.QoS):
+class QoS(virtual.QoS):  # type: ignore[misc]  # as above
     """What a channel has delivered and nobody has settled.
 
     It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) can't
@@ -68,7 +71,7 @@ class QoS(virtual.QoS):
     def __init__(self, channel: "Channel", prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
         self._on_collect.cancel()
-        self.held: dict[int, weakref.ref[virtual.Message]] = {}
+        self.held: dict[int, weakref.ref[Message]] = {}
 
     @property
     def credit(self) -> int:
@@ -81,7 +84,7 @@ class QoS(virtual.QoS):
     def can_consume_max_estimate(self) -> int:
         return max(self.credit, 0)
 
-    def append(self, message: virtual.Message, delivery_tag: Any) -> None:
+    def append(self, message: Message, delivery_tag: Any) -> None:
         if isinstance(delivery_tag, int):
             self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag))
 
@@ -131,10 +134,11 @@ class Channel(PublishingChannel):
 
     Message = Message
     QoS = QoS
-    # The stubs leave out what follows.
+    # Of the class before, whose stubs leave them out.
     connection: Any
     connection_errors: tuple[type[BaseException], ...]
     qos: Any
+    _fanout_queues: Any
     from_transport_options = (
         *PublishingChannel.from_transport_options,
         "lease",
@@ -164,22 +168,22 @@ class Channel(PublishingChannel):
 
     # ---- what is consumed
 
-    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue, under leases unless it needs no acknowledgement."""
         if not no_ack and queue not in self._fanout_queues:
-            self._leased_queues[consumer_tag] = queue
+            self._leased_queues[kwargs["consumer_tag"]] = queue
             self._turns.append(queue)
-        return super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         if (queue := self._leased_queues.pop(consumer_tag, None)) is not None:
             self._turns.remove(queue)
         if not self._leased_queues and self.consumer is not None:
             self.consumer.rest()
-        return super()._basic_cancel(consumer_tag)
+        return super()._basic_cancel(consumer_tag)  # type: ignore[misc]  # the stubs leave it out
 
     @property
-    def active_queues(self) -> list[str]:
+    def active_queues(self) -> list[str]:  # type: ignore[override]  # the stubs are wrong
         """What stock kombu polls."""
         leased = self._leased_queues.values()
         return [queue for queue in super().active_queues if queue not in leased]
@@ -190,6 +194,8 @@ class Channel(PublishingChannel):
         """Ask for messages, if there is room for them. To be called each time before the event loop waits."""
         if not self._leased_queues or worker.stopping:
             return
+        if self.claims is not None and self.claims.consumer.over:
+            self._leave()
         if self.claims is None:
             self.consumer = self._consumer()
             self.claims = Claims(self._connect_async, self.consumer, self.keys)
@@ -225,10 +231,15 @@ class Channel(PublishingChannel):
         try:
             while True:
                 claim = claims.read()
-                for message in claim.messages if claim else ():
-                    delivered |= self._deliver(claims, message, claim.now)
+                if claim is not None:
+                    for message in claim.messages:
+                        delivered |= self._deliver(claims, message, claim.now)
                 if not claims.connection.can_read(timeout=0):
                     break
+        except LeaseLost:
+            self._leave()
+            self.tick()
+            return delivered
         except self.connection_errors:
             self._leave()
             raise
@@ -317,13 +328,13 @@ class Channel(PublishingChannel):
         super().close()
 
 
-class SentinelChannel(Channel, stock.SentinelChannel):
+class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # as above
     """Talks to the master that Sentinels name."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, *Channel.from_transport_options)
 
 
-class Poller(stock.MultiChannelPoller):
+class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
     """Waits for channels of both kinds, in Celery's event loop or without one."""
 
     loop: Any = None
@@ -378,14 +389,14 @@ class _Leasing:
         loop.call_repeatedly(_TICK, _nothing)
 
 
-class Transport(_Leasing, stock.Transport):
+class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
     """For a Redis or Valkey server."""
 
     Channel = Channel
     driver_name = "backburner"
 
 
-class SentinelTransport(_Leasing, stock.SentinelTransport):
+class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc]  # as above
     """For a server found by way of Sentinels."""
 
     Channel = SentinelChannel

@@ -51,6 +51,10 @@ class Claim(NamedTuple):
     messages: Sequence[Message]
 
 
+class LeaseLost(Exception):
+    """The server has taken the consumer for dead, or forgotten it."""
+
+
 class Claims:
     """The claims of a consumer, on one connection.
 
@@ -89,7 +93,8 @@ class Claims:
         """Read what has arrived: the reply to a claim, or ``None`` where it is something else.
 
         Raises:
-            redis.ConnectionError: the connection was lost, or the lease.
+            LeaseLost: the consumer is over.
+            redis.ConnectionError: the connection was lost, or the server can't do what it is asked.
         """
         try:
             reply = self._wire.read()
@@ -99,6 +104,7 @@ class Claims:
         except redis.ResponseError as error:
             if "LEASELOST" in str(error):
                 self.consumer.lost()
+                raise LeaseLost from None
             # Acknowledged or not: nobody knows, and it does no harm to say it again.
             self._unsaid()
             raise redis.ConnectionError(str(error)) from error
@@ -149,8 +155,7 @@ class Claims:
         consumer, messages = self.consumer, []
         for entry in entries:
             list_, _, text = entry.partition(b"\n")
-            messages.append(Message(consumer.number, list_.decode(), text))
-            consumer.number += 1
+            messages.append(Message(consumer.numbered(), list_.decode(), text))
         moment = monotonic()
         self._pause_until = moment
         if not drained:

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ log = logging.getLogger("backburner.queue")
 
 _BATCH: Final = 100
 _BATCH_TIME: Final = 0.005
-"""Seconds between two batches of decisions, unless there are `_BATCH` of them. The first after a rest leaves at once."""
+"""Seconds between two batches of decisions, unless there are `_BATCH` of them. After a rest one leaves at once."""
 _MOST_ACKS: Final = 1000
 """In one command: Lua and the server have their limits."""
 _RENEWAL: Final = 2.0
@@ -56,12 +56,14 @@ class Consumer:
         watchdog: seconds for which `beat` may not be called before the process counts as hung.
     """
 
+    _last_number = 0
+
     def __init__(
         self, connect: Callable[..., Any], keys: Keys, *, lease: float, max_deliveries: int, watchdog: float
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
-        self.number = 1
-        """For the next message."""
+        self.number = Consumer._last_number + 1
+        """For the next message. No other consumer of this process uses it."""
         self.over = False
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
@@ -76,9 +78,16 @@ class Consumer:
         self._decisions: deque[Call] = deque()
         self._decided = Event()
         self._full = Event()
+        self._settling = Lock()
         self._stopping = False
         self._pid = os.getpid()
         self._thread = Thread(target=self._run, name=f"backburner-leases {self.name}", daemon=True)
+
+    def numbered(self) -> int:
+        """A number for the next message, which is here."""
+        number, self.number = self.number, self.number + 1
+        Consumer._last_number = max(Consumer._last_number, number)
+        return number
 
     @property
     def is_mine(self) -> bool:
@@ -223,17 +232,19 @@ class Consumer:
             wire.close()
 
     def _settle(self, wire: Wire) -> None:
-        while self._acks or self._decisions:
-            acks = self.take_acks()
-            decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
-            calls: list[Call] = [("HDEL", self._leased, *acks)] if acks else []
-            try:
-                wire.call_all(calls + decisions)
-            except (redis.RedisError, OSError):
-                # Each has an effect once only, however often it is sent.
-                self._acks.extend(acks)
-                self._decisions.extendleft(reversed(decisions))
-                raise
+        # What another thread is sending has not been said yet.
+        with self._settling:
+            while self._acks or self._decisions:
+                acks = self.take_acks()
+                decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
+                calls: list[Call] = [("HDEL", self._leased, *acks)] if acks else []
+                try:
+                    wire.call_all(calls + decisions)
+                except (redis.RedisError, OSError):
+                    # Each has an effect once only, however often it is sent.
+                    self._acks.extend(acks)
+                    self._decisions.extendleft(reversed(decisions))
+                    raise
 
     def _renew(self, wire: Wire, *, sweep: bool) -> None:
         alive, dead = wire.call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 0))

@@ -95,7 +95,7 @@ class PublishingChannel(stock.Channel):
         if getattr(self.connection, "client", None) is None:
             # kombu fails here with an AttributeError when a job that outlived its connection is
             # acknowledged, and the worker ends. As a connection error it is a line in the log, and the
-            # visibility timeout finds the job.
+            # consumer that has it is asked instead.
             raise redis.ConnectionError("the connection was lost")
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
