@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import celery.exceptions
@@ -19,6 +20,7 @@ import celery.result
 import redis
 from celery import states
 from kombu.exceptions import OperationalError
+from vine import promise
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import cancellation, stream
@@ -132,6 +134,29 @@ class Job(_Snapshots):
 
     enqueued = False
     """Whether this process enqueued it, so that there is no need to ask whether it exists."""
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002  # Celery's name
+        backend: Any = None,
+        task_name: Any = None,  # noqa: ARG002  # as above
+        app: Any = None,
+        parent: Any = None,
+    ) -> None:
+        # As Celery's, but for the promise, which most jobs never need and which costs as much as the message.
+        if not id:
+            raise ValueError(f"a job needs an id, not {id!r}")
+        self.id = id
+        self.app = app or self.app
+        self.backend = backend or self.app.backend
+        self.parent = parent
+        self._cache = None
+        self._ignored = False
+
+    @cached_property
+    def on_ready(self) -> Any:  # type: ignore[override]  # the stubs have an attribute
+        """Celery's promise to call somebody when the job is done."""
+        return promise(self._on_fulfilled, weak=True)  # type: ignore[attr-defined]  # the stubs leave it out
 
     def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
         """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
