@@ -186,10 +186,16 @@ def without(headers: Headers, dropped: Iterable[bytes]) -> list[tuple[bytes, byt
 
 def normalised(name: bytes, text: str) -> str:
     """The value of a request header in a form that is the same for values that mean the same (RFC 9111 section 4.1)."""
-    parts = [_SPACES.sub(" ", part) for part in members(text)]
+    if name in _CREDENTIALS or not _BALANCED.fullmatch(text):
+        return text
+    parts = members(text)
     if name in _PREFERENCES:
-        parts = sorted(part.lower().replace(" ", "") for part in parts)
+        parts = sorted(_SPACES.sub("", part.lower()) for part in parts)
     return ",".join(parts)
+
+
+_CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
+"""No lists, and whose are nearly the same are not the same."""
 
 
 _PREFERENCES: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"accept-language"})
