@@ -1,5 +1,5 @@
-"""Checked by mypy, not run: what `@cached` and `@cached_response` make of a function's types. Each `ignore` stands for an
-error that there must be, since an ignore without one is an error itself."""
+"""Checked by mypy, not run: what `@cached` and `@cached_response` make of a function's types. Each `ignore` stands for
+an error that there must be, since an ignore without one is an error itself."""
 
 from typing import assert_type
 
