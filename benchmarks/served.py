@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import logging
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -224,12 +225,12 @@ def body(size: int) -> tuple[dict[str, Any], dict[str, Any]]:
     ]
     return (
         {"type": "http.response.start", "status": 200, "headers": headers},
-        {"type": "http.response.body", "body": b"x" * size},
+        {"type": "http.response.body", "body": random.Random(size).randbytes(size)},
     )
 
 
 async def sized(scope: Any, receive: Any, send: Any) -> None:
-    """``/bodies/SIZE/NUMBER`` is a body of so many bytes."""
+    """``/bodies/SIZE/NUMBER`` is a body of so many bytes, which cannot be compressed."""
     if scope["type"] == "lifespan":
         await told_to_live(receive, send)
         return
