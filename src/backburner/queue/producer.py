@@ -10,6 +10,7 @@ lookup takes is the one thing that nobody can bound.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from backburner.errors import ConfigError, PublishError
 from backburner.queue.backend import RedisBackend
 from backburner.queue.deadline import OutOfTime, deadline, limited
 from backburner.queue.delivery import ENQUEUE
-from backburner.queue.template import Template, Unsuitable, quote
+from backburner.queue.template import Template, quote
 from backburner.queue.transport.redis import delivery
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.command import again
@@ -51,9 +52,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("backburner.queue")
+
 CHUNK: Final = 200
 """Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
 _ATTEMPTS: Final = 2
+_PAUSE: Final = 0.05
+"""Share of the budget between attempts: who cut a connection may cut the next one too."""
 _SAME_FOR_ALL: Final = frozenset({"queue", "priority", "ignore_result", "time_limit", "soft_time_limit"})
 _UNDERSTOOD: Final = _SAME_FOR_ALL | {
     "task_id", "countdown", "eta", "expires", "root_id", "parent_id", "add_to_parent",
@@ -155,7 +160,7 @@ class Producer:
         chunks = []
         for start in range(0, len(calls), CHUNK):
             if start:
-                await port.breathe()
+                await port.pause(0)
             chunk = self._chunk(setup, task, template, terms, calls[start : start + CHUNK])
             if chunk is None:
                 return None
@@ -226,7 +231,8 @@ class Producer:
             return None
         try:
             return Template(self._app, task, options, expires=expires)
-        except Unsuitable:
+        except Exception as error:  # noqa: BLE001  # if it is one, Celery's own path raises it again
+            log.info("jobs of %s are enqueued in Celery's own way: %s", task.name, error)
             return None
 
     def _chunk(
@@ -287,6 +293,7 @@ class Producer:
                     late = time.monotonic() - began > self._budget / 2
                     if attempts == _ATTEMPTS or late or isinstance(error, redis.ResponseError):
                         raise _not_enqueued(self._app, template.place.task, began, error) from error
+                    await port.pause(_PAUSE * self._budget)
                 else:
                     if chunk.announcements:
                         setup.listeners = heard > 0
@@ -300,7 +307,7 @@ class Producer:
             jobs = [task.AsyncResult(task_id) for task_id in ids]
         for job in jobs:
             job.ignored = terms.ignored
-            job.enqueued = True
+            job.enqueued, job.arguments = True, task.arguments
             if terms.add_to is not None:
                 terms.add_to.add_trail(job)
         return jobs
@@ -418,8 +425,8 @@ class _Port(Protocol):
         """Call what may take long."""
         ...
 
-    async def breathe(self) -> None:
-        """Let others have a turn."""
+    async def pause(self, seconds: float) -> None:
+        """Wait, and let others have a turn."""
         ...
 
 
@@ -448,8 +455,9 @@ class _Line(BlockingClient):
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
 
-    async def breathe(self) -> None:
-        pass
+    async def pause(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
 
 
 class _Stream(PipelinedClient):
@@ -458,7 +466,7 @@ class _Stream(PipelinedClient):
     budgeted = staticmethod(nullcontext)
 
     def __init__(self, url: str, budget: float) -> None:
-        super().__init__(url, timeout=budget / _ATTEMPTS, name="backburner-producer")
+        super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
         self._loop = asyncio.get_running_loop()
         self._gathering: dict[Template, tuple[_Chunk, list[asyncio.Future[None]]]] = {}
         self._sending: set[asyncio.Task[None]] = set()
@@ -509,8 +517,8 @@ class _Stream(PipelinedClient):
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.to_thread(function, *args)
 
-    async def breathe(self) -> None:
-        await asyncio.sleep(0)
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 class AMQP(celery.app.amqp.AMQP):

@@ -55,8 +55,8 @@ class Template:
         headers, properties = message["headers"], message["properties"]
         queue = properties["delivery_info"]["routing_key"]
         body = _body(message)
-        if channel.bound_to_expire(queue) or body[:2] != [[], {}]:
-            raise Unsuitable("the queue expires, or the body is not the usual one")
+        if body[:2] != [[], {}]:
+            raise Unsuitable("the body is not the usual one")
         self.queue = queue
         self.bindings = channel.commands
         """Commands that declare the queue."""
@@ -153,14 +153,11 @@ class _Recorder:
 
     def __init__(self, connection: Any) -> None:
         virtual.Channel.__init__(self, connection)  # type: ignore[arg-type]  # the transport's own would connect
-        self._expires: dict[str, int] = {}
+        self._expires: dict[str, int] = {}  # kombu fills it, with queues that expire
         self.auto_delete_queues: set[str] = set()
         self.commands: list[tuple[str, str, str]] = []
         self.announced: tuple[dict[str, Any], str] | None = None
         self.keyprefix_fanout = _fanout_prefix(self)
-
-    def bound_to_expire(self, queue: str) -> bool:
-        return queue in self._expires
 
     def list_of(self, queue: str, message: dict[str, Any]) -> str:
         return self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message))
@@ -173,6 +170,13 @@ class _Recorder:
             raise Unsuitable("the task is broadcast")
         [topic] = self._get_publish_topics(exchange, routing_key)
         self.announced = message, topic  # not raised: Celery keeps events that could not be sent, to send them later
+
+    @property
+    def _refresh_binding(self) -> Any:
+        raise Unsuitable("the queue expires")
+
+    def get_table(self, exchange: str) -> Any:
+        raise Unsuitable(f"who gets what is sent to the exchange {exchange!r} is looked up each time")
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:  # noqa: ARG002  # kombu's name
