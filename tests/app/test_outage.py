@@ -26,7 +26,7 @@ def proxy(store: Bookstore) -> Iterator[FaultProxy]:
 @pytest.fixture(scope="module")
 def ill_store(store: Bookstore, proxy: FaultProxy) -> Iterator[Bookstore]:
     """The shared bookstore once more, seen through an API whose way to the server can be broken."""
-    ill = replace(store, redis_url=proxy.url)
+    ill = replace(store, redis_url=proxy.url, more={})
     with ill.api():
         yield ill
 
