@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
@@ -113,3 +114,44 @@ def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
         eventually(lambda: not ledger.unfinished(), timeout=LEASE + 15)
     print(f"{pool}: {kills} kills, {len(ledger.jobs)} jobs, started {dict(ledger.runs())}")
     assert not ledger.done_again(moments)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_job_that_kills_what_runs_it_is_kept_after_three_deaths_and_others_are_done(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    deadly = ledger.folder / "deadly"
+    app.send_task("die", (str(deadly),))
+    for _ in range(4):
+        app.send_task("work", (ledger.entry(), 0))
+    with ExitStack() as stack, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        start = lambda: stack.enter_context(worker(f"-P {pool} -c 1", MAX_DELIVERIES="3"))  # noqa: E731  # to be short
+        running_ = start()
+
+        def kept() -> list[str]:
+            nonlocal running_
+            if running_.process.poll() is not None:
+                running_ = start()
+            return client.zrange("backburner:failed", 0, -1)
+
+        (member,) = eventually(kept, timeout=60)
+        assert client.hget(f"backburner:failed:{member}", "reason") == "crashed"
+        eventually(lambda: not ledger.unfinished(), timeout=30)
+    assert len(ledger.lines(deadly)) == 3
+
+
+@pytest.mark.slow
+def test_a_message_whose_task_nobody_knows_waits_for_a_worker_that_does(
+    app: Celery, server: EmbeddedServer, worker: Any, eventually: Eventually
+) -> None:
+    with redis.Redis.from_url(server.url, decode_responses=True) as client, worker("-P solo", GRACE="2") as old:
+        job = app.send_task("new", (20,))
+        eventually(lambda: old.says("nobody here knows the task 'new'"), timeout=20)
+        with worker("-P solo", KNOWS_NEW="1") as new:
+            assert job.get(timeout=20) == 21
+            kill(new)
+        app.send_task("unheard of")
+        (member,) = eventually(lambda: client.zrange("backburner:failed", 0, -1), timeout=20)
+        assert client.hget(f"backburner:failed:{member}", "reason") == "rejected"

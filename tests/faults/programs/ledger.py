@@ -10,6 +10,7 @@ app = Celery("ledger")
 app.conf.broker_transport_options = {
     "lease": float(os.environ.get("LEASE", "2")),
     "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000")),  # workers are killed for no fault of their jobs
+    "unknown_task_grace": float(os.environ.get("GRACE", "60")),
 }
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 
@@ -25,6 +26,13 @@ def work(path, seconds):
 def die(path):
     note(path, "start")
     os._exit(1)
+
+
+if os.environ.get("KNOWS_NEW"):
+
+    @app.task(name="new")
+    def new(number):
+        return number + 1
 
 
 def note(path, what):

@@ -43,7 +43,10 @@ _idle: dict[str, list[Consumer]] = {}
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # as above
-    """A message that is kept if it can't be decoded. Stock Celery acknowledges such."""
+    """A message that is kept if it can't be decoded, which stock Celery acknowledges, or kills too many processes."""
+
+    killed = False
+    """Whether a process died of it; see `backburner.queue.transport.request`."""
 
     def _decode(self) -> Any:
         try:
@@ -59,6 +62,13 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             return
         self.channel.qos.bury(self.delivery_tag, "undecodable", repr(error))
         self._state = "REJECTED"
+
+    def reject(self, requeue: bool = False) -> None:
+        if requeue and self.killed and not self.acknowledged:
+            self.channel.qos.crashed(self.delivery_tag)
+            self._state = "REQUEUED"
+        else:
+            super().reject(requeue)
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # as above
@@ -106,6 +116,11 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         if self.held.pop(delivery_tag, None) is not None:
             self.channel.consumer.bury(delivery_tag, reason, detail)
 
+    def crashed(self, delivery_tag: Any) -> None:
+        """A process died of the message."""
+        if self.held.pop(delivery_tag, None) is not None:
+            self.channel.consumer.crashed(delivery_tag)
+
     def restore_unacked(self) -> list[Any]:
         """Put everything back, now.
 
@@ -121,8 +136,12 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
 
     def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
         """At the end of a channel. A worker goes on running what it runs, and its consumer knows when that ends."""
-        if not worker.is_here():
+        if worker.is_here():
+            return
+        try:
             self.restore_unacked()
+        except self.channel.connection_errors as error:
+            log.warning("messages could not be put back at once: %s", error)
 
     def _forgotten(self, number: int) -> None:
         if self.held.pop(number, None) is not None:
@@ -324,6 +343,7 @@ class Channel(PublishingChannel):
         if not self.closed and self.connection is not None:
             for tag in list(self._leased_queues):
                 self._basic_cancel(tag)
+            self.qos.restore_unacked_once()
             self._leave()
         super().close()
 
@@ -386,6 +406,8 @@ class _Leasing:
         """Serve this connection in Celery's event loop."""
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
         self.cycle.loop = loop
+        # Only workers come here, before they prepare their tasks; those without a loop have no processes to lose.
+        worker.count_crashes()
         loop.call_repeatedly(_TICK, _nothing)
 
 

@@ -6,9 +6,10 @@ A program that consumes with kombu alone works too; then nothing here is known, 
 from collections.abc import Iterable
 from typing import Any
 
-from celery import signals
+from celery import current_app, signals
 from celery.concurrency import solo
 from celery.worker import state
+from kombu.utils import symbol_by_name
 
 _consumer: Any = None
 """Celery's consumer, once it is ready."""
@@ -27,6 +28,15 @@ def _ready(sender: Any, **_: Any) -> None:
 def _shutting_down(**_: Any) -> None:
     global stopping  # noqa: PLW0603  # as above
     stopping = True
+
+
+def count_crashes() -> None:
+    """Have the app that a worker would run here tell which messages kill processes of its pool."""
+    # Imported here, for only workers need billiard.
+    from backburner.queue.transport.request import counting
+
+    task: Any = current_app.Task
+    task.Request = counting(symbol_by_name(task.Request))
 
 
 def is_here() -> bool:

@@ -1,0 +1,409 @@
+"""The transport by itself, on a real server: what is leased, delayed, recovered, and what is kept when it failed."""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kombu
+import pytest
+import redis
+
+from backburner.errors import ConfigError
+from backburner.queue.transport.claims import Claims
+from backburner.queue.transport.keys import Keys
+from backburner.testing import FaultProxy
+
+TRANSPORT = "backburner.queue.transport:Transport"
+KEYS = Keys()
+
+Eventually = Callable[..., Any]
+
+
+class Reader:
+    """A consumer of some queues, as any program that uses kombu has it."""
+
+    def __init__(self, url: str, *queues: str, prefetch: int = 10, no_ack: bool = False, **options: Any) -> None:
+        self.url = url
+        self.connection = kombu.Connection(url, transport=TRANSPORT, transport_options=options)
+        self.messages: list[Any] = []
+        self.channel: Any = self.connection.channel()
+        self.channel.basic_qos(0, prefetch, False)
+        consumer = kombu.Consumer(
+            self.channel,
+            [kombu.Queue(queue) for queue in queues or ("q",)],
+            callbacks=[lambda _, message: self.messages.append(message)],
+            accept=["json"],
+            no_ack=no_ack,
+            on_decode_error=lambda message, _: message.ack(),  # as Celery's consumer does
+        )
+        consumer.consume()
+
+    @property
+    def consumer(self) -> Any:
+        return self.channel.consumer
+
+    @property
+    def leased(self) -> str:
+        return KEYS.leased(self.consumer.name)
+
+    def drain(self, count: int, timeout: float = 5) -> list[Any]:
+        """Wait until so many messages have come; they are the payloads."""
+        until = time.monotonic() + timeout
+        while len(self.messages) < count and time.monotonic() < until:
+            try:
+                self.connection.drain_events(timeout=0.1)
+            except TimeoutError:
+                continue
+        return [message.payload for message in self.messages]
+
+    def take(self, count: int) -> list[Any]:
+        """As `drain`, and acknowledge them."""
+        payloads = self.drain(count)
+        for message in self.messages:
+            message.ack()
+        self.messages.clear()
+        return payloads
+
+    def die(self) -> None:
+        """As by SIGKILL: not another word to the server, which finds it dead."""
+        consumer = self.consumer
+        consumer._stopping = True
+        consumer._decided.set()
+        consumer._thread.join()
+        consumer.over = True
+        self.channel.claims.close()
+        self.channel.claims = None
+        with redis.Redis.from_url(self.url) as client:
+            client.zadd(KEYS.consumers, {consumer.name: 1})
+
+    def close(self) -> None:
+        self.messages.clear()
+        self.connection.release()
+
+
+MakeReader = Callable[..., Reader]
+Send = Callable[..., None]
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def reader(redis_url: str) -> Iterator[MakeReader]:
+    readers = []
+
+    def make(*queues: str, url: str = redis_url, **options: Any) -> Reader:
+        readers.append(Reader(url, *queues, **options))
+        return readers[-1]
+
+    yield make
+    for each in readers:
+        each.close()
+
+
+@pytest.fixture
+def send(redis_url: str) -> Iterator[Send]:
+    """Publish with stock kombu, as a stock producer does."""
+    with kombu.Connection(redis_url, transport_options={"priority_steps": list(range(10))}) as connection:
+        producer = connection.Producer(serializer="json")
+
+        def send(payload: Any, queue: str = "q", **options: Any) -> None:
+            producer.publish(payload, routing_key=queue, **options)
+
+        yield send
+
+
+def failed(client: Any) -> list[dict[str, str]]:
+    return [client.hgetall(f"{KEYS.failed}:{member}") for member in client.zrange(KEYS.failed, 0, -1)]
+
+
+def test_a_message_is_leased_until_it_is_acknowledged(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader()
+    send("hello")
+    assert one.drain(1) == ["hello"]
+    assert client.llen("q") == 0
+    assert client.hlen(one.leased) == 1
+    one.messages[0].ack()
+    eventually(lambda: not client.exists(one.leased))
+
+
+def test_priorities_are_ten_and_the_first_is_zero(reader: MakeReader, send: Send) -> None:
+    order = [9, 1, 5, 0, 2, 8, 3, 7, 4, 6]
+    for priority in order:
+        send(priority, priority=priority)
+    assert reader(prefetch=3).take(3) == [0, 1, 2]
+    assert reader(prefetch=0).take(7) == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_full_queue_does_not_keep_another_waiting(reader: MakeReader, send: Send) -> None:
+    for n in range(30):
+        send(n, "full")
+    send("rare", "other")
+    assert "rare" in reader("full", "other", prefetch=4).drain(4)
+
+
+def test_who_waits_is_told_of_a_new_message_and_asks_nothing_meanwhile(
+    reader: MakeReader, send: Send, client: Any
+) -> None:
+    one = reader()
+    one.drain(1, timeout=0.2)
+    before = client.info("commandstats")["cmdstat_rpop"]["calls"]
+    one.drain(1, timeout=1)
+    assert client.info("commandstats")["cmdstat_rpop"]["calls"] == before
+    for priority in (0, 7):
+        sent = time.monotonic()
+        send("now", priority=priority)
+        assert one.take(1) == ["now"]
+        assert time.monotonic() - sent < 0.5
+
+
+def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader()
+    send(1)
+    send(2)
+    one.channel.tick()
+    eventually(lambda: client.hlen(one.leased) == 2)
+    channel = one.channel
+    channel.claims.close()
+    channel.claims = Claims(channel._connect_async, channel.consumer, channel.keys)
+    channel.connection.cycle.serve(channel)
+    assert one.take(2) == [1, 2]
+    eventually(lambda: not client.exists(one.leased))
+
+
+def test_a_server_that_forgot_everything_is_consumed_from_again(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader()
+    send("before")
+    one.drain(1)
+    first = one.consumer.name
+    client.flushall()
+    send("after")
+    assert one.drain(2) == ["before", "after"]
+    assert one.consumer.name != first
+    for message in one.messages:
+        message.ack()
+    eventually(lambda: not client.exists(one.leased))
+    assert client.zrange(KEYS.consumers, 0, -1) == [one.consumer.name]
+
+
+def test_scripts_that_were_flushed_are_sent_again(reader: MakeReader, send: Send, client: Any) -> None:
+    one = reader()
+    one.drain(1, timeout=0.2)
+    client.script_flush()
+    send("hello")
+    assert one.drain(1) == ["hello"]
+    client.script_flush()
+    one.messages.pop().requeue()
+    assert one.take(1) == ["hello"]
+
+
+def test_who_needs_no_acknowledgement_needs_no_lease(reader: MakeReader, send: Send, client: Any) -> None:
+    one = reader(no_ack=True)
+    send("hello")
+    assert one.drain(1) == ["hello"]
+    assert not client.exists(KEYS.consumers)
+
+
+def eta(seconds: float) -> dict[str, Any]:
+    return {"eta": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
+
+
+def test_a_delayed_message_of_a_stock_producer_waits_on_the_server(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader()
+    one.drain(1, timeout=0.1)
+    due = time.time() + 0.5
+    send("later", headers=eta(0.5))
+    one.drain(1, timeout=0.2)
+    eventually(lambda: client.zcard(KEYS.delayed) == 1)
+    assert not client.exists(one.leased)
+    assert one.drain(1) == ["later"]
+    assert 0 <= time.time() - due < 0.3
+    assert one.messages[0].headers["eta"] is None, "a worker with a slow clock must not wait again"
+    assert not client.exists(KEYS.delayed, KEYS.delayed_entries)
+
+
+def test_two_delayed_messages_of_one_job_are_two(reader: MakeReader, send: Send, client: Any) -> None:
+    one = reader()
+    for n in range(2):
+        send(n, headers={"id": "same", **eta(0.4)})
+    assert sorted(one.take(2)) == [0, 1]
+
+
+def test_what_a_dead_consumer_held_is_with_another_in_the_old_order_and_once(
+    reader: MakeReader, send: Send, client: Any
+) -> None:
+    dead = reader(prefetch=3, lease=1)
+    for n in range(5):
+        send(n)
+    assert dead.drain(3) == [0, 1, 2]
+    dead.die()
+    others = [reader(prefetch=10, lease=1) for _ in range(2)]
+    until = time.monotonic() + 5
+    while sum(len(other.messages) for other in others) < 5 and time.monotonic() < until:
+        for other in others:
+            other.drain(99, timeout=0.05)
+    got = [[message.payload for message in other.messages] for other in others]
+    assert sorted(got[0] + got[1]) == [0, 1, 2, 3, 4]
+    again = {
+        message.payload for other in others for message in other.messages if "redelivered" in message.delivery_info
+    }
+    assert again == {0, 1, 2}
+    assert not client.exists(dead.leased)
+
+
+def test_who_lost_its_lease_cannot_acknowledge_for_another(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    late, other = reader(lease=1), reader(prefetch=1, lease=1)
+    other.channel.tick()
+    send("hello")
+    late.drain(1)
+    message = late.messages[0]
+    late.die()
+    other.drain(1)
+    message.ack()
+    late.consumer.flush()
+    assert client.hlen(other.leased) == 1
+
+
+def test_a_message_that_kills_three_workers_has_failed_and_those_behind_it_have_not(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    send("poison")
+    send("innocent")
+    for _ in range(3):
+        dead = reader(prefetch=2, lease=1)
+        dead.drain(1)
+        eventually(lambda: dead.drain(2, timeout=0.1) and len(dead.messages) == 2)  # noqa: B023  # called at once
+        assert dead.messages[0].payload == "poison"
+        dead.die()
+        survivor = reader("elsewhere", lease=1)
+        survivor.channel.tick()
+        eventually(lambda: not client.exists(dead.leased))  # noqa: B023
+        survivor.close()
+    (record,) = failed(client)
+    assert record["reason"] == "crashed"
+    assert json.loads(record["message"])["properties"]["delivery_info"]["redelivered"]
+    assert reader().take(1) == ["innocent"]
+    assert all(client.ttl(key) > 0 for key in client.scan_iter(f"{KEYS.crashes}*"))
+
+
+def test_what_cannot_be_read_is_kept(reader: MakeReader, send: Send, client: Any, eventually: Eventually) -> None:
+    client.lpush("q", "no message", '{"properties": {}}')
+    send(b"no json", content_type="application/json", content_encoding="utf-8", serializer=None)
+    send("readable")
+    one = reader()
+    one.drain(1)
+    eventually(lambda: len(failed(client)) == 3)
+    assert {record["reason"] for record in failed(client)} == {"undecodable"}
+    assert {record["list"] for record in failed(client)} == {"q"}
+    assert one.take(1) == ["readable"]
+
+
+def test_what_is_rejected_is_kept_and_what_is_requeued_comes_again(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader()
+    send("hello")
+    one.drain(1)
+    one.messages.pop().requeue()
+    one.drain(1)
+    assert one.messages[0].delivery_info["redelivered"]
+    one.messages.pop().reject()
+    eventually(lambda: [record["reason"] for record in failed(client)] == ["rejected"])
+    assert not client.exists(one.leased)
+
+
+def test_a_message_that_everybody_has_forgotten_goes_back(reader: MakeReader, send: Send) -> None:
+    one = reader()
+    send("hello")
+    one.drain(1)
+    one.messages.clear()
+    gc.collect()
+    assert one.take(1) == ["hello"]
+
+
+def test_closing_puts_everything_back_at_once(reader: MakeReader, send: Send, client: Any) -> None:
+    one = reader()
+    for n in range(3):
+        send(n)
+    one.drain(3)
+    one.connection.release()
+    assert client.llen("q") == 3
+    assert not client.exists(KEYS.consumers, one.leased)
+    assert reader().take(3) == [0, 1, 2]
+
+
+def test_a_server_whose_memory_is_full_is_still_consumed_from(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader(prefetch=2, lease=1)
+    for n in range(4):
+        send(n)
+    send("later", headers=eta(0.3))
+    one.drain(2)
+    client.config_set("maxmemory", 1)
+    try:
+        name = one.consumer.name
+        expires = client.zscore(KEYS.consumers, name)
+        eventually(lambda: client.zscore(KEYS.consumers, name) > expires)
+        one.take(2)
+        one.take(2)
+        assert one.take(1) == ["later"]
+        eventually(lambda: not client.exists(one.leased))
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_a_prefix_keeps_two_worlds_apart(reader: MakeReader, send: Send, redis_url: str, client: Any) -> None:
+    one = reader(global_keyprefix="theirs:")
+    send("ours")
+    with kombu.Connection(redis_url, transport_options={"global_keyprefix": "theirs:"}) as connection:
+        connection.Producer(serializer="json").publish("theirs", routing_key="q")
+    assert one.take(1) == ["theirs"]
+    assert client.llen("q") == 1
+    assert client.exists("theirs:backburner:consumers")
+
+
+@pytest.mark.slow
+def test_a_connection_that_fell_silent_is_replaced_within_seconds(
+    reader: MakeReader, send: Send, redis_url: str
+) -> None:
+    with redis.Redis.from_url(redis_url) as direct, FaultProxy("127.0.0.1", _port(direct)) as proxy:
+        one = reader(url=proxy.url, lease=30)
+        send("before")
+        one.drain(1)
+        proxy.stall()
+        with pytest.raises(redis.ConnectionError):
+            one.drain(2, timeout=5)
+        proxy.pass_through()
+
+
+@pytest.mark.parametrize(
+    "options", [{"lease": 0}, {"lease": "long"}, {"max_deliveries": 0}, {"watchdog": -1}, {"unknown_task_grace": None}]
+)
+def test_options_that_make_no_sense_are_refused(redis_url: str, options: dict[str, Any]) -> None:
+    with (
+        kombu.Connection(redis_url, transport=TRANSPORT, transport_options=options) as connection,
+        pytest.raises(ConfigError, match=next(iter(options))),
+    ):
+        connection.channel()
+
+
+def _port(client: Any) -> int:
+    port: int = client.connection_pool.connection_kwargs["port"]
+    return port
