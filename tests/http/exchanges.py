@@ -110,5 +110,5 @@ async def ask(
     start, *rest = sent
     assert start["type"] == "http.response.start"
     assert not rest[-1].get("more_body")
-    found = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
+    found = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
     return Reply(start["status"], found, b"".join(part.get("body", b"") for part in rest))

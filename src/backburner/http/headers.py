@@ -64,7 +64,10 @@ def field(headers: Headers, name: bytes) -> str | None:
 
 def members(text: str | None) -> list[str]:
     """The members of a comma-separated list, without empty ones; commas in quotes do not separate."""
-    return [stripped for member in _MEMBER.findall(text or "") if (stripped := member.strip(" \t"))]
+    text = text or ""
+    # A quote that is not closed hides nothing, and is not looked for anew from each character.
+    found = _MEMBER.findall(text) if _BALANCED.fullmatch(text) else text.split(",")
+    return [stripped for member in found if (stripped := member.strip(" \t"))]
 
 
 def names(text: str | None) -> list[str]:

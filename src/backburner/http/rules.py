@@ -16,6 +16,7 @@ from backburner.http.headers import (
     delta_seconds,
     directives,
     field,
+    is_token,
     lines,
     members,
     names,
@@ -215,7 +216,7 @@ def not_modified_fields(headers: Headers) -> list[tuple[bytes, bytes]]:
 def vary(headers: Headers) -> list[bytes] | None:
     """Section 4.1: the request fields that a response depends on; ``None`` if no other request matches."""
     fields = names(field(headers, b"vary"))
-    if "*" in fields or len(fields) > _MOST_VARY:
+    if "*" in fields or len(fields) > _MOST_VARY or not all(map(is_token, fields)):
         return None
     return sorted({name.encode("latin-1") for name in fields})
 
