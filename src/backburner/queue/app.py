@@ -12,6 +12,7 @@ import celery
 from celery.app import backends
 
 from backburner.queue import cancellation, coroutines, reload
+from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
@@ -116,7 +117,7 @@ class Celery(celery.Celery):
             options.setdefault("retry_policy", {"max_retries": 10, "interval_max": 0.5})
         with publishing(self, name, budget):
             job: Any = super().send_task(name, *args, **options)
-        job.enqueued = True
+        job.enqueued, job.arguments = True, getattr(self.tasks.get(name), "arguments", None)
         return job
 
     @cached_property
@@ -139,8 +140,13 @@ class Celery(celery.Celery):
         return super().type_checker(coroutines.signature_source(fun), bound)
 
     def _task_from_fun(  # type: ignore[override]  # all other options are passed on
-        self, fun: Callable[..., Any], name: Any = None, base: Any = None, **options: Any
+        self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Any:
         if base is not None and not issubclass(base, Task):
             base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
-        return super()._task_from_fun(coroutines.runnable(fun), name=name, base=base, **options)
+        if options.get("typing", True) and not options.get("pydantic"):
+            # Where Celery asks what to do with the arguments of a call, whether pydantic's or not.
+            arguments = Arguments(fun, bound=bind)
+            options["arguments"] = arguments
+            options["_dump_pydantic_arguments"] = staticmethod(arguments.encode)
+        return super()._task_from_fun(coroutines.runnable(fun, bind), name=name, base=base, bind=bind, **options)

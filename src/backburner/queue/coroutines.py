@@ -18,35 +18,40 @@ from typing import Any
 import celery
 
 from backburner.queue import reporting
+from backburner.queue.arguments import Arguments
 from backburner.queue.cancellation import cancellable
 
 _local = threading.local()
 
 
 @cache  # Celery registers a function more than once, and tells by its identity that it is the same one
-def runnable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself, or for a coroutine function one that a worker can call.
+def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[..., Any]:
+    """The function itself, or where that is not enough one that a worker can call with what came in the message.
 
-    Called directly (``await task(…)``) it still gives the coroutine, as anybody would expect.
+    Called directly (``await task(…)``) it does what the function does, as anybody would expect.
     """
-    if not iscoroutinefunction(function):
+    arguments = Arguments(function, bound=bound)
+    is_coroutine = iscoroutinefunction(function)
+    if not is_coroutine and not arguments.may_convert:
         return function
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        coroutine = function(*args, **kwargs)
         task: Any = celery.current_app.current_task
         if not task or task.request.called_directly:
-            return coroutine
-        return _finish(task, coroutine)
+            return function(*args, **kwargs)
+        first, rest = args[:bound], args[bound:]
+        decoded, named = arguments.decode(rest, kwargs)
+        result = function(*first, *decoded, **named)
+        return arguments.encode_result(_finish(task, result) if is_coroutine else result)
 
-    run.coroutine_function = function  # type: ignore[attr-defined]  # read by `signature_source`
+    run.written_function = function  # type: ignore[attr-defined]  # read by `signature_source`
     return run
 
 
 def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function whose parameters count: what `runnable` got."""
-    return getattr(function, "coroutine_function", function)
+    return getattr(function, "written_function", function)
 
 
 def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -263,10 +263,7 @@ class Producer:
                 "expiration": terms.expiration,
                 "tag": tag,
             }
-            try:
-                messages.append(template.fill(values, *(dump(args, kwargs) if dump else (args, kwargs))))
-            except Exception:  # noqa: BLE001  # Celery's own path raises it again, in Celery's way
-                return None
+            messages.append(template.fill(values, *(dump(args, kwargs) if dump else (args, kwargs))))
             ids.append(task_id)
             token = token or tag[1:-1]
             if announces:

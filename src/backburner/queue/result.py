@@ -24,6 +24,7 @@ from vine import promise
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import cancellation, stream
+from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.outcome import outcome
 from backburner.queue.producer import job_record
@@ -158,6 +159,9 @@ class Job(_Snapshots):
         """Celery's promise to call somebody when the job is done."""
         return promise(self._on_fulfilled, weak=True)  # type: ignore[attr-defined]  # the stubs leave it out
 
+    arguments: Arguments | None = None
+    """Of the task, where it is known: they turn the result into what the task returned."""
+
     def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
         """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
 
@@ -230,6 +234,11 @@ class Job(_Snapshots):
         async with aclosing(stream.follow(self.backend, self.id, after)) as events:
             async for event in events:
                 yield event
+
+    def _set_cache(self, meta: dict[str, Any]) -> dict[str, Any]:
+        if self.arguments is not None and meta["status"] == states.SUCCESS:
+            meta = meta | {"result": self.arguments.decode_result(meta["result"])}
+        return super()._set_cache(meta)  # type: ignore[misc, no-any-return]  # the stubs leave it out
 
     def throw(self, error: BaseException, traceback: Any = None) -> None:
         """Raise the job's exception."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import celery
 
+from backburner.queue import arguments as annotated
 from backburner.queue.producer import Call, Producer
 from backburner.queue.result import EagerJob, Job
 
@@ -33,6 +34,8 @@ class Task(celery.Task[..., Any]):
 
     abstract = True
     Request = "backburner.queue.cancellation:Request"
+    arguments: annotated.Arguments | None = None
+    """What its annotations say; ``None`` for ``typing=False`` and for tasks written as classes."""
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Job:
         """``delay`` without blocking the event loop."""

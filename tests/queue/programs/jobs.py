@@ -4,12 +4,26 @@ import asyncio
 import os
 import threading
 import time
+from datetime import datetime
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
 from celery import Task
+from pydantic import BaseModel
 
 from backburner.queue import Celery, log, progress
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Order(BaseModel):
+    book: int
+    colours: set[Colour]
+    at: datetime
 
 
 class RetryTask(Task):
@@ -76,6 +90,18 @@ def define(app: Celery) -> Celery:
             await asyncio.sleep(3600)
         finally:
             await asyncio.to_thread(Path(f"{path}.ended").touch)
+
+    @task(name="place_order")
+    def place_order(
+        order: Order, copies: set[int] = frozenset(), colour: Colour = Colour.RED
+    ) -> dict[str, Order | str]:
+        kind = f"{type(order).__name__} {copies} {colour.name}"
+        return {"order": order.model_copy(update={"book": order.book + 1}), "kind": kind}
+
+    @task(name="aplace_order", bind=True)
+    async def aplace_order(self, order: Order) -> Order:
+        assert self.name == "aplace_order"
+        return order
 
     @task(name="nap")
     async def nap(seconds):

@@ -1,0 +1,71 @@
+"""Arguments are checked where the job is enqueued, and arrive as they were."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from backburner.queue import Celery
+from tests.processes import Program
+from tests.queue.programs.jobs import Colour, Order
+
+
+def test_models_enums_and_sets_arrive_as_they_were_and_come_back(app: Celery, worker: Program) -> None:
+    order = Order(book=7, colours={Colour.RED}, at="2026-11-21T12:00:00Z")
+    job = app.tasks["place_order"].delay(order, {1, 2}, colour=Colour.BLUE)
+    placed = {"order": order.model_copy(update={"book": 8}), "kind": "Order {1, 2} BLUE"}
+    assert job.get(timeout=5) == placed
+    assert app.AsyncResult(job.id).get(timeout=5)["order"] == placed["order"].model_dump(mode="json")
+    plain = app.tasks["place_order"].delay({"book": "7", "colours": ["red"], "at": order.at}, [1, 2], colour="blue")
+    assert plain.get(timeout=5) == placed
+
+    async def main() -> Any:
+        return await (await app.tasks["aplace_order"].adelay(order)).aget(timeout=5)
+
+    assert asyncio.run(main()) == order
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        (({"book": 7},), {}, r"place_order\(\) got a wrong argument: order.colours: Field required"),
+        ((None, []), {}, "order: Input should be"),
+        ((), {"order": {"book": 1, "colours": [], "at": 0}, "copies": "many"}, "copies: Input should be a valid set"),
+        ((), {}, "missing"),
+    ],
+)
+def test_a_wrong_call_is_a_type_error_of_the_caller(
+    app: Celery, args: tuple[Any, ...], kwargs: dict[str, Any], message: str
+) -> None:
+    task = app.tasks["place_order"]
+    with pytest.raises(TypeError, match=message):
+        task.delay(*args, **kwargs)
+    with pytest.raises(TypeError, match=message):
+        asyncio.run(task.adelay(*args, **kwargs))
+    with pytest.raises(TypeError, match=message):
+        task.delay_many([args or kwargs])
+    with pytest.raises(TypeError, match=message):
+        task.apply_async(args, kwargs, headers={"celery's": "own path"})
+
+
+def test_the_message_does_not_show_what_was_wrong(app: Celery) -> None:
+    with pytest.raises(TypeError) as wrong:
+        app.tasks["place_order"].delay("secret")
+    assert "secret" not in str(wrong.value)
+
+
+def test_annotations_that_mean_nothing_at_run_time_check_nothing(app: Celery) -> None:
+    @app.task(shared=False)
+    def odd(a: "Nowhere", b: threading_lock_factory = None) -> None:  # noqa: F821
+        """Never run."""
+
+    assert odd.delay("x", 1).id
+
+
+def test_a_task_called_directly_is_the_function(app: Celery) -> None:
+    order = Order(book=1, colours=set(), at=0)
+    assert asyncio.run(app.tasks["aplace_order"](order)) is order
+
+
+def threading_lock_factory() -> None:
+    """No type."""
