@@ -22,6 +22,7 @@ import kombu
 import kombu.serialization
 from celery.utils.saferepr import saferepr
 from celery.utils.time import utcoffset
+from kombu.exceptions import EncodeError
 from kombu.transport import virtual
 from kombu.utils.json import JSONEncoder, dumps
 
@@ -98,11 +99,14 @@ class Template:
             kwargs: of the task.
 
         Raises:
-            Exception: whatever comes of arguments that are no JSON.
+            EncodeError: the arguments are no JSON.
         """
         values["args"] = quote(representation(args, self._args_size, self._levels))
         values["kwargs"] = quote(representation(kwargs, self._kwargs_size, self._levels)) if kwargs else '"{}"'
-        values["body"] = _base64(encode((args, kwargs, self.embedded)))
+        try:
+            values["body"] = _base64(encode((args, kwargs, self.embedded)))
+        except Exception as error:
+            raise EncodeError(str(error) or repr(error)) from error  # as kombu does
         return self._message % values
 
     def announce(self, values: dict[str, str]) -> str:
