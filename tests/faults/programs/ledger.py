@@ -10,7 +10,6 @@ app = Celery("ledger")
 app.conf.broker_transport_options = {
     "lease": float(os.environ.get("LEASE", "2")),
     "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000")),  # workers are killed for no fault of their jobs
-    "unknown_task_grace": float(os.environ.get("GRACE", "60")),
 }
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 
