@@ -51,7 +51,8 @@ class Task(celery.Task[..., Any]):
         """
         if options:
             self._localize(options)
-        jobs = self._producer.publish(self, ((args or (), kwargs or {}),), options)
+        args, kwargs = args or (), kwargs or {}
+        jobs = self._producer.publish(self, [(args, kwargs)], options)
         return super().apply_async(args, kwargs, **options) if jobs is None else jobs[0]
 
     async def aapply_async(
