@@ -48,6 +48,12 @@ def test_a_wrong_call_is_a_type_error_of_the_caller(
         task.apply_async(args, kwargs, headers={"celery's": "own path"})
 
 
+def test_text_that_is_a_number_becomes_one_and_a_number_stays_what_it_is(app: Celery) -> None:
+    encode = app.tasks["count"].arguments.encode
+    assert encode(("42", 1), None) == ((42, 1), {})
+    assert isinstance(encode((1, 1), {})[0][1], int)
+
+
 def test_the_message_does_not_show_what_was_wrong(app: Celery) -> None:
     with pytest.raises(TypeError) as wrong:
         app.tasks["place_order"].delay("secret")

@@ -36,7 +36,9 @@ class _Kind:
 
     def encoded(self, value: Any) -> Any:
         valid = self.adapter.validate_python(value)
-        return self.adapter.dump_python(valid, mode="json") if self.converts else valid
+        if self.converts:
+            return self.adapter.dump_python(valid, mode="json")
+        return value if valid == value else valid  # 1 stays 1 where a float is asked for
 
 
 class Arguments:

@@ -91,6 +91,10 @@ def define(app: Celery) -> Celery:
         finally:
             await asyncio.to_thread(Path(f"{path}.ended").touch)
 
+    @task(name="count")
+    def count(number: int, weight: float):
+        return number * weight
+
     @task(name="place_order")
     def place_order(
         order: Order, copies: set[int] = frozenset(), colour: Colour = Colour.RED
