@@ -3,10 +3,10 @@
 Everything Celery documents works. This module only puts the parts together; each part has its own module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import celery
 from celery.app import backends
@@ -15,6 +15,7 @@ from backburner.queue import cancellation, coroutines, reload
 from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
+from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.producer import Producer, publishing
 from backburner.queue.result import Job
@@ -22,6 +23,9 @@ from backburner.queue.servers import celery_url, is_redis
 from backburner.queue.task import PING, Task, ping
 from backburner.queue.transport.redis import by_ours
 from backburner.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _RETRY_PATIENCE = 10
 """Times the usual budget, for a retry: in a worker nobody waits, and a retry not enqueued is a job lost."""
@@ -79,9 +83,13 @@ class Celery(celery.Celery):
         return self._connect(self.conf.broker_write_url, WRITE_OPTIONS | {"job_record_expires": seconds}, {}, ours=True)
 
     def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, ours: bool) -> Any:
+        # A Sentinel's master is named there, and must not be lost because the user sets another option.
+        is_own = url == self.settings.celery_broker_url
+        of_settings = servers(self.settings)["broker_transport_options"] if is_own else {}
         url, implied = celery_url(url)
         options["transport_options"] = {
             **(defaults if is_redis(url) else {}),
+            **of_settings,
             **self.conf.broker_transport_options,
             **implied,
             **(options.get("transport_options") or {}),
@@ -100,6 +108,18 @@ class Celery(celery.Celery):
         found: Any = backends.by_url(url, self.loader)  # a class and a URL; the stubs are wrong
         backend, url = found
         return backend(app=self, url=url)
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]  # the stubs lose the function's types
+        def task(self, fun: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...
+        @overload
+        def task(self, fun: Callable[P, T], /) -> Task[P, T, T]: ...
+        @overload
+        def task(self, *, bind: Literal[True], **options: Any) -> BoundTaskDecorator: ...
+        @overload
+        def task(self, *, bind: Literal[False] = False, **options: Any) -> TaskDecorator: ...
+        def task(self, *args: Any, **options: Any) -> Any: ...
 
     def publish_budget(self) -> AbstractContextManager[None]:
         """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now, for all that the block enqueues."""
@@ -131,7 +151,7 @@ class Celery(celery.Celery):
         super().close()
 
     @cached_property
-    def AsyncResult(self) -> type[Job]:  # noqa: N802  # Celery's name
+    def AsyncResult(self) -> type[Job[Any]]:  # noqa: N802  # Celery's name
         """`Job`, bound to this app."""
         return self.subclass_with_self(Job, name="Job", reverse="AsyncResult")
 

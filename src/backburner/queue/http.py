@@ -185,7 +185,7 @@ class JobsRouter(APIRouter):
         """Forget whose a job is."""
         self._backend.client.delete(_key(job_id))
 
-    def job_of(self, owner: Owner, job_id: str) -> Job:
+    def job_of(self, owner: Owner, job_id: str) -> Job[Any]:
         """The job, if it is for them.
 
         Raises:
@@ -222,11 +222,11 @@ def jobs_router(
 
     router.submission = submission
 
-    def job(job_id: JobId, asker: Asker) -> Job:
+    def job(job_id: JobId, asker: Asker) -> Job[Any]:
         with _translated(job_id):
             return router.job_of(_checked(asker), job_id)
 
-    Theirs = Annotated[Job, Depends(job)]  # noqa: N806  # as above
+    Theirs = Annotated[Job[Any], Depends(job)]  # noqa: N806  # as above
 
     @router.get(
         "/{job_id}",
@@ -292,14 +292,14 @@ def jobs_router(
 _NAMESPACE = uuid.UUID("8f2d6f0e-6c58-4c0b-9c1e-0b7a2f1f5e77")
 
 
-async def _represented(job: Job) -> tuple[bytes, str, bool]:
+async def _represented(job: Job[Any]) -> tuple[bytes, str, bool]:
     """The body of a response, its entity tag, and whether the job has ended."""
     snapshot = await job.asnapshot()
     body = JobResource[Any].model_validate(snapshot).model_dump_json().encode()
     return body, f'"{blake2b(body, digest_size=12).hexdigest()}"', snapshot.ready
 
 
-async def _changed(job: Job, seconds: float, known: str | None) -> tuple[bytes, str, bool]:
+async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[bytes, str, bool]:
     """As `_represented`, when that is another than the known one, or at the latest after so many seconds."""
     # Only what happens from now on is news; the server's clock may be slow.
     after = f"{int((time.time() - _CLOCKS_DIFFER) * 1000)}-0"
@@ -313,7 +313,7 @@ async def _changed(job: Job, seconds: float, known: str | None) -> tuple[bytes, 
     return await _represented(job)
 
 
-async def _frames(job: Job, after: str) -> AsyncGenerator[bytes]:
+async def _frames(job: Job[Any], after: str) -> AsyncGenerator[bytes]:
     """The events as they are sent, with a sign of life where there are none."""
     yield b": here\n\n"
     events = job.aevents(after)

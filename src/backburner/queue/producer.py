@@ -90,7 +90,7 @@ class Producer:
         self._budget = app.settings.celery_publish_timeout
         self._setup: _Setup | None = None
 
-    def publish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job] | None":
+    def publish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
         """Enqueue a job for each call; ``None`` if that is Celery's affair, and nothing was sent.
 
         Raises:
@@ -101,7 +101,7 @@ class Producer:
             return None
         return run(self._publish(setup, setup.line, task, calls, options))
 
-    async def apublish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job] | None":
+    async def apublish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
         """As `publish`."""
         setup = self._setup_for(options)
         return await self._publish(setup, setup.stream(), task, calls, options) if setup else None
@@ -152,7 +152,7 @@ class Producer:
 
     async def _publish(
         self, setup: "_Setup", port: "_Port", task: Any, calls: Sequence[Call], options: Mapping[str, Any]
-    ) -> "list[Job] | None":
+    ) -> "list[Job[Any]] | None":
         terms = self._terms(setup, task, options)
         template = terms and await self._template(setup, port, task, terms)
         if not terms or not template:
@@ -165,7 +165,7 @@ class Producer:
             if chunk is None:
                 return None
             chunks.append(chunk)
-        jobs: list[Job] = []
+        jobs: list[Job[Any]] = []
         send = partial(self._send, setup)
         for chunk in chunks:
             try:
@@ -296,7 +296,7 @@ class Producer:
                         setup.listeners = heard > 0
                     return
 
-    def _jobs(self, task: Any, terms: "_Terms", ids: Sequence[str]) -> "list[Job]":
+    def _jobs(self, task: Any, terms: "_Terms", ids: Sequence[str]) -> "list[Job[Any]]":
         if type(task).AsyncResult is celery.Task.AsyncResult:
             backend, make = task.backend, self._app.AsyncResult
             jobs = [make(task_id, backend) for task_id in ids]

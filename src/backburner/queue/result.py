@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import celery.exceptions
 import celery.result
@@ -31,6 +31,8 @@ from backburner.queue.producer import job_record
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
+
+T_co = TypeVar("T_co", covariant=True)
 
 UNKNOWN = "UNKNOWN"
 
@@ -126,7 +128,7 @@ class RemoteTraceback(Exception):
         return f"\n{self.args[0]}"
 
 
-class Job(_Snapshots):
+class Job(_Snapshots, Generic[T_co]):
     """A job that was enqueued: a ``celery.result.AsyncResult``, with a truthful state.
 
     Any property that reads the result backend raises `ResultUnavailable` after two seconds if it does not
@@ -162,7 +164,7 @@ class Job(_Snapshots):
     arguments: Arguments | None = None
     """Of the task, where it is known: they turn the result into what the task returned."""
 
-    def get(self, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]  # the rest is passed on
+    def get(self, timeout: float | None = None, **options: Any) -> T_co:  # type: ignore[override]  # the rest is passed on
         """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
 
         While the result backend is away, waiting goes on: it may come back before `timeout` seconds are over.
@@ -175,15 +177,15 @@ class Job(_Snapshots):
         self._check_known()
         try:
             if timeout is None:
-                return super().get(**options)
+                return cast("T_co", super().get(**options))
             with deadline(timeout + _GRACE):
-                return super().get(timeout, **options)
+                return cast("T_co", super().get(timeout, **options))
         except celery.exceptions.TimeoutError as error:
             if timeout is None or self._cache is not None:
                 raise  # the job's own failure
             raise self._timeout(timeout) from error
 
-    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ASYNC109  # as `get`
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> T_co:  # noqa: ASYNC109  # as `get`
         """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""
         if not hasattr(self.backend, "listener"):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
@@ -197,7 +199,7 @@ class Job(_Snapshots):
                 if not patience.expired():
                     raise
                 raise self._timeout(timeout) from None
-        return self.maybe_throw(propagate=propagate)
+        return cast("T_co", self.maybe_throw(propagate=propagate))
 
     async def astatus(self) -> str:
         """`status` without blocking the event loop."""
@@ -294,7 +296,7 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
 class JobGroup:
     """Jobs that are waited for together, with one timeout for all: ``await JobGroup(jobs).aget(timeout=10)``."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job[Any]]) -> None:
         self.jobs = tuple(jobs)
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> list[Any]:  # noqa: ASYNC109  # as `get`

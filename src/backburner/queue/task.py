@@ -7,7 +7,7 @@ whose own base is a plain ``celery.Task`` gets this one behind it.
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import celery
 
@@ -17,6 +17,12 @@ from backburner.queue.result import EagerJob, Job
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+"""What calling the task gives: a coroutine, if its function is one."""
+T_co = TypeVar("T_co", covariant=True)
+"""What its jobs give."""
 
 PING = "backburner.ping"
 
@@ -29,7 +35,7 @@ def ping() -> str:
     return "pong"
 
 
-class Task(celery.Task[..., Any]):
+class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     """A Celery task that can also be enqueued from a coroutine."""
 
     abstract = True
@@ -37,13 +43,18 @@ class Task(celery.Task[..., Any]):
     arguments: annotated.Arguments | None = None
     """What its annotations say; ``None`` for ``typing=False`` and for tasks written as classes."""
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> Job:
+    if TYPE_CHECKING:
+
+        def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
+            """Enqueue, with the task's own arguments."""
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
         """``delay`` without blocking the event loop."""
         return await self.aapply_async(args, kwargs)
 
     def apply_async(  # type: ignore[override]  # all other options are passed on
         self, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> Any:
+    ) -> Job[T_co]:
         """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC).
 
         Raises:
@@ -53,11 +64,11 @@ class Task(celery.Task[..., Any]):
             self._localize(options)
         args, kwargs = args or (), kwargs or {}
         jobs = self._producer.publish(self, [(args, kwargs)], options)
-        return super().apply_async(args, kwargs, **options) if jobs is None else jobs[0]
+        return cast("Job[T_co]", super().apply_async(args, kwargs, **options) if jobs is None else jobs[0])
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Job:
+    ) -> Job[T_co]:
         """``apply_async`` without blocking the event loop. What callers ask for at the same time leaves together.
 
         Cancelling the caller does not take back a job that is on its way.
@@ -78,7 +89,7 @@ class Task(celery.Task[..., Any]):
             [job] = await self._aside([(cast("Any", args), cast("Any", kwargs))], options)
         return job
 
-    def delay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job]:
+    def delay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job[T_co]]:
         """Enqueue a job for each of the `calls`, in their order, with few writes.
 
         Args:
@@ -94,7 +105,7 @@ class Task(celery.Task[..., Any]):
         jobs = self._producer.publish(self, several, options) if self._is_ours else None
         return self._one_by_one(several, options) if jobs is None else jobs
 
-    async def adelay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job]:
+    async def adelay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job[T_co]]:
         """`delay_many` without blocking the event loop."""
         several = self._several(calls, options)
         jobs = await self._producer.apublish(self, several, options) if self._is_ours else None
@@ -115,10 +126,10 @@ class Task(celery.Task[..., Any]):
         self._localize(options)
         return [_call(arguments) for arguments in calls]
 
-    def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job]:
+    def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job[T_co]]:
         return [self.apply_async(args, kwargs, **options) for args, kwargs in calls]
 
-    async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job]:
+    async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job[T_co]]:
         """Take Celery's own path, which blocks, in a thread; it does not see the task that runs in this one."""
         parent = self.app.current_worker_task
         if parent is not None:
