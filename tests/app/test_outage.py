@@ -144,6 +144,7 @@ def test_what_was_written_while_the_server_was_away_is_read_when_it_is_back(
     assert seen == (2 if answer.status_code == 200 else 1)
 
 
+@pytest.mark.slow
 def test_the_store_stays_open_when_the_server_dies_for_good(own_store: Bookstore) -> None:
     with EmbeddedServer(own_store.directory / "valkey") as valkey:
         own_store.redis_url = valkey.url

@@ -86,6 +86,7 @@ def test_what_does_not_end_is_killed_within_five_seconds(project: Path, dev: Sta
     assert not processes_of(project)
 
 
+@pytest.mark.slow
 def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: Path, dev: Start) -> None:
     first = dev()
     first.wait_for("ready in")
@@ -107,6 +108,7 @@ def test_what_a_killed_parent_left_is_ended_and_its_server_taken_over(project: P
     assert not processes_of(project)
 
 
+@pytest.mark.slow
 def test_a_server_that_crashes_is_started_again_with_what_it_kept(project: Path, dev: Start) -> None:
     running = dev()
     running.wait_for("ready in")
@@ -135,6 +137,7 @@ def test_a_guard_ends_what_a_killed_parent_left_even_if_nobody_starts_again(
     assert [process.name() for process in processes_of(project)] == ["valkey-server"]
 
 
+@pytest.mark.slow
 def test_a_second_one_in_the_same_project_is_refused_and_the_first_goes_on(project: Path, dev: Start) -> None:
     first = dev()
     first.wait_for("ready in")

@@ -382,6 +382,7 @@ def test_a_wake_up_that_died_with_its_waiter_is_made_good(
     cache.close()
 
 
+@pytest.mark.slow
 def test_two_processes_take_turns(redis_url: str) -> None:
     cache = Cache(redis_url, timeout=5)
     cache.put("counter", 0)

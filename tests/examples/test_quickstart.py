@@ -24,6 +24,7 @@ def api(valkey: EmbeddedServer, eventually: Callable[..., Any], answers: Answers
             yield client
 
 
+@pytest.mark.slow
 def test_a_division_goes_through_the_worker(
     api: httpx2.Client, valkey: EmbeddedServer, states_of: Follow, eventually: Callable[..., Any]
 ) -> None:

@@ -151,6 +151,7 @@ def test_changed_code_runs_within_two_seconds(project: Project, eventually: Even
     assert any(seconds_until_new_code_runs(project, eventually) < 2 for _ in range(3))
 
 
+@pytest.mark.slow
 def test_a_running_job_is_ended_by_the_code_that_began_it(
     project: Project, released: Path, eventually: Eventually
 ) -> None:
@@ -167,6 +168,7 @@ def test_every_pool_reloads(
         the_old_code_ends_what_it_began(project, released, eventually)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "error"),
     [
@@ -187,6 +189,7 @@ def test_code_that_does_not_start_is_shown_once_and_the_old_goes_on(
     eventually(lambda: project.version() == version)
 
 
+@pytest.mark.slow
 def test_a_change_of_the_settings_file_reloads_too(project: Project, eventually: Eventually) -> None:
     settings = project.folder / ".env"
     settings.write_text("NAME=a")
@@ -196,6 +199,7 @@ def test_a_change_of_the_settings_file_reloads_too(project: Project, eventually:
     eventually(lambda: project.version() == "NAME=b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork -c 2", pytest.param("solo", marks=pytest.mark.slow)])
 def test_a_killed_supervisor_takes_its_workers_along_and_their_jobs_are_returned(
     start_project: StartProject, pool: str, make_app: MakeApp, released: Path, eventually: Eventually
@@ -211,6 +215,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_their_jobs_are_returned
         assert runs(released) == 1
 
 
+@pytest.mark.slow
 def test_stopping_ends_everything_in_order_and_returns_the_jobs_that_do_not_end(
     start_project: StartProject, make_app: MakeApp, released: Path, eventually: Eventually
 ) -> None:

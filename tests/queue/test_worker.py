@@ -56,6 +56,7 @@ def test_a_job_whose_worker_is_killed_is_done_by_another(
     assert runs(released) == 2
 
 
+@pytest.mark.slow
 def test_producer_and_worker_live_through_a_restart_of_the_broker(
     own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_producer_and_worker_live_through_a_restart_of_the_broker(
             again.stop()
 
 
+@pytest.mark.slow
 def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,7 @@ def test_stock_producers_and_ours_share_a_queue_with_both_kinds_of_workers(
     close(ours)
 
 
+@pytest.mark.slow
 def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "pong" in celery_command("-A jobs.app inspect ping", url)
     usage = celery_command("-A jobs worker --help", url)
@@ -118,6 +121,7 @@ def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "--reload-dir" in usage
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_stop_leaves_no_process(
     own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually
 ) -> None:

@@ -28,6 +28,7 @@ def producer(redis_url: str) -> Celery:
     return Celery("producer", broker=redis_url, backend=redis_url)
 
 
+@pytest.mark.slow
 def test_the_worker_does_jobs_and_flower_shows_it(
     env: dict[str, str], producer: Celery, eventually: Eventually
 ) -> None:

@@ -119,6 +119,7 @@ def test_sessions_leaderboards_and_analytics(site: Bookstore) -> None:
     typed_in("uses.py", site)
 
 
+@pytest.mark.slow
 def test_tasks_are_called_and_their_mail_arrives(site_with_worker: Bookstore, mailbox: tuple[Mailbox, int]) -> None:
     typed_in("calling_tasks.py", site_with_worker)
     arrived = [mail["Subject"] for mail in mailbox[0].to("user@example.com")]
@@ -143,6 +144,7 @@ def test_routes_cache_invalidate_and_enqueue(
         eventually(lambda: mailbox[0].to("grace@example.org"), timeout=20)
 
 
+@pytest.mark.slow
 def test_a_task_retries_by_its_base_class(site: Bookstore, eventually: Eventually) -> None:
     calls = (
         "from payments import charge_payment_task as charge",
