@@ -16,6 +16,8 @@ import kombu.transport.virtual
 import orjson
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from backburner.errors import ConfigError
 from backburner.queue.transport import worker
@@ -358,6 +360,14 @@ class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # 
     """Talks to the master that Sentinels name."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, *Channel.from_transport_options)
+
+    sentinel_kwargs: dict[str, Any] | None = None
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        # redis-py tries a Sentinel that is away ten times, some seconds long. The next one is asked instead.
+        patience = {"socket_timeout": self.socket_timeout, "socket_connect_timeout": self.socket_connect_timeout}
+        self.sentinel_kwargs = {**patience, "retry": Retry(NoBackoff(), 0), **(self.sentinel_kwargs or {})}
+        return super()._sentinel_managed_pool(asynchronous)
 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above

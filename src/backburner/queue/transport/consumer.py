@@ -9,6 +9,7 @@ dead, it is over, and whatever it still says about its messages has no effect.
 import atexit
 import logging
 import os
+import re
 import secrets
 import socket
 from collections import deque
@@ -74,6 +75,7 @@ class Consumer:
         self._watchdog = watchdog
         self._beat: float | None = None
         self._hung = False
+        self._sweep_from = 0.0
         self._acks: deque[int] = deque()
         self._decisions: deque[Call] = deque()
         self._decided = Event()
@@ -101,6 +103,9 @@ class Consumer:
             redis.RedisError: the server can't be reached.
         """
         self._call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 1))
+        uptime = int(re.search(rb"uptime_in_seconds:(\d+)", self._call(("INFO", "server")))[1])  # type: ignore[index]
+        # Leases may have run out while the server was away; who lives will come back and renew his.
+        self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
         atexit.register(self.stop)
 
@@ -201,7 +206,6 @@ class Consumer:
         settled = renewed = monotonic()
         every = min(self.lease / 4, _RENEWAL)
         next_renewal = renewed + every
-        sweep_from = renewed
         while not (self.over or self._stopping):
             if self._decided.wait(max(0.0, next_renewal - monotonic())):
                 self._full.wait(max(0.0, settled + _BATCH_TIME - monotonic()))
@@ -215,11 +219,11 @@ class Consumer:
                 if settled < next_renewal:
                     continue
                 if not self._hangs():
-                    self._renew(wire, sweep=monotonic() >= sweep_from)
+                    self._renew(wire, sweep=monotonic() >= self._sweep_from)
                 now = monotonic()
                 if now - renewed > self.lease / 2:
                     # The server was away, or we were. Others may be about to come back too.
-                    sweep_from = now + self.lease
+                    self._sweep_from = now + self.lease
                 renewed, next_renewal = now, now + every
             except (redis.RedisError, OSError) as error:
                 log.warning("consumer %s can't reach the server: %s", self.name, error)

@@ -1,0 +1,56 @@
+"""A worker whose broker is found by way of Sentinels, while the master changes and while it is killed."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backburner.queue import Celery
+from backburner.settings import Settings
+from tests.faults.test_sentinel import RECOVERY, Watched, watched
+from tests.processes import running
+from tests.queue.conftest import close
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+__all__ = ["watched"]  # a fixture
+
+
+def test_a_worker_follows_the_master_and_runs_nothing_twice(
+    watched: Watched, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    app = Celery("tests", settings=Settings(redis_url=watched.url, celery_publish_timeout=10), set_as_current=False)
+    jobs = [tmp_path / f"job {n}" for n in range(3)]
+
+    def done(job: Path) -> bool:
+        return job.exists() and "end" in job.read_text()
+
+    def enqueued(job: Path) -> bool:
+        try:
+            app.send_task("work", (str(job), 0.2))
+        except OSError:
+            return False
+        return True
+
+    command = "celery -A ledger worker -P threads -c 2 --loglevel=info --without-mingle --without-gossip"
+    variables = {"REDIS_URL": watched.url, "PYTHONPATH": "", "LEASE": "10"}
+    with running(command, PROGRAMS, variables) as worker:
+        eventually(lambda: worker.says("ready."), timeout=30)
+        eventually(lambda: enqueued(jobs[0]), timeout=RECOVERY)
+        eventually(lambda: done(jobs[0]), timeout=10)
+        before = watched.master
+        eventually(watched.fail_over, timeout=30)
+        eventually(lambda: watched.master != before, timeout=RECOVERY)
+        eventually(lambda: enqueued(jobs[1]), timeout=RECOVERY)
+        eventually(lambda: done(jobs[1]), timeout=RECOVERY)
+        before = watched.master
+        watched.servers[before].send_signal(signal.SIGKILL)
+        eventually(lambda: watched.master != before, timeout=RECOVERY)
+        eventually(lambda: enqueued(jobs[2]), timeout=RECOVERY)
+        eventually(lambda: done(jobs[2]), timeout=RECOVERY)
+    assert [job.read_text().count("start") for job in jobs] == [1, 1, 1]
+    close(app)
