@@ -51,6 +51,10 @@ class ResultConsumer(BaseResultConsumer):
         if self._subscriptions.setdefault(task_id, new) is new:
             self.backend.listener.add(new)
 
+    def hears_of(self, task_id: str) -> bool:
+        """Whether anybody here waits for a job, or did and has not left yet."""
+        return task_id in self._subscriptions
+
     def cancel_for(self, task_id: str) -> None:
         """Hear of it no more. Takes no lock: the garbage collector calls this too."""
         self._forget(task_id)
@@ -132,6 +136,7 @@ class _Patient:
 
     client: Any
     expires: int | None
+    result_consumer: Any
     as_uri: Callable[..., str]
 
     @cached_property
@@ -147,6 +152,12 @@ class _Patient:
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Wait no more. Called for each job that is collected as garbage; most were never waited for."""
+        if not self.result_consumer.hears_of(result.id):
+            return result
+        return super().remove_pending_result(result)  # type: ignore[misc]  # of the backend this stands before
 
     def ensure(self, fun: Callable[..., Any], args: tuple[Any, ...], **policy: Any) -> Any:
         """Call `fun`; retry as stock Celery does (for twenty seconds), but never inside a deadline."""

@@ -95,7 +95,9 @@ class _Limited(AbstractConnection):
             # A reply may still be on its way, and the next user of this connection must not get it.
             self.disconnect()
             raise OutOfTime
-        self._sock.settimeout(self.socket_timeout)
+        timeout = self.socket_timeout
+        if timeout != self._sock.gettimeout():  # it costs a system call to set it, and mostly it is the share
+            self._sock.settimeout(timeout)
 
 
 def _at_most(seconds: float | None) -> float | None:
