@@ -16,7 +16,7 @@ UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header
 
-.PHONY: help venv run test test-all lint types fmt bench bench-cache bench-http docs pins clean
+.PHONY: help venv run test test-all lint types fmt bench bench-cache bench-http bench-queue docs pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,7 +47,7 @@ fmt: venv ## Put the code into shape: ruff format, and what ruff can mend by its
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
 
-bench: bench-cache bench-http ## Run all benchmarks, beside the peers that they compare with
+bench: bench-cache bench-http bench-queue ## Run all benchmarks, beside the peers that they compare with
 
 bench-cache: venv ## Run those of the cache; ten minutes on a machine that has nothing else to do
 	@"$(PYTHON)" requirements/sync.py bench
@@ -60,6 +60,12 @@ bench-http: venv ## Run those of the HTTP cache; twenty minutes; needs wrk
 	@for script in benchmarks/http_*.py; do \
 		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
 	@.venv-bench/bin/python benchmarks/summary.py http_
+
+bench-queue: venv ## Run those of the queue
+	@"$(PYTHON)" requirements/sync.py bench
+	@for script in benchmarks/queue_*.py; do \
+		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
+	@.venv-bench/bin/python benchmarks/summary.py queue_
 
 docs: venv ## Check the documentation: run every code block, follow every link between its files
 	@$(VENV)/python -m pytest tests/test_readme.py $(ARGS)
