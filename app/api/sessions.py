@@ -14,7 +14,7 @@ router = APIRouter(prefix="/sessions", tags=["sessions"])
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
-@router.post("", status_code=201, summary="Log in", responses=problems(401, 403, 422, 503))
+@router.post("", status_code=201, summary="Log in", responses=problems(400, 401, 403, 422, 503))
 def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
     """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
     user = User.authenticate(db, email=credentials.email, password=credentials.password)

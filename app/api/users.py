@@ -19,7 +19,7 @@ router = APIRouter(prefix="/users", tags=["users"])
 log = logging.getLogger("app.users")
 
 
-@router.post("", status_code=201, summary="Register", responses=problems(403, 409, 422, 503))
+@router.post("", status_code=201, summary="Register", responses=problems(400, 403, 409, 422, 503))
 def register(new: UserCreate, db: DB, response: Response) -> Registered:
     """Open an account. A welcome e-mail is sent in the background."""
     try:
@@ -46,7 +46,7 @@ def read_user(user_id: Id, db: DB) -> UserRead:
     return UserRead.model_validate(user)
 
 
-@router.patch("/{user_id}", summary="Change one's own account", responses=problems(401, 403, 409, 422, 503))
+@router.patch("/{user_id}", summary="Change one's own account", responses=problems(400, 401, 403, 409, 422, 503))
 def update_user(user_id: Id, changes: UserUpdate, db: DB, user: CurrentUser, token: Token) -> Account:
     """Change what is given, and nothing else. A new password ends all other sessions."""
     if user_id != user.id:
