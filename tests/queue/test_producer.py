@@ -28,8 +28,9 @@ from backburner.queue import Celery, Job
 from backburner.queue.producer import CHUNK
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
+from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.pipelined import PipelinedClient
-from tests.queue.conftest import MakeApp
+from tests.queue.conftest import MakeApp, StartWorker
 
 Lists = dict[str, list[dict[str, Any]]]
 Eventually = Callable[..., Any]
@@ -656,3 +657,19 @@ VALUES = st.recursive(
 @given(st.lists(VALUES).map(tuple), st.sampled_from([20, 1024]), st.sampled_from([1, 2, 3]))
 def test_arguments_are_shown_as_celery_shows_them(value: Any, size: int, levels: int) -> None:
     assert representation(value, size, levels) == saferepr(value, size, maxlevels=levels)
+
+
+@pytest.mark.slow
+def test_a_stock_worker_runs_what_is_enqueued_here(
+    app: Celery, server: EmbeddedServer, start_worker: StartWorker
+) -> None:
+    url = server.url.removesuffix("0") + "3"
+    app.conf.update(broker_url=url, result_backend=url)
+    double = app.task(anything, name="stock.double", shared=False)
+    with start_worker(url, "--pool=threads -c 2", "stock", STOCK_URL=url):
+
+        async def enqueue() -> list[Any]:
+            return [await double.adelay(1), await double.aapply_async((2,), countdown=0.5, expires=60)]
+
+        jobs = [*asyncio.run(enqueue()), double.delay(3), *double.delay_many([(4,), [5]], priority=6)]
+        assert [job.get(timeout=20) for job in jobs] == [2, 4, 6, 8, 10]
