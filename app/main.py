@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
 
 from app import problems
 from app.api import books, health, jobs, kept_responses, sessions, users
@@ -12,6 +14,8 @@ from app.api.deps import refuse_other_sites
 from app.core.cache import cache, close_caches
 from app.seed import fill_empty_store
 from backburner.http import CacheMiddleware
+
+IMPORT_PAGE = Path(__file__).with_name("import.html")
 
 DESCRIPTION = """
 A small bookstore that shows how to use Backburner: reads come from the cache, long work is done by jobs.
@@ -49,10 +53,15 @@ def create_app() -> FastAPI:
     for resource in (books, users, sessions, jobs, health):
         app.include_router(resource.router)
 
+    @app.get("/import", include_in_schema=False)
+    def show_import() -> FileResponse:
+        """A page to import books with."""
+        return FileResponse(IMPORT_PAGE)
+
     @app.get("/", tags=["health"], summary="Where to go from here")
     def read_root() -> dict[str, str]:
         """The first page."""
-        return {"name": "The Bookstore", "docs": "/docs", "books": "/books", "health": "/health"}
+        return {"name": "The Bookstore", "docs": "/docs", "books": "/books", "import": "/import", "health": "/health"}
 
     return app
 

@@ -168,40 +168,6 @@ class SessionOpened(BaseModel):
     user: Account
 
 
-class Progress(BaseModel):
-    """How far a job is."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    done: float = Field(examples=[4500])
-    total: float | None = Field(examples=[10000])
-    message: str | None = Field(examples=["4,500 lines read"])
-
-
-class JobAccepted(BaseModel):
-    """A job was enqueued."""
-
-    id: str = Field(examples=["7d1c9f1e-5a0b-4c55-9e0c-3d5a1f0e8a11"])
-    url: str = Field(
-        description="Where to ask how it is going", examples=["/jobs/7d1c9f1e-5a0b-4c55-9e0c-3d5a1f0e8a11"]
-    )
-
-
-class JobRead(BaseModel):
-    """A job, as it is now."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str = Field(examples=["7d1c9f1e-5a0b-4c55-9e0c-3d5a1f0e8a11"])
-    name: str | None = Field(description="The task's name", examples=["import_books"])
-    state: str = Field(
-        description="`PENDING`, `STARTED`, `RETRY`, `SUCCESS`, `FAILURE` or `REVOKED`", examples=["STARTED"]
-    )
-    progress: Progress | None
-    result: Any = Field(None, description="What the job gave, once it succeeded")
-    error: str | None = Field(None, description="What went wrong, if it failed or is about to be retried")
-
-
 class Health(BaseModel):
     """How the parts are."""
 

@@ -15,6 +15,11 @@ def path_of(import_id: str) -> Path:
     return settings.upload_dir / f"{import_id}.csv"
 
 
+def rename(import_id: str, new_id: str) -> None:
+    """Make the file that of another import."""
+    path_of(import_id).rename(path_of(new_id))
+
+
 def clear() -> int:
     """Remove what is older than `RETENTION`; gives the number of files."""
     outdated = [path for path in settings.upload_dir.glob("*.csv") if path.stat().st_mtime < time.time() - RETENTION]

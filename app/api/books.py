@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from sqlalchemy.exc import IntegrityError
 
 from app import uploads
+from app.api import jobs
 from app.api.deps import DB, CurrentUser, Id
 from app.api.kept_responses import keep_for_all
 from app.api.upload import UPLOAD_BODY, receive_books_file
@@ -15,8 +16,9 @@ from app.book_cache import books_changed, remember_book, remember_page
 from app.models import Book, BookImport
 from app.problems import not_found, problems
 from app.queries import count_books, list_books
-from app.schemas import BookCreate, BookPage, BookRead, BookUpdate, JobAccepted
+from app.schemas import BookCreate, BookPage, BookRead, BookUpdate
 from app.workers.tasks import import_books
+from backburner.queue.http import JobAccepted, Submission
 
 router = APIRouter(prefix="/books", tags=["books"])
 
@@ -59,7 +61,7 @@ def read_book(book_id: Id, db: DB) -> BookRead:
     return remember_book(book_id, load)
 
 
-@router.post("", status_code=201, summary="Add one", responses=problems(401, 403, 409, 422, 503))
+@router.post("", status_code=201, summary="Add one", responses=problems(400, 401, 403, 409, 422, 503))
 def create_book(new: BookCreate, db: DB, _user: CurrentUser, response: Response) -> BookRead:
     """Add a book. Two books may not share an ISBN; two without ISBN may not share title and author."""
     try:
@@ -71,7 +73,7 @@ def create_book(new: BookCreate, db: DB, _user: CurrentUser, response: Response)
     return BookRead.model_validate(book)
 
 
-@router.patch("/{book_id}", summary="Change one", responses=problems(401, 403, 404, 409, 422, 503))
+@router.patch("/{book_id}", summary="Change one", responses=problems(400, 401, 403, 404, 409, 422, 503))
 def update_book(book_id: Id, changes: BookUpdate, db: DB, _user: CurrentUser) -> BookRead:
     """Change what is given, and nothing else."""
     try:
@@ -103,9 +105,9 @@ def import_file(
     import_id: Annotated[uuid.UUID, Depends(receive_books_file)],
     db: DB,
     user: CurrentUser,
-    response: Response,
+    submission: Annotated[Submission, Depends(jobs.router.submission)],
 ) -> JobAccepted:
-    """Hand in a CSV file of books. A job imports it; ask at the job's URL how far it is.
+    """Hand in a CSV file of books. A job imports it; ask at the job's URL how far it is, or follow its events.
 
     Columns are found by their names: **title**, **author** (or authors), **year**, **isbn**, and many common
     variations; others are ignored. Delimiters: comma, semicolon, tab, `|`. Encodings: UTF-8, Latin-1.
@@ -114,16 +116,23 @@ def import_file(
     A row with an ISBN is the book with that ISBN; a row without, the book with that title and author. Books
     that are there are brought up to date, so importing the same file again changes nothing.
     """
-    job_id = str(import_id)
+    job_id = submission.job_id
+    if db.get(BookImport, job_id):  # sent again, with the same Idempotency-Key
+        uploads.discard(str(import_id))
+        return submission.accept(import_books, (job_id,))
+    book_import = BookImport(id=job_id, user_id=user.id)
     try:
-        db.add(BookImport(id=job_id, user_id=user.id))
+        db.add(book_import)
         db.commit()  # first: the worker may be faster than we are
-        import_books.apply_async((job_id,), task_id=job_id)
+        uploads.rename(str(import_id), job_id)
+        return submission.accept(import_books, (job_id,))
     except Exception:
+        uploads.discard(str(import_id))
         uploads.discard(job_id)
+        db.rollback()
+        db.delete(book_import)
+        db.commit()
         raise
-    response.headers["Location"] = url = f"/jobs/{job_id}"
-    return JobAccepted(id=job_id, url=url)
 
 
 def _taken() -> HTTPException:

@@ -177,11 +177,16 @@ def test_an_id_that_nobody_enqueued_is_unknown(client: httpx2.Client) -> None:
     assert client.get("/jobs/%00").status_code == 422
 
 
-def test_a_job_tells_its_error(store: Bookstore, client: httpx2.Client) -> None:
+def test_a_job_that_nobody_handed_in_here_is_nobodys_business(store: Bookstore, reader: httpx2.Client) -> None:
     command = "python -c 'from app.workers.tasks import *; print(divide.delay(1, 0).id, end=\"\")'"
     with store.run(command) as program:
         assert program.process.wait(20) == 0, program.output
-        job = store.finished(client, f"/jobs/{program.output}")
-    assert job["state"] == "FAILURE"
-    assert job["error"] == "ZeroDivisionError: division by zero"
-    assert job["name"] == "divide"
+        assert reader.get(f"/jobs/{program.output}").status_code == 404
+
+
+def test_a_file_sent_twice_with_the_same_key_is_imported_once(store: Bookstore, reader: httpx2.Client) -> None:
+    reader.headers["Idempotency-Key"] = uuid.uuid4().hex
+    first, second = (upload(reader, f"title,author\n{uuid.uuid4().hex},A\n") for _ in range(2))
+    assert first.json() == second.json()
+    assert counts(store.finished(reader, first.headers["location"])["result"]) == (1, 0, 0, 0)
+    store.eventually(lambda: not list(store.uploads.iterdir()))
