@@ -157,7 +157,7 @@ def test_who_waits_is_told_of_a_new_message_and_asks_nothing_meanwhile(
     one = reader()
     one.drain(1, timeout=0.2)
     before = client.info("commandstats")["cmdstat_rpop"]["calls"]
-    one.drain(1, timeout=1)
+    one.drain(1, timeout=0.3)
     assert client.info("commandstats")["cmdstat_rpop"]["calls"] == before
     for priority in (0, 7):
         sent = time.monotonic()
@@ -227,9 +227,9 @@ def test_a_delayed_message_of_a_stock_producer_waits_on_the_server(
 ) -> None:
     one = reader()
     one.drain(1, timeout=0.1)
-    due = time.time() + 0.5
-    send("later", headers=eta(0.5))
-    one.drain(1, timeout=0.2)
+    due = time.time() + 0.4
+    send("later", headers=eta(0.4))
+    one.drain(1, timeout=0.1)
     eventually(lambda: client.zcard(KEYS.delayed) == 1)
     assert not client.exists(one.leased)
     assert one.drain(1) == ["later"]
@@ -282,6 +282,7 @@ def test_who_lost_its_lease_cannot_acknowledge_for_another(
     assert client.hlen(other.leased) == 1
 
 
+@pytest.mark.slow
 def test_a_message_that_kills_three_workers_has_failed_and_those_behind_it_have_not(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:
