@@ -306,17 +306,22 @@ def test_what_the_producer_does_not_do_celery_does(
 
 
 def test_who_listens_before_a_job_is_published_may_change_it(app: Celery, server_lists: Callable[[], Lists]) -> None:
-    def stamp(headers: dict[str, Any], **_: Any) -> None:
-        headers["trace"] = "5"
+    traces = iter(range(3))
 
+    def stamp(headers: dict[str, Any], **_: Any) -> None:
+        headers["trace"] = next(traces)
+
+    add = app.tasks["add"]
+    add.delay(1, 2)
+    server_lists()
     signals.before_task_publish.connect(stamp)
     try:
-        app.tasks["add"].delay(1, 2)
-        app.tasks["add"].delay_many([(1, 2)])
-        asyncio.run(app.tasks["add"].adelay(1, 2))
+        add.delay(1, 2)
+        add.delay_many([(1, 2)])
+        asyncio.run(add.adelay(1, 2))
     finally:
         signals.before_task_publish.disconnect(stamp)
-    assert [message["headers"]["trace"] for message in server_lists()["celery"]] == ["5"] * 3
+    assert [message["headers"]["trace"] for message in server_lists()["celery"]] == [0, 1, 2]
 
 
 def test_who_listens_after_a_job_was_published_hears_what_celery_says(app: Celery) -> None:
