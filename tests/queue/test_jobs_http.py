@@ -145,6 +145,20 @@ def test_a_silent_stream_gives_signs_of_life_and_leaves_nothing_behind_when_its_
     eventually(lambda: app.backend.listener.subscriptions == 0)
 
 
+@pytest.mark.slow
+def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(
+    client: httpx2.Client, app: Celery, released: Path, eventually: Eventually
+) -> None:
+    app.conf.task_default_queue = "nobodys"
+    url = submit(client, "/waits", path=str(released)).json()["events"]
+    connections = len(app.backend.client.client_list())
+    for _ in range(1000):
+        with client.stream("GET", url) as response:
+            next(response.iter_lines())
+    eventually(lambda: app.backend.listener.subscriptions == 0)
+    assert len(app.backend.client.client_list()) < connections + 10, "some threads have one each"
+
+
 def test_deleting_cancels(client: httpx2.Client, app: Celery, released: Path) -> None:
     app.conf.task_default_queue = "nobodys"
     url = submit(client, "/waits", path=str(released)).headers["location"]

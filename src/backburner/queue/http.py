@@ -366,4 +366,6 @@ def _translated(job_id: str) -> Iterator[None]:
     except UnknownJob as error:
         raise _not_found(job_id) from error
     except (ResultUnavailable, redis.RedisError, OSError) as error:
-        raise HTTPException(503, "Background jobs cannot be reached at the moment; try again.", {"Retry-After": "5"}) from error
+        raise HTTPException(
+            503, "Background jobs cannot be reached at the moment; try again.", {"Retry-After": "5"}
+        ) from error
