@@ -201,6 +201,34 @@ def test_who_comes_after_a_write_does_not_share_a_computation_of_before(cache: C
     assert cache.get("key") == "after"
 
 
+@pytest.mark.parametrize("change", ["forget", "put", "tag"])
+@pytest.mark.parametrize("of_list", [False, True])
+def test_who_comes_after_another_process_changed_a_key_does_not_share_a_computation_of_before(
+    redis_url: str, eventually: Eventually, change: str, of_list: bool
+) -> None:
+    here, there = (Cache(redis_url, l1=False, strict=True, timeout=5) for _ in range(2))  # as in two processes
+    slow, tagged = Slow(), here.tags("tag")
+    with ThreadPoolExecutor(2) as pool:
+        if of_list:
+            leader = pool.submit(lambda: tagged.remember_many(["key"], 60, lambda _: {"key": slow()})["key"])
+        else:
+            leader = pool.submit(tagged.remember, "key", 60, slow)
+        assert slow.began.wait(10)
+        if change == "forget":
+            there.forget("key")
+        elif change == "put":
+            there.put("key", "of there", 60)
+        else:
+            there.tags("tag").flush()
+        follower = pool.submit(tagged.remember, "key", 60, lambda: "after")
+        eventually(lambda: _waiting(here) == 1)
+        slow.go.set()
+        assert leader.result() == [1]
+        assert follower.result() == ("of there" if change == "put" else "after")
+    here.close()
+    there.close()
+
+
 def test_a_blocking_callback_that_is_asynchronous_is_refused_with_advice(cache: Cache) -> None:
     async def load() -> int:
         return 1

@@ -29,7 +29,7 @@ class LeftOut(LookupError):
 class Flight:
     """A computation under way."""
 
-    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "stale", "superseded")
+    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "overtaken", "stale", "superseded")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.began = perf_counter()
@@ -40,6 +40,8 @@ class Flight:
         """The event loop of the leader, if it is a task."""
         self.superseded = False
         """The key was written or removed since."""
+        self.overtaken = False
+        """Somebody had written or removed the key when it landed, perhaps before the last follower came."""
         self.late = False
         """Somebody left before it landed."""
         self.entry: Entry | None = None

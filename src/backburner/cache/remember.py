@@ -71,8 +71,10 @@ class ReadThrough:
             self._engine.waited(key, since, "flight")
         if not isinstance(found, Entry):
             return found.value
-        # The flight may have begun before another process flushed a tag, and this caller have come after.
-        value = self._engine.value(key, found) if await self._engine.still_holds("remember", key, found) else MISSING
+        # The flight may have begun before another process removed the key or flushed a tag, and this caller come after.
+        if flight.overtaken or not await self._engine.still_holds("remember", key, found):
+            return MISSING
+        value = self._engine.value(key, found)
         if value is not MISSING:
             self._engine.count(key, value, stale=flight.stale)
         return value
@@ -267,7 +269,7 @@ class ReadThrough:
                     self._engine.degraded("remember", (key,), error)
                 else:
                     finished = True
-                    await self._engine.finish(turn, {key: entry})
+                    flight.overtaken = key not in await self._engine.finish(turn, {key: entry})
         except Exception:
             rest = plan.throttle if found.value is not MISSING else 0.0
             raise

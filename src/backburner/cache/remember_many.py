@@ -137,7 +137,9 @@ class _Batch:
             if turn is not None:
                 finished = True
                 storable = {key: entry for key, entry in entries.items() if not self._led[key].superseded}
-                await self._engine.finish(turn, storable)
+                held = await self._engine.finish(turn, storable)
+                for key in keys:
+                    self._led[key].overtaken = key not in held
         except Exception as error:
             rest = self._plan.throttle
             if any(self._pending[key].value is MISSING or self._led[key].superseded for key in keys):
