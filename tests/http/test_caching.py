@@ -258,6 +258,15 @@ async def test_an_entity_tag_is_of_the_content_and_so_the_same_everywhere(throug
     assert (await ask(app, "/a"))["etag"] == (await ask(app, "/b"))["etag"] == '"ec4bcbe6580eff11377e307f"'
 
 
+async def test_a_response_without_content_gets_no_length(through: Through, origin: Origin) -> None:
+    origin.status, origin.body = 204, b""
+    app = through()
+    for _ in range(2):
+        reply = await ask(app)
+        assert (reply.status, reply["content-length"], reply.body) == (204, None, b"")
+    assert len(origin.calls) == 1
+
+
 async def test_ranges_are_cut_from_a_stored_whole(through: Through, origin: Origin) -> None:
     origin.body = b"0123456789"
     origin.headers = {"cache-control": "max-age=60", "content-type": "text/plain"}

@@ -330,7 +330,8 @@ class Call:
         else:
             length = field(headers, b"content-length")
             if length is None:
-                headers.append((b"content-length", b"%d" % len(body)))
+                if status != 204:  # which has none (RFC 9110 section 8.6)
+                    headers.append((b"content-length", b"%d" % len(body)))
             elif length != str(len(body)):
                 self._terms = None  # part of it is missing (RFC 9111 section 3.3)
             if status == 200 and field(headers, b"etag") is None:
