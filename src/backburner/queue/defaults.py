@@ -19,8 +19,8 @@
     redis_socket_timeout,                5 s        120 s      a silent backend is not worth two minutes
     redis_socket_connect_timeout         2 s        none
 
-Messages are leased by our own transport (`backburner.queue.transport`), not lent for a visibility timeout: the jobs of a
-killed worker are with another one in half a minute. ``broker_transport="redis"`` goes back to kombu's.
+Messages are leased by our own transport (`backburner.queue.transport`), not lent for a visibility timeout: the jobs of
+a killed worker are with another one in half a minute. ``broker_transport="redis"`` goes back to kombu's.
 """
 
 import math
