@@ -213,6 +213,7 @@ def test_every_pin_is_exact_has_hashes_and_names_no_index(name: str) -> None:
     assert not re.search(r"https?:|file:|index-url|find-links|trusted-host", text)
 
 
+@pytest.mark.slow
 def test_the_image_has_every_package_that_its_programs_import() -> None:
     """With whatever else is installed here hidden: a package may be there only because a test tool needs it."""
     installed = {normal(name) for names in packages_distributions().values() for name in names}

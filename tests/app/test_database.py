@@ -29,6 +29,7 @@ def test_migrations_make_the_file_its_directory_and_what_the_models_say(own_stor
     alembic(own_store, "check", "downgrade base", "upgrade head", "check")
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_migrate_once_and_fill_the_store_once(own_store: Bookstore) -> None:
     alembic(own_store, "downgrade base")
 

@@ -84,6 +84,7 @@ def test_nothing_of_the_frameworks_own_errors_is_left(document: dict[str, Any]) 
     assert "Problem" in document["components"]["schemas"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "url", "status"),
     [("GET", "/nowhere", 404), ("PUT", "/books", 405), ("GET", "/books/x", 422), ("POST", "/users", 422)],

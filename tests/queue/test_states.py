@@ -102,6 +102,7 @@ def test_a_result_that_is_there_needs_no_time_to_wait(app: Celery, worker: Progr
     assert app.AsyncResult(job.id).get(timeout=0) == 3
 
 
+@pytest.mark.slow
 def test_a_result_can_be_read_while_the_broker_is_down(
     make_app: MakeApp, server: Any, url: str, worker: Program
 ) -> None:

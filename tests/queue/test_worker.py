@@ -95,6 +95,7 @@ def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
         time.tzset()
 
 
+@pytest.mark.slow
 def test_stock_producers_and_ours_share_a_queue_with_both_kinds_of_workers(
     app: Celery, worker: Program, url: str, start_worker: StartWorker
 ) -> None:

@@ -357,6 +357,7 @@ _VALUES: dict[str, Callable[[int], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "policy"),
     [*((kind, "s3fifo") for kind in _VALUES), *(("numbers", policy) for policy in ("lru", "lfu", "ttl"))],
