@@ -153,6 +153,7 @@ def test_of_a_file_of_unknown_length_no_more_than_the_limit_is_stored(store: Boo
 def test_an_upload_that_breaks_off_leaves_nothing(store: Bookstore, reader: httpx2.Client) -> None:
     def broken() -> Iterator[bytes]:
         yield b'--x\r\ncontent-disposition: form-data; name="file"; filename="b.csv"\r\n\r\ntitle,author\n'
+        store.eventually(lambda: list(store.uploads.glob("*")))
         raise ConnectionError("the client is gone")
 
     headers = {"content-type": "multipart/form-data; boundary=x"}

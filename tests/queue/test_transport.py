@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from backburner.errors import ConfigError
+from backburner.queue.keys import Keys
 from backburner.queue.transport.claims import Claims
-from backburner.queue.transport.keys import Keys
 from backburner.testing import FaultProxy
 
 TRANSPORT = "backburner.queue.transport:Transport"

@@ -671,6 +671,7 @@ class Cache(Verbs):
 
     def _peek(self, key: str) -> Entry | None:
         """A fresh entry that is in this process, as `_hit` finds it; not counted."""
+        # Written out in `_hit` once more: a call there is what every hit would pay.
         local = self._local
         entry = local.peek(key) if local is not None else None
         if local is None or entry is None or (now := self._clock()) >= entry.refresh_at or now >= entry.fresh_until:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from backburner.queue.keys import Keys
 from backburner.redis.script import Script
 
-ENQUEUE: Final = Script.load("enqueue", __package__)
+ENQUEUE: Final = Script.load("enqueue", package=__package__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,11 @@ class Place:
     """Lists that expire `expires_ms` milliseconds after they were last used."""
     expires_ms: int = 0
 
-    def record(self, job_id: str) -> str:
-        """The key of a job's record."""
-        return f"{self.prefix}backburner:job:{job_id}"
-
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""
-        own = f"{self.prefix}backburner:"
-        records = [f"{own}job:{job_id}" for job_id in job_ids]
-        return [self.key, f"{own}consumers", f"{own}delayed", f"{own}delayed:entries", *records, *self.expiring]
+        keys = Keys(self.prefix)
+        records = map(keys.job, job_ids)
+        return [self.key, keys.consumers, keys.delayed, keys.delayed_entries, *records, *self.expiring]
 
     def arguments(
         self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()

@@ -22,6 +22,8 @@ import redis.exceptions
 import redis.retry
 from hiredis import PushNotification
 
+from backburner.redis.push import PushParser
+
 log = logging.getLogger("backburner.queue")
 
 _SILENCE: Final = 2.0
@@ -245,16 +247,9 @@ class _Session:
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
 
-class _PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]
-    """Hands messages to whoever reads, instead of to handlers of its own."""
-
-    def handle_push_response(self, response: Any, **_: Any) -> Any:
-        return response
-
-
 _OPTIONS = {
     "protocol": 3,
-    "parser_class": _PushParser,
+    "parser_class": PushParser,
     "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
     "health_check_interval": 0,
 }

@@ -7,7 +7,7 @@ reads for all that wait by then, hands out their replies, and leaves the connect
 still connects, logs in, speaks TLS, asks Sentinels and parses.
 
 Nothing is retried, nothing is sent twice. Commands that block in the server (BLPOP, SUBSCRIBE, MULTI) do not belong
-here: everybody would wait for them. Nor does a Cluster.
+here: everybody would wait for them.
 """
 
 import os

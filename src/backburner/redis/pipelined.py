@@ -6,7 +6,7 @@ ends, replies complete their futures in order, and one watchdog looks after all 
 in, speaks TLS, asks Sentinels and parses.
 
 Nothing is retried, and nothing pauses between attempts to connect: that is the breaker's business. Commands that block
-in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait for them. Nor does a Cluster.
+in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait for them.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from hiredis import PushNotification
 
 from backburner.redis.client import aconnect
 from backburner.redis.command import Pipeline, again, packed
+from backburner.redis.push import AsyncPushParser
 from backburner.redis.url import ServerURL
 
 __all__ = ["PipelinedClient"]
@@ -105,7 +106,7 @@ class PipelinedClient:
         pool = self._client.connection_pool
         options = dict(pool.connection_kwargs)
         if self._on_push is not None:
-            options |= {"protocol": 3, "parser_class": _PushParser}
+            options |= {"protocol": 3, "parser_class": AsyncPushParser}
         connection = pool.connection_class(**options)
         self._stream = _Stream(connection, self._server, self._timeout, self._on_push, self._disconnected)
         return self._stream
@@ -309,10 +310,3 @@ class _Stream:
         for future in futures:
             if not future.done():
                 future.set_exception(again(error))
-
-
-class _PushParser(redis.asyncio.connection.DefaultParser):  # type: ignore[misc, valid-type]
-    """Hands push messages to whoever reads, instead of to handlers of its own."""
-
-    async def handle_push_response(self, response: Any, **_: Any) -> Any:
-        return response

@@ -14,7 +14,8 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str, package: str = __package__) -> "Script":
-        """Read a package's ``NAME.lua``; its header tells KEYS, ARGV, result and complexity."""
-        text = files(package).joinpath(f"{name}.lua").read_text("utf-8")
-        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    def load(cls, *names: str, package: str = __package__) -> "Script":
+        """Read a package's ``NAME.lua``; its header tells KEYS, ARGV, result and complexity. Of several, one after the
+        other, the last is the script; the others define what it uses."""
+        text = "".join(files(package).joinpath(f"{name}.lua").read_text("utf-8") for name in names)
+        return cls(names[-1], text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

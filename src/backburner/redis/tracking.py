@@ -19,6 +19,7 @@ import redis
 import redis.connection
 
 from backburner.redis.client import connect
+from backburner.redis.push import PushParser
 from backburner.redis.url import ServerURL
 
 __all__ = ["Mode", "Tracking"]
@@ -167,7 +168,7 @@ class Tracking:
 
     def _connect(self, client: "redis.Redis", protocol: int) -> None:
         pool = client.connection_pool
-        options = pool.connection_kwargs | {"protocol": protocol, "parser_class": _PushParser}
+        options = pool.connection_kwargs | {"protocol": protocol, "parser_class": PushParser}
         self._connection = pool.connection_class(**options)
         self._connection.connect()
 
@@ -229,10 +230,3 @@ class Tracking:
         log.log(
             level, "invalidations from %s are not heard: %s", self._server, error, exc_info=None if known else error
         )
-
-
-class _PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]
-    """Hands push messages to whoever reads, instead of to handlers of its own."""
-
-    def handle_push_response(self, response: Any, **_: Any) -> Any:
-        return response

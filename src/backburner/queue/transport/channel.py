@@ -20,13 +20,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
+from backburner.queue.keys import Keys
 from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
-from backburner.queue.transport.keys import Keys
 from backburner.queue.transport.redis import PublishingChannel
-from backburner.queue.transport.wire import Script, Wire
+from backburner.queue.transport.wire import Wire, script
 
 log = logging.getLogger("backburner.queue")
 
@@ -39,7 +39,7 @@ _TICK = 0.5
 _UNKNOWN_DELAYS = (1.0, 10.0)
 """Seconds that a message is put off whose task nobody here knows, at least and at most."""
 
-_TOLERATE = Script.load("tolerate")
+_TOLERATE = script("tolerate")
 
 _idle: dict[str, list[Consumer]] = {}
 """Consumers whose connection was lost while they held messages, by server; the next channel goes on with them."""

@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import redis
 from redis.exceptions import NoScriptError
 
+from backburner.queue.keys import PRIORITIES, Keys
 from backburner.queue.transport.consumer import Consumer
-from backburner.queue.transport.keys import PRIORITIES, Keys
-from backburner.queue.transport.wire import Call, PushParser, Script, Wire
+from backburner.queue.transport.wire import Call, Wire, script
+from backburner.redis.push import PushParser
 
 log = logging.getLogger("backburner.queue")
 
@@ -32,7 +33,7 @@ _LONGEST_PAUSE: Final = 0.05
 _POLL: Final = 0.2
 """Seconds between questions to a server that will not tell."""
 
-_CLAIM = Script.load("claim")
+_CLAIM = script("claim")
 
 
 class Message(NamedTuple):

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import redis
 
+from backburner.queue.keys import Keys
 from backburner.queue.transport import worker
-from backburner.queue.transport.keys import Keys
-from backburner.queue.transport.wire import Call, Script, Wire
+from backburner.queue.transport.wire import Call, Wire, script
 
 log = logging.getLogger("backburner.queue")
 
@@ -38,12 +38,12 @@ _PAUSE: Final = 0.25
 _CRASHES_EXPIRE: Final = 7 * 86_400
 """Seconds for which it is remembered that a message killed a worker."""
 
-_RENEW = Script.load("renew")
-_RECOVER = Script.load("recover")
-_RESTORE = Script.load("restore")
-_POSTPONE = Script.load("postpone")
-_BURY = Script.load("bury")
-_CRASH = Script.load("crash")
+_RENEW = script("renew")
+_RECOVER = script("recover")
+_RESTORE = script("restore")
+_POSTPONE = script("postpone")
+_BURY = script("bury")
+_CRASH = script("crash")
 
 
 class Consumer:

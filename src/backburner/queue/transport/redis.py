@@ -21,7 +21,7 @@ from kombu.utils.json import dumps
 
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
-from backburner.queue.transport.keys import PRIORITIES
+from backburner.queue.keys import PRIORITIES, Keys
 
 _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
@@ -50,7 +50,7 @@ class PublishingChannel(stock.Channel):
 
     def job_record(self, job_id: str) -> dict[str, str]:
         """What `enqueue.lua` wrote about the job: name, queue, enqueued (ms since 1970); empty if it is not there."""
-        record: Any = self._plain_client.get(self._record_key(job_id))
+        record: Any = self._plain_client.get(Keys(self.global_keyprefix).job(job_id))
         if record is None:
             return {}
         enqueued, name, _, *queues = record.decode().split("\n")
@@ -78,9 +78,6 @@ class PublishingChannel(stock.Channel):
             args=place.arguments([dumps(message)], token, _unix_time(headers.get("eta"))),
             client=self._plain_client,
         )
-
-    def _record_key(self, job_id: str) -> str:
-        return f"{self.global_keyprefix}backburner:job:{job_id}"
 
     @property
     def _plain_client(self) -> "redis.Redis":

@@ -4,33 +4,22 @@ redis-py connects, logs in, speaks TLS, asks Sentinels and parses. Nothing is re
 script (it was restarted, flushed or replaced) is given its text.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import redis
-import redis.connection
+from hiredis import PushNotification
 from redis.exceptions import NoScriptError
 
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A script of this package: what ``entries.lua`` defines, then what its own file says."""
-
-    text: str
-    sha: str
-
-    @classmethod
-    def load(cls, name: str) -> "Script":
-        folder = files(__package__)
-        text = (folder / "entries.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
+from backburner.redis.script import Script
 
 Call = tuple[Any, ...]
 """A script, how many keys, the keys and the arguments; or the words of a command."""
+
+
+def script(name: str) -> Script:
+    """A script of this package: what ``entries.lua`` defines, then what its own file says."""
+    return Script.load("entries", name, package=__package__)
 
 
 class Wire:
@@ -50,12 +39,13 @@ class Wire:
         self.connection.send_command(*_words(call, whole=whole), check_health=False)
 
     def read(self) -> Any:
-        """The next reply, or message pushed, which is never a list.
+        """The next reply; ``None`` for a message that was pushed.
 
         Raises:
             redis.RedisError: the server's answer is an error, or the connection was lost.
         """
-        return self.connection.read_response(push_request=True)
+        reply = self.connection.read_response(push_request=True)
+        return None if isinstance(reply, PushNotification) else reply
 
     def call(self, call: Call) -> Any:
         """Send and read."""
@@ -84,13 +74,6 @@ class Wire:
     def close(self) -> None:
         """Close the connection. It can't be used again."""
         self.connection.disconnect()
-
-
-class PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py has no types for it
-    """Hands push messages to whoever reads, as ``None``, instead of to handlers of its own."""
-
-    def handle_push_response(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 def _words(call: Call, *, whole: bool = False) -> Call:

@@ -1,4 +1,4 @@
-"""Names of the keys on the server; the package's docstring says what is in them."""
+"""Names of the keys on the server; what is in them is told by the docstring of `backburner.queue.transport`."""
 
 from dataclasses import dataclass
 
@@ -40,6 +40,9 @@ class Keys:
 
     def unknown(self, delivery_tag: str) -> str:
         return f"{self.prefix}backburner:unknown:{delivery_tag}"
+
+    def job(self, job_id: str) -> str:
+        return f"{self.prefix}backburner:job:{job_id}"
 
     def list(self, queue: str, priority: int) -> str:
         return f"{self.prefix}{queue}{SEPARATOR}{priority}" if priority else f"{self.prefix}{queue}"
