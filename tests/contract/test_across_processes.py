@@ -200,22 +200,22 @@ def test_a_killed_leader_is_replaced_when_its_lease_ends(redis_url: str, cache: 
     assert time.perf_counter() - began < 2
 
 
-@pytest.mark.parametrize("interfere", ["forget", "put", "flush", "pull"])
+@pytest.mark.parametrize("interfere", ["forget", "put", "add", "increment", "flush", "pull"])
 def test_what_another_process_writes_or_removes_while_a_value_is_computed_wins(
     redis_url: str, cache: Cache, programs: list[Program], interfere: str
 ) -> None:
     programs.append(Program("slow", redis_url))
     assert programs[0].says() == "computing"
     match interfere:
-        case "put":
-            cache.put("key", "newer")
+        case "put" | "add":
+            getattr(cache, interfere)("key", "newer")
         case "flush":
             cache.flush()
         case verb:
             getattr(cache, verb)("key")
     programs[0].tell("of before")
     assert programs[0].says() == "of before"
-    assert cache.get("key") == ("newer" if interfere == "put" else None)
+    assert cache.get("key") == {"put": "newer", "add": "newer", "increment": 1}.get(interfere)
 
 
 def test_who_waits_goes_on_at_once_when_the_other_process_gave_up_or_was_overruled(

@@ -251,7 +251,9 @@ class Engine:
         if entry.tags:
             await self.store.pin_tags([tag for tag, _ in entry.tags], lifetime + _TAGS_OUTLIVE)
         now = self.runtime.now()
-        return await self.store.touch(key, now + lifetime, now + lifetime, now)
+        touched = await self.store.touch(key, now + lifetime, now + lifetime, now)
+        self.flights.supersede((key,))
+        return touched
 
     # Removing
 

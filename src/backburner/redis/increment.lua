@@ -1,5 +1,6 @@
 -- Add to the whole number in an entry, or begin one. Exact over all 64 bits: INCRBY does the sum, not Lua's doubles.
--- KEYS[1]  the entry
+-- KEYS[1]  the lease on computing it
+-- KEYS[2]  the entry
 -- ARGV[1]  the amount, may be negative
 -- ARGV[2]  the time, Unix seconds
 -- ARGV[3]  header of a new entry, put before the number if there is none yet, or only a stale one
@@ -8,7 +9,8 @@
 -- Result   {'ok', number} | {'tagged'}: ask again once the tags are checked | {'overflow'} |
 --          {'type'}: no whole number, or no entry of this key
 -- O(1)
-local data = redis.call('GET', KEYS[1])
+local lease, entry = KEYS[1], KEYS[2]
+local data = redis.call('GET', entry)
 if data and (#data < 44 or string.sub(data, 1, 2) ~= string.sub(ARGV[3], 1, 2)) then return {'type'} end
 
 if data and struct.unpack('>d', data, 21) > tonumber(ARGV[2]) then
@@ -16,21 +18,16 @@ if data and struct.unpack('>d', data, 21) > tonumber(ARGV[2]) then
   if offset > 44 and ARGV[5] ~= '1' then return {'tagged'} end
   local digits = string.match(data, '^J(%-?%d+)\n$', offset + 1)
   if not digits or string.sub(data, 41, 44) ~= string.sub(ARGV[3], 41, 44) then return {'type'} end
-  redis.call('SET', KEYS[1], digits, 'KEEPTTL')
-  local sum = redis.pcall('INCRBY', KEYS[1], ARGV[1])
+  redis.call('SET', entry, digits, 'KEEPTTL')
+  local sum = redis.pcall('INCRBY', entry, ARGV[1])
   if type(sum) == 'table' then
-    redis.call('SET', KEYS[1], data, 'KEEPTTL')
+    redis.call('SET', entry, data, 'KEEPTTL')
     return {'overflow'}
   end
-  digits = redis.call('GET', KEYS[1])
-  redis.call('SET', KEYS[1], string.sub(data, 1, offset) .. 'J' .. digits .. '\n', 'KEEPTTL')
+  digits = redis.call('GET', entry)
+  write(lease, 'SET', entry, string.sub(data, 1, offset) .. 'J' .. digits .. '\n', 'KEEPTTL')
   return {'ok', digits}
 end
 
-local entry = ARGV[3] .. 'J' .. ARGV[1] .. '\n'
-if ARGV[4] == '0' then
-  redis.call('SET', KEYS[1], entry)
-else
-  redis.call('SET', KEYS[1], entry, 'PX', ARGV[4])
-end
+put(lease, entry, ARGV[3] .. 'J' .. ARGV[1] .. '\n', ARGV[4])
 return {'ok', ARGV[1]}

@@ -7,7 +7,7 @@ however many entries there are.
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from sys import getsizeof
 from threading import Lock
@@ -140,8 +140,6 @@ class MemoryStore:
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         with self._lock:
-            for key in entries:
-                self._computing.pop(key, None)
             self._put_all(entries, now)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
@@ -161,13 +159,12 @@ class MemoryStore:
 
     async def take(self, key: str) -> Entry | None:
         with self._lock:
-            self._computing.pop(key, None)
+            self._overrule((key,))
             return self._remove(key)
 
     async def forget(self, keys: Sequence[str]) -> int:
         with self._lock:
-            for key in keys:
-                self._computing.pop(key, None)
+            self._overrule(keys)
             return sum(self._remove(key) is not None for key in keys)
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
@@ -184,6 +181,7 @@ class MemoryStore:
             if total not in _INT64:
                 raise OverflowError("the sum does not fit into 64 bits")
             # A new entry, since readers may hold the old one.
+            self._overrule((key,))
             self._entries[key] = replace(entry, value=total)
             return total
 
@@ -191,7 +189,6 @@ class MemoryStore:
         return self._restamp(key, now, fresh_until, expires_at)
 
     async def expire(self, key: str, now: float) -> bool:
-        self._computing.pop(key, None)
         return self._restamp(key, now, now, None)
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
@@ -247,7 +244,13 @@ class MemoryStore:
     async def close(self) -> None:
         pass
 
+    def _overrule(self, keys: Iterable[str]) -> None:
+        """Every write takes away the turn to compute its key: what is being computed must not overwrite it."""
+        for key in keys:
+            self._computing.pop(key, None)
+
     def _put_all(self, entries: Mapping[str, Entry], now: float) -> None:
+        self._overrule(entries)
         refused = [key for key, entry in entries.items() if not self._put(key, entry, now)]
         if refused:
             raise ValueTooLarge(
@@ -322,6 +325,7 @@ class MemoryStore:
 
     def _restamp(self, key: str, now: float, fresh_until: float, expires_at: float | None) -> bool:
         with self._lock:
+            self._overrule((key,))
             entry = self._entries.get(key)
             if entry is None or entry.expires_at <= now:
                 return False

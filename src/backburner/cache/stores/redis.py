@@ -16,7 +16,7 @@ This is where redis-py's errors become ours, and where the breaker is asked and 
 import asyncio
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Final, cast
@@ -38,10 +38,13 @@ from backburner.redis.script import Script
 
 _BEGIN: Final = Script.load("begin")
 _FINISH: Final = Script.load("finish")
-_INCREMENT: Final = Script.load("increment")
 _RENEW: Final = Script.load("renew")
-_REPLACE: Final = Script.load("replace")
-_RESTAMP: Final = Script.load("restamp")
+# Those that write entries take the leases on computing them away: see writing.lua.
+_ADD: Final = Script.load("writing", "add")
+_INCREMENT: Final = Script.load("writing", "increment")
+_PUT: Final = Script.load("writing", "put")
+_REPLACE: Final = Script.load("writing", "replace")
+_RESTAMP: Final = Script.load("writing", "restamp")
 
 _UNAVAILABLE: Final = (
     redis.ConnectionError,  # not an OSError; also refused logins, a server that is loading, an exhausted pool
@@ -118,35 +121,29 @@ class RedisStore:
         return [self._whole(key, self._unpack(key, data)) for key, data in zip(keys, found, strict=True)]
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
-        # The lease goes first: who computes now must not overwrite this with what was true before.
-        commands: list[tuple[Any, ...]] = [("UNLINK", *map(self._keyspace.lease, entries))]
-        commands += [
-            ("SET", self._keyspace.entry(key), self._pack(key, entry), *_expiry(entry.expires_at, now))
-            for key, entry in entries.items()
-        ]
-        await self._pipeline(commands)
+        arguments: list[object] = []
+        for key, entry in entries.items():
+            arguments += (self._pack(key, entry), _milliseconds(entry.expires_at - now))
+        await self._script(_PUT, self._places(entries), arguments)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
-        name, data = self._keyspace.entry(key), self._pack(key, entry)
-        while not await self._command("SET", name, data, "NX", *_expiry(entry.expires_at, now)):
-            there = await self._command("GET", name)
-            if there is None:
-                continue  # it ended in between
+        data, lifetime = self._pack(key, entry), _milliseconds(entry.expires_at - now)
+        while (there := await self._script(_ADD, self._places((key,)), [data, lifetime])) is not None:
             found = self._unpack(key, there)
             if found is not None:
                 return found
-            if await self._replace(name, there, data, entry.expires_at - now):
+            if await self._replace(key, there, data, lifetime):
                 return None
         return None
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
-        lifetime = entry.expires_at - now
-        return await self._replace(self._keyspace.entry(key), found.pack(key), self._pack(key, entry), lifetime)
+        return await self._replace(key, found.pack(key), self._pack(key, entry), _milliseconds(entry.expires_at - now))
 
-    async def _replace(self, name: str, there: bytes, data: bytes, lifetime: float) -> bool:
-        return bool(await self._script(_REPLACE, [name], [there, data, _milliseconds(lifetime)]))
+    async def _replace(self, key: str, there: bytes, data: bytes, lifetime: int) -> bool:
+        return bool(await self._script(_REPLACE, self._places((key,)), [there, data, lifetime]))
 
     async def take(self, key: str) -> Entry | None:
+        # The lease goes first: who computes now must not bring back what is removed.
         commands = [("UNLINK", self._keyspace.lease(key)), ("GETDEL", self._keyspace.entry(key))]
         _, data = await self._pipeline(commands)
         return self._whole(key, self._unpack(key, data))
@@ -165,7 +162,7 @@ class RedisStore:
             _milliseconds(begin.expires_at - now),
             int(tags_checked),
         ]
-        status, *result = await self._script(_INCREMENT, [self._keyspace.entry(key)], arguments)
+        status, *result = await self._script(_INCREMENT, self._places((key,)), arguments)
         match status:
             case b"ok":
                 return int(result[0])
@@ -179,12 +176,15 @@ class RedisStore:
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
         times = TIMES.pack(fresh_until, fresh_until, expires_at)
         arguments = [TIMES_OFFSET, times, _milliseconds(expires_at - now), MARK]
-        return bool(await self._script(_RESTAMP, [self._keyspace.entry(key)], arguments))
+        return bool(await self._script(_RESTAMP, self._places((key,)), arguments))
 
     async def expire(self, key: str, now: float) -> bool:
         until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
-        names = [self._keyspace.entry(key), self._keyspace.lease(key)]
-        return bool(await self._script(_RESTAMP, names, [TIMES_OFFSET, until, "", MARK]))
+        return bool(await self._script(_RESTAMP, self._places((key,)), [TIMES_OFFSET, until, "", MARK]))
+
+    def _places(self, keys: Iterable[str]) -> list[str]:
+        """For each key, where the lease on computing it lies, and its entry."""
+        return [name for key in keys for name in (self._keyspace.lease(key), self._keyspace.entry(key))]
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))
@@ -195,9 +195,9 @@ class RedisStore:
 
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
         token = secrets.token_hex(_TOKEN_BYTES)
-        places = [name for key in seen for name in (self._keyspace.lease(key), self._keyspace.entry(key))]
         marks = [b"*" if mark is None else mark for mark in seen.values()]
-        result = await self._begin([self._keyspace.tag(tag) for tag in tags], places, token, marks, lifetime, lease)
+        names = [self._keyspace.tag(tag) for tag in tags]
+        result = await self._begin(names, self._places(seen), token, marks, lifetime, lease)
         answers = dict(zip(seen, result, strict=False))
         granted = tuple(key for key, answer in answers.items() if answer == 1)
         taken = {
@@ -226,10 +226,9 @@ class RedisStore:
         return [key for key, still in zip(tokens, held, strict=True) if not still]
 
     async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
-        names = [self._keyspace.wake(turn.token)]
+        names = [self._keyspace.wake(turn.token), *self._places(turn.keys)]
         arguments: list[object] = [turn.token, _milliseconds(_WAKE_KEPT), TIMES_OFFSET]
         for key in turn.keys:
-            names += (self._keyspace.lease(key), self._keyspace.entry(key))
             match outcomes.get(key):
                 case None:
                     arguments += ("leave", b"", b"")
@@ -380,7 +379,3 @@ async def _settle_or_be_cancelled(reply: Awaitable[Any] | Any) -> Any:
 def _milliseconds(seconds: float) -> int:
     """For the server, where 0 stands for ever and less than a millisecond cannot be said."""
     return 0 if math.isinf(seconds) else max(1, math.ceil(seconds * 1000))
-
-
-def _expiry(expires_at: float, now: float) -> tuple[object, ...]:
-    return () if math.isinf(expires_at) else ("PX", _milliseconds(expires_at - now))
