@@ -647,13 +647,14 @@ def test_a_function_that_gives_the_cache_is_asked_with_each_call() -> None:
 
 
 @pytest.mark.slow
-def test_a_type_checker_sees_the_functions_own_types() -> None:
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "tests/typing/decorated.py"],
+@pytest.mark.parametrize("checked", ["decorated", "reads"])
+def test_a_type_checker_sees_the_functions_own_types(checked: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", f"tests/typing/{checked}.py"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert checked.stdout + checked.stderr == ""
+    assert told.stdout + told.stderr == ""

@@ -18,6 +18,11 @@ async def aload(user_id: int) -> dict[str, int]:
     return {"id": user_id}
 
 
+@cached(ttl=60, typed=True, cache=cache)
+async def typed(user_id: int) -> list[int]:
+    return [user_id]
+
+
 @cached(ttl=("1m", "10m"), soft_timeout=0.1, cache=cache.memo())
 def once_per_request(user_id: int) -> bytes:
     return b""
@@ -66,6 +71,7 @@ async def main() -> None:
     await aload("5")  # type: ignore[arg-type]
 
     assert_type(once_per_request(5), bytes)
+    assert_type(await typed(5), list[int])
     assert_type(cached(key="given", cache=lambda: cache)(load)(5), list[str])
     cached(grase="1h")  # type: ignore[call-overload]
     cached(hard_timeout=[])  # type: ignore[call-overload]

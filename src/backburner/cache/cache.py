@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from backburner.cache.codec import codec_for
@@ -26,14 +26,15 @@ from backburner.cache.leases import Leases
 from backburner.cache.limiter import Limiter
 from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
-from backburner.cache.plan import ManyOptions, Options, Plan
+from backburner.cache.plan import FlexibleOptions, ManyOptions, Options, Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.remember_many import ReadThroughMany
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
+from backburner.cache.shape import Shape, shape_of
 from backburner.cache.stats import Stats
 from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
 from backburner.cache.trouble import TROUBLE, TroubleLog
-from backburner.errors import ConfigError
+from backburner.errors import CodecError, ConfigError
 from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
@@ -50,10 +51,12 @@ D = TypeVar("D")
 
 Callback = Callable[[], T] | Callable[[Context], T]
 """Computes a value; may take a `Context` to decide about its entry."""
-AsyncCallback = Callback[T] | Callback[Awaitable[T]]
+Coroutines = Callback[Awaitable[T]]
+AsyncCallback = Callback[T] | Coroutines[T]
 ManyCallback = Callable[[list[str]], Mapping[str, T]]
 """Computes the values of several keys."""
-AsyncManyCallback = ManyCallback[T] | Callable[[list[str]], Awaitable[Mapping[str, T]]]
+ManyCoroutines = Callable[[list[str]], Awaitable[Mapping[str, T]]]
+AsyncManyCallback = ManyCallback[T] | ManyCoroutines[T]
 
 
 def _no_callback(*_: object) -> NoReturn:
@@ -104,28 +107,44 @@ class Verbs:
     def _hit(self, key: str) -> object:
         raise NotImplementedError
 
+    def _hit_as(self, key: str, annotation: Any) -> object:
+        raise NotImplementedError
+
     # One value
 
     @overload
-    def get(self, key: str) -> Any: ...
+    def get(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
-    def get(self, key: str, default: D) -> Any | D: ...
-    def get(self, key: str, default: object = None) -> Any:
-        """The value of a key, or the default."""
-        value = self._hit(key)
+    def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def get(self, key: str, default: object = None, *, type: object = None) -> Any: ...
+    def get(self, key: str, default: object = None, *, type: Any = None) -> Any:
+        """The value of a key, or the default.
+
+        Args:
+            type: what the value must be, such as ``list[Book]``: pydantic checks it, and converts where it does that.
+                One that does not fit is not there for this reader, which is an event, `Undecodable`.
+        """
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
-            value = run(self._get(self._engine(), check_key(key)))
+            value = run(self._get(self._engine(), check_key(key), shape_of(type)))
         return default if value is MISSING else value
 
-    async def aget(self, key: str, default: object = None) -> Any:
+    @overload
+    async def aget(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    async def aget(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def aget(self, key: str, default: object = None, *, type: object = None) -> Any: ...
+    async def aget(self, key: str, default: object = None, *, type: Any = None) -> Any:
         """As `get`."""
-        value = self._hit(key)
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
-            value = await self._get(self._aengine(), check_key(key))
+            value = await self._get(self._aengine(), check_key(key), shape_of(type))
         return default if value is MISSING else value
 
-    async def _get(self, engine: Engine, key: str) -> object:
-        return await engine.get(key)
+    async def _get(self, engine: Engine, key: str, shape: Shape | None) -> object:
+        return await engine.get(key, shape)
 
     def has(self, key: str) -> bool:
         """Whether a key has a value, ``None`` included."""
@@ -168,17 +187,25 @@ class Verbs:
         return await self._aengine().add(check_key(key), value, ttl, self._tags)
 
     @overload
-    def pull(self, key: str) -> Any: ...
+    def pull(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
-    def pull(self, key: str, default: D) -> Any | D: ...
-    def pull(self, key: str, default: object = None) -> Any:
-        """Remove a key and give its value, or the default; of several callers one gets it."""
-        value = run(self._engine().pull(check_key(key)))
+    def pull(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def pull(self, key: str, default: object = None, *, type: object = None) -> Any: ...
+    def pull(self, key: str, default: object = None, *, type: Any = None) -> Any:
+        """Remove a key and give its value, or the default; of several callers one gets it. `type`: as for `get`."""
+        value = run(self._engine().pull(check_key(key), shape_of(type)))
         return default if value is MISSING else value
 
-    async def apull(self, key: str, default: object = None) -> Any:
+    @overload
+    async def apull(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    async def apull(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def apull(self, key: str, default: object = None, *, type: object = None) -> Any: ...
+    async def apull(self, key: str, default: object = None, *, type: Any = None) -> Any:
         """As `pull`."""
-        value = await self._aengine().pull(check_key(key))
+        value = await self._aengine().pull(check_key(key), shape_of(type))
         return default if value is MISSING else value
 
     def forget(self, key: str) -> bool:
@@ -210,11 +237,19 @@ class Verbs:
 
     # The options stand here one by one, and not as `**options`, since Python would make a dict of them for every hit.
 
+    @overload
+    def remember(
+        self, key: str, ttl: TTL = None, callback: Callback[Any] = ..., *, type: type[T], **options: Unpack[Options]
+    ) -> T: ...
+    @overload
+    def remember(
+        self, key: str, ttl: TTL = None, callback: Callback[T] = ..., *, type: object = None, **options: Unpack[Options]
+    ) -> T: ...
     def remember(
         self,
         key: str,
         ttl: TTL = None,
-        callback: Callback[T] = _no_callback,
+        callback: Callback[Any] = _no_callback,
         *,
         grace: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -222,7 +257,8 @@ class Verbs:
         none_ttl: Duration | None = None,
         jitter: Duration | None = None,
         throttle: Duration | None = None,
-    ) -> T:
+        type: Any = None,
+    ) -> Any:
         """The value of a key, or else what `callback` gives, which is stored.
 
         Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all
@@ -230,24 +266,56 @@ class Verbs:
         caller gets the value, and it is not stored. Shortly before the value ends, one caller computes it anew while
         the others still get it: the earlier, the longer that takes.
 
-        `Options` tells what the others are: grace, timeouts, negative caching, jitter.
+        `Options` tells what the others are: grace, timeouts, negative caching, jitter. `type`: what the value must be,
+        as for `get`; a stored one that does not fit is computed anew. It holds for what the callback gives, too.
 
         Raises:
+            CodecError: what the callback gives cannot be stored, or does not fit.
             RuntimeError: the callback asks for the key that it computes.
             CallbackTimeout: nothing within `hard_timeout`.
         """
-        value = self._hit(key)
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
+            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, shape=shape_of(type))
             value = run(self._read_through(self._engine()).remember(check_key(key), plan))
-        return cast("T", value)
+        return value
 
+    @overload
     async def aremember(
         self,
         key: str,
         ttl: TTL = None,
-        callback: AsyncCallback[T] = _no_callback,
+        callback: AsyncCallback[Any] = ...,
+        *,
+        type: type[T],
+        **options: Unpack[Options],
+    ) -> T: ...
+    @overload
+    async def aremember(
+        self,
+        key: str,
+        ttl: TTL = None,
+        callback: Coroutines[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[Options],
+    ) -> T: ...
+    @overload
+    async def aremember(
+        self,
+        key: str,
+        ttl: TTL = None,
+        callback: Callback[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[Options],
+    ) -> T: ...
+    async def aremember(
+        self,
+        key: str,
+        ttl: TTL = None,
+        callback: AsyncCallback[Any] = _no_callback,
         *,
         grace: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -255,37 +323,81 @@ class Verbs:
         none_ttl: Duration | None = None,
         jitter: Duration | None = None,
         throttle: Duration | None = None,
-    ) -> T:
+        type: Any = None,
+    ) -> Any:
         """As `remember`; the callback may be a coroutine function."""
-        value = self._hit(key)
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options)
+            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, shape=shape_of(type))
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
-        return cast("T", value)
+        return value
 
-    def remember_forever(self, key: str, callback: Callback[T] = _no_callback, **options: Unpack[Options]) -> T:
+    @overload
+    def remember_forever(
+        self, key: str, callback: Callback[Any] = ..., *, type: type[T], **options: Unpack[Options]
+    ) -> T: ...
+    @overload
+    def remember_forever(
+        self, key: str, callback: Callback[T] = ..., *, type: object = None, **options: Unpack[Options]
+    ) -> T: ...
+    def remember_forever(
+        self, key: str, callback: Callback[Any] = _no_callback, *, type: Any = None, **options: Unpack[Options]
+    ) -> Any:
         """As `remember`, without an end."""
-        return self.remember(key, FOREVER, callback, **options)
+        return self.remember(key, FOREVER, callback, type=type, **options)
 
+    @overload
     async def aremember_forever(
-        self, key: str, callback: AsyncCallback[T] = _no_callback, **options: Unpack[Options]
-    ) -> T:
+        self, key: str, callback: AsyncCallback[Any] = ..., *, type: type[T], **options: Unpack[Options]
+    ) -> T: ...
+    @overload
+    async def aremember_forever(
+        self, key: str, callback: Coroutines[T] = ..., *, type: object = None, **options: Unpack[Options]
+    ) -> T: ...
+    @overload
+    async def aremember_forever(
+        self, key: str, callback: Callback[T] = ..., *, type: object = None, **options: Unpack[Options]
+    ) -> T: ...
+    async def aremember_forever(
+        self, key: str, callback: AsyncCallback[Any] = _no_callback, *, type: Any = None, **options: Unpack[Options]
+    ) -> Any:
         """As `remember_forever`."""
-        return await self.aremember(key, FOREVER, callback, **options)
+        return await self.aremember(key, FOREVER, callback, type=type, **options)
 
+    @overload
     def flexible(
         self,
         key: str,
         ttl: tuple[Duration, Duration],
-        callback: Callback[T] = _no_callback,
+        callback: Callback[Any] = ...,
+        *,
+        type: type[T],
+        **options: Unpack[FlexibleOptions],
+    ) -> T: ...
+    @overload
+    def flexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: Callback[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[FlexibleOptions],
+    ) -> T: ...
+    def flexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: Callback[Any] = _no_callback,
         *,
         soft_timeout: Duration | None = None,
         hard_timeout: Duration | None = None,
         none_ttl: Duration | None = None,
         jitter: Duration | None = None,
         throttle: Duration | None = None,
-    ) -> T:
+        type: Any = None,
+    ) -> Any:
         """As `remember`, but who comes late need not wait: with ``ttl=(fresh, stale)`` a value older than `fresh` is
         given at once and computed anew in the background, and only one older than `stale` is waited for.
 
@@ -297,45 +409,84 @@ class Verbs:
         Raises:
             ValueError: `stale` is shorter than `fresh`.
         """
-        value = self._hit(key)
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(None, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.flexible(callback, ttl, self._tags, options)
+            plan = Plan.flexible(callback, ttl, self._tags, options, shape=shape_of(type))
             value = run(self._read_through(self._engine()).remember(check_key(key), plan))
-        return cast("T", value)
+        return value
 
+    @overload
     async def aflexible(
         self,
         key: str,
         ttl: tuple[Duration, Duration],
-        callback: AsyncCallback[T] = _no_callback,
+        callback: AsyncCallback[Any] = ...,
+        *,
+        type: type[T],
+        **options: Unpack[FlexibleOptions],
+    ) -> T: ...
+    @overload
+    async def aflexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: Coroutines[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[FlexibleOptions],
+    ) -> T: ...
+    @overload
+    async def aflexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: Callback[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[FlexibleOptions],
+    ) -> T: ...
+    async def aflexible(
+        self,
+        key: str,
+        ttl: tuple[Duration, Duration],
+        callback: AsyncCallback[Any] = _no_callback,
         *,
         soft_timeout: Duration | None = None,
         hard_timeout: Duration | None = None,
         none_ttl: Duration | None = None,
         jitter: Duration | None = None,
         throttle: Duration | None = None,
-    ) -> T:
+        type: Any = None,
+    ) -> Any:
         """As `flexible`; in the background means in a task of this event loop."""
-        value = self._hit(key)
+        value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(None, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.flexible(callback, ttl, self._tags, options)
+            plan = Plan.flexible(callback, ttl, self._tags, options, shape=shape_of(type))
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
-        return cast("T", value)
+        return value
 
     def _read_through(self, engine: Engine) -> ReadThrough:
         return ReadThrough(engine, self._engine())
 
     # Several values
 
-    def many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those keys that have one, in one round trip."""
-        return run(self._engine().many([check_key(key) for key in keys]))
+    @overload
+    def many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    def many(self, keys: Iterable[str], *, type: object = None) -> dict[str, Any]: ...
+    def many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
+        """The values of those keys that have one, in one round trip. `type`: of each value, as for `get`."""
+        return run(self._engine().many([check_key(key) for key in keys], shape_of(type)))
 
-    async def amany(self, keys: Iterable[str]) -> dict[str, Any]:
+    @overload
+    async def amany(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def amany(self, keys: Iterable[str], *, type: object = None) -> dict[str, Any]: ...
+    async def amany(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """As `many`."""
-        return await self._aengine().many([check_key(key) for key in keys])
+        return await self._aengine().many([check_key(key) for key in keys], shape_of(type))
 
     def put_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
         """Store several values in one round trip. Whether all were stored."""
@@ -353,13 +504,35 @@ class Verbs:
         """As `forget_many`."""
         return await self._aengine().forget([check_key(key) for key in keys])
 
+    @overload
     def remember_many(
         self,
         keys: Iterable[str],
         ttl: TTL = None,
-        callback: ManyCallback[T] = _no_callback,
+        callback: ManyCallback[Any] = ...,
+        *,
+        type: type[T],
         **options: Unpack[ManyOptions],
-    ) -> dict[str, T]:
+    ) -> dict[str, T]: ...
+    @overload
+    def remember_many(
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: ManyCallback[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T]: ...
+    def remember_many(
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: ManyCallback[Any] = _no_callback,
+        *,
+        type: Any = None,
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, Any]:
         """The values of keys; those missing are computed by one call of `callback` with the list of them, which gives a
         dict. Keys that it leaves out have no value, and nothing is stored for them.
 
@@ -367,27 +540,61 @@ class Verbs:
         calls back for what nobody else computes, and waits for the rest.
 
         Args:
+            type: of each value, as for `remember`.
             options: see `ManyOptions`. With `grace`, values of before are given when the callback fails and all keys
                 that it was called for have one.
         """
         names = [check_key(key) for key in keys]
-        plan = self._plan_many(callback, ttl, options)
-        return cast("dict[str, T]", run(ReadThroughMany(self._engine()).remember(names, plan)))
+        plan = self._plan_many(callback, ttl, options, type)
+        return run(ReadThroughMany(self._engine()).remember(names, plan))
 
+    @overload
     async def aremember_many(
         self,
         keys: Iterable[str],
         ttl: TTL = None,
-        callback: AsyncManyCallback[T] = _no_callback,
+        callback: AsyncManyCallback[Any] = ...,
+        *,
+        type: type[T],
         **options: Unpack[ManyOptions],
-    ) -> dict[str, T]:
+    ) -> dict[str, T]: ...
+    @overload
+    async def aremember_many(
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: ManyCoroutines[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T]: ...
+    @overload
+    async def aremember_many(
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: ManyCallback[T] = ...,
+        *,
+        type: object = None,
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T]: ...
+    async def aremember_many(
+        self,
+        keys: Iterable[str],
+        ttl: TTL = None,
+        callback: AsyncManyCallback[Any] = _no_callback,
+        *,
+        type: Any = None,
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, Any]:
         """As `remember_many`; the callback may be a coroutine function."""
         names = [check_key(key) for key in keys]
-        plan = self._plan_many(callback, ttl, options)
-        return cast("dict[str, T]", await ReadThroughMany(self._aengine()).remember(names, plan))
+        plan = self._plan_many(callback, ttl, options, type)
+        return await ReadThroughMany(self._aengine()).remember(names, plan)
 
-    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: ManyOptions) -> Plan:
-        return Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, known=ManyOptions)
+    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: ManyOptions, type: Any) -> Plan:
+        lifetime, shape = self._engine().lifetime(ttl), shape_of(type)
+        return Plan.of(callback, lifetime, self._tags, options, shape=shape, known=ManyOptions)
 
     # Counting
 
@@ -712,6 +919,18 @@ class Cache(Verbs):
             self.events.emit(Hit(key, "memory"))
         return value
 
+    def _hit_as(self, key: str, annotation: Any) -> object:
+        """As `_hit`, of a type; `MISSING` also if it does not fit, which who looks again tells."""
+        shape, entry = shape_of(annotation), self._peek(check_key(key))
+        if shape is None or entry is None or (value := self._blocking.value(key, entry)) is MISSING:
+            return MISSING
+        try:
+            value = shape.fit(value)
+        except CodecError:
+            return MISSING
+        self._count_hit(key, entry)
+        return value
+
 
 class TaggedCache(Verbs):
     """A cache whose writes carry tags. Reads need no tags: an entry is one entry, whoever asks."""
@@ -729,6 +948,9 @@ class TaggedCache(Verbs):
 
     def _hit(self, key: str) -> object:
         return self._cache._hit(key)  # noqa: SLF001
+
+    def _hit_as(self, key: str, annotation: Any) -> object:
+        return self._cache._hit_as(key, annotation)  # noqa: SLF001
 
     def __repr__(self) -> str:
         return f"<TaggedCache {self._tags} of {self._cache!r}>"

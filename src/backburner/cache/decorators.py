@@ -20,6 +20,7 @@ from backburner.cache.entry import TTL, Duration, seconds
 from backburner.cache.keys import check_key, check_tags
 from backburner.cache.memo import MemoizedCache
 from backburner.cache.plan import Options, Plan
+from backburner.cache.shape import Shape, shape_of_result
 from backburner.cache.templates import KeyExpression, Templates
 from backburner.errors import ConfigError
 
@@ -104,6 +105,7 @@ def cached(
     tags: Sequence[str] = (),
     namespace: str = "",
     cache: Source = default_cache,
+    typed: bool = False,
     **options: Unpack[Options],
 ) -> _Decorator: ...
 def cached(
@@ -115,6 +117,7 @@ def cached(
     tags: Sequence[str] = (),
     namespace: str = "",
     cache: Source = default_cache,
+    typed: bool = False,
     **options: Unpack[Options],
 ) -> Any:
     """Remember what a function gives for its arguments.
@@ -127,10 +130,14 @@ def cached(
         namespace: put before the key, with a colon.
         cache: where results are kept: a cache, or a function that gives one and is asked with each call. Without it,
             the process's `default_cache`.
+        typed: results are what the function's annotation says, such as ``-> list[Book]``: pydantic checks what the
+            cache has, and converts where it does that; what does not fit is computed anew. What the function gives is
+            held to it, too (`CodecError`).
         options: as for `Cache.remember`: grace, timeouts, negative caching, jitter.
 
     Raises:
-        ConfigError: the template names what is no argument, or could not tell different arguments apart.
+        ConfigError: the template names what is no argument, or could not tell different arguments apart; or, with
+            `typed`, the annotation is missing, or makes no sense.
         ValueError: a ttl or an option makes no sense.
         TypeError: the function cannot be cached; or (when called) an argument cannot be part of a key. The message says
             what to do.
@@ -140,7 +147,8 @@ def cached(
         binding = type(decorated) if isinstance(decorated, (classmethod, staticmethod)) else None
         plain = decorated if binding is None else decorated.__func__
         _refuse_what_cannot_be_cached(plain)
-        made = _Calls(plain, ttl, key, tags, namespace, cache, options).function()
+        shape = shape_of_result(plain) if typed else None
+        made = _Calls(plain, ttl, key, tags, namespace, cache, shape, options).function()
         if binding is staticmethod:
             return staticmethod(made)
         if binding is classmethod or _in_class(plain):
@@ -161,6 +169,7 @@ class _Calls:
         tags: Sequence[str],
         namespace: str,
         cache: Source,
+        shape: Shape | None,
         options: Options,
     ) -> None:
         if not (isinstance(cache, Verbs) or callable(cache)):
@@ -173,6 +182,7 @@ class _Calls:
         self._function = function
         self._asynchronous = inspect.iscoroutinefunction(function)
         self._ttl = ttl
+        self._shape = shape
         self._options = options
         self._verb = f"{'a' * self._asynchronous}{'flexible' if isinstance(ttl, tuple) else 'remember'}"
         self._cache: Source = cache
@@ -187,11 +197,15 @@ class _Calls:
     def function(self) -> Callable[..., Any]:
         """The function that users call, with its verbs. A hit is answered in it, without another call."""
         source, names = self._cache, {**self._key.names, "<missing>": MISSING, "<read>": self.read}
+        # The short cut that `Cache.remember` begins with.
+        short_cut, asked = "_hit", [self._key.probe]
+        if self._shape is not None:
+            short_cut, asked, names["<shape>"] = "_hit_as", [self._key.probe, load("<shape>")], self._shape
         if isinstance(source, Verbs):
-            hit = call("<hit>", self._key.probe)
-            names["<hit>"] = source._hit  # noqa: SLF001 - the short cut that `Cache.remember` begins with
+            hit = call("<hit>", *asked)
+            names["<hit>"] = getattr(source, short_cut)
         else:
-            hit = ast.Call(ast.Attribute(call("<cache>"), "_hit", ast.Load()), [self._key.probe], [])
+            hit = ast.Call(ast.Attribute(call("<cache>"), short_cut, ast.Load()), asked, [])
             names["<cache>"] = source
         found = ast.NamedExpr(ast.Name("<value>", ast.Store()), hit)
         read: ast.expr = forward("<read>", self._signature)
@@ -213,7 +227,8 @@ class _Calls:
             cache = cache.tags(*self._tags(*arguments, **keywords))
         read = getattr(cache, self._verb)
         key = self.key(*arguments, **keywords)
-        return read(key, self._ttl, lambda: self._function(*arguments, **keywords), **self._options)
+        compute = lambda: self._function(*arguments, **keywords)  # noqa: E731 - takes no `Context`
+        return read(key, self._ttl, compute, type=self._shape, **self._options)
 
     def forget(self, /, *arguments: Any, **keywords: Any) -> bool:
         return self._source().forget(self.key(*arguments, **keywords))

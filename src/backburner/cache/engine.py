@@ -21,6 +21,7 @@ from backburner.cache.flight import Flights
 from backburner.cache.leases import Leases
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import Runtime
+from backburner.cache.shape import Shape
 from backburner.cache.stores.base import Find, Rest, Seen, Store, Turn
 from backburner.errors import CodecError, StoreError, ValueTooLarge
 from backburner.events import (
@@ -96,7 +97,7 @@ class Engine:
 
     # Reading
 
-    async def get(self, key: str) -> object:
+    async def get(self, key: str, shape: Shape | None = None) -> object:
         """The value, or `MISSING`."""
         # Not `many` of one: this is the way of most reads, and each coroutine that it suspends in costs.
         try:
@@ -104,15 +105,15 @@ class Engine:
         except StoreError as error:
             self.degraded("get", (key,), error)
             return MISSING
-        value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
+        value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
         self.count(key, value, entry)
         return value
 
-    async def many(self, keys: Sequence[str]) -> dict[str, object]:
+    async def many(self, keys: Sequence[str], shape: Shape | None = None) -> dict[str, object]:
         """The values of those keys that have one."""
         if not keys:
             return {}
-        return await self._or_else({}, "get", keys, self.fresh_values(keys))
+        return await self._or_else({}, "get", keys, self.fresh_values(keys, shape))
 
     async def has(self, key: str) -> bool:
         """Whether a fresh entry is there, without decoding it."""
@@ -143,18 +144,18 @@ class Engine:
             decode=lambda payload: self._codec.decode(payload, key),
         )
 
-    async def pull(self, key: str) -> object:
+    async def pull(self, key: str, shape: Shape | None = None) -> object:
         """The value, which is removed, or `MISSING`."""
-        return await self._or_else(MISSING, "pull", (key,), self._pull(key))
+        return await self._or_else(MISSING, "pull", (key,), self._pull(key, shape))
 
-    async def _pull(self, key: str) -> object:
+    async def _pull(self, key: str, shape: Shape | None) -> object:
         if self._owed.some:
             await self._owed.pay(self.store)
         self.flights.supersede((key,))
         entry = await self.store.take(key)
         self.flights.supersede((key,))
         decision = decide(entry, self.runtime.now(), await self.current(entry))
-        value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
+        value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
         self.count(key, value, entry)
         return value
 
@@ -300,18 +301,23 @@ class Engine:
 
     # Steps that all of them share
 
-    def value(self, key: str, entry: Entry) -> object:
-        """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read."""
-        if entry.value is not ENCODED:
-            return entry.value
-        payload = entry.payload or b""
+    def value(self, key: str, entry: Entry, shape: Shape | None = None) -> object:
+        """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read, or it
+        is not what the reader asks for."""
         try:
-            if payload.endswith(b"\n") and (counter := COUNTER.fullmatch(payload)):
-                return int(counter[1])
-            return self._codec.decode(payload, key)
+            value = self._decoded(key, entry)
+            return value if shape is None else shape.fit(value)
         except CodecError as error:
             self._events.emit(Undecodable(key, str(error)))
             return MISSING
+
+    def _decoded(self, key: str, entry: Entry) -> object:
+        if entry.value is not ENCODED:
+            return entry.value
+        payload = entry.payload or b""
+        if payload.endswith(b"\n") and (counter := COUNTER.fullmatch(payload)):
+            return int(counter[1])
+        return self._codec.decode(payload, key)
 
     def count(self, key: str, value: object, entry: Entry | None = None, *, stale: bool = False) -> bool:
         """Note whether a value was found, and say so. Without its entry, it was found in somebody's flight."""
@@ -408,11 +414,11 @@ class Engine:
         entry = await self.store.read_one(key)
         return entry, decide(entry, self.runtime.now(), await self.current(entry) if entry and entry.tags else ())
 
-    async def fresh_values(self, keys: Sequence[str]) -> dict[str, object]:
+    async def fresh_values(self, keys: Sequence[str], shape: Shape | None = None) -> dict[str, object]:
         """The values of those keys that have a fresh one; as `judge` otherwise."""
         found = {}
         for key, (entry, decision) in (await self.judged(keys)).items():
-            value = self.value(key, entry) if entry is not None and decision.fresh else MISSING
+            value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
             if self.count(key, value, entry):
                 found[key] = value
         return found

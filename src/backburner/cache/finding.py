@@ -15,14 +15,14 @@ class Finding:
     entry: Entry | None = None
     decision: Decision = Decision.MISS
     value: object = MISSING
-    """`MISSING` where the entry must not be given to anybody, or cannot be read."""
+    """`MISSING` where the entry must not be given to anybody, cannot be read, or does not fit."""
     sure: bool = True
     """Whether there is nothing where no entry was found; else it may be bytes that cannot be read."""
 
     @classmethod
-    def of(cls, engine: Engine, key: str, entry: Entry | None, decision: Decision) -> Self:
+    def of(cls, engine: Engine, key: str, plan: Plan, entry: Entry | None, decision: Decision) -> Self:
         """What an engine's judgement of a key comes to."""
-        value = MISSING if entry is None or decision is Decision.MISS else engine.value(key, entry)
+        value = MISSING if entry is None or decision is Decision.MISS else engine.value(key, entry, plan.shape)
         return cls(entry, Decision.MISS if value is MISSING else decision, value)
 
     def serves(self, plan: Plan) -> bool:
@@ -51,10 +51,10 @@ NO_STORE: Final = Finding()
 """Found when the store does not answer: to be told apart by identity."""
 
 
-async def look(engine: Engine, key: str) -> Finding:
+async def look(engine: Engine, key: str, plan: Plan) -> Finding:
     """Look for the entry of a key.
 
     Raises:
         StoreError: the store cannot tell.
     """
-    return Finding.of(engine, key, *await engine.judge(key))
+    return Finding.of(engine, key, plan, *await engine.judge(key))

@@ -6,12 +6,16 @@ meanwhile is not seen until the scope ends.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from backburner.cache.cache import Cache, TaggedCache, Verbs
 from backburner.cache.engine import MISSING, Engine
 from backburner.cache.plan import Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.scope import current_scope
+from backburner.cache.shape import Shape, shape_of
+
+_Keeper = Callable[[str, Shape | None], Callable[[object], object]]
 
 
 class MemoizedCache(Verbs):
@@ -43,33 +47,40 @@ class MemoizedCache(Verbs):
         return self._cache._aengine()  # noqa: SLF001
 
     def _hit(self, key: str) -> object:
+        return self._kept_or(key, None, self._cache._hit)  # noqa: SLF001
+
+    def _hit_as(self, key: str, annotation: Any) -> object:
+        shape = shape_of(annotation)
+        return self._kept_or(key, shape, lambda key: self._cache._hit_as(key, shape))  # noqa: SLF001
+
+    def _kept_or(self, key: str, shape: Shape | None, hit: Callable[[str], object]) -> object:
         scope = current_scope()
         if scope is None or not isinstance(key, str):
-            return self._cache._hit(key)  # noqa: SLF001
+            return hit(key)
         owner = self._owner()
-        value = scope.find(owner, key, MISSING)
+        value = scope.find(owner, key, shape, MISSING)
         if value is MISSING:
             writes = scope.writes
-            value = self._cache._hit(key)  # noqa: SLF001
+            value = hit(key)
             if value is not MISSING:
-                value = scope.keep(owner, key, value, writes)
+                value = scope.keep(owner, key, shape, value, writes)
         return value
 
     def _owner(self) -> object:
         """What all objects for the same cache share, and what is told about its writes."""
         return self._engine().flights
 
-    def _keeper(self, key: str) -> Callable[[object], object]:
+    def _keeper(self, key: str, shape: Shape | None) -> Callable[[object], object]:
         """A function that keeps a value which is about to be read, and gives the one to go on with."""
         scope = current_scope()
         if scope is None:
             return lambda value: value
         owner, writes = self._owner(), scope.writes
-        return lambda value: value if value is MISSING else scope.keep(owner, key, value, writes)
+        return lambda value: value if value is MISSING else scope.keep(owner, key, shape, value, writes)
 
-    async def _get(self, engine: Engine, key: str) -> object:
-        keep = self._keeper(key)
-        return keep(await engine.get(key))
+    async def _get(self, engine: Engine, key: str, shape: Shape | None) -> object:
+        keep = self._keeper(key, shape)
+        return keep(await engine.get(key, shape))
 
     def _read_through(self, engine: Engine) -> ReadThrough:
         return _KeptReading(engine, self._engine(), self._keeper)
@@ -78,10 +89,10 @@ class MemoizedCache(Verbs):
 class _KeptReading(ReadThrough):
     """Keeps what is read through, key by key."""
 
-    def __init__(self, engine: Engine, blocking: Engine, keeper: Callable[[str], Callable[[object], object]]) -> None:
+    def __init__(self, engine: Engine, blocking: Engine, keeper: _Keeper) -> None:
         super().__init__(engine, blocking)
         self._keeper = keeper
 
     async def remember(self, key: str, plan: Plan) -> object:
-        keep = self._keeper(key)
+        keep = self._keeper(key, plan.shape)
         return keep(await super().remember(key, plan))

@@ -10,26 +10,15 @@ from random import random
 from typing import Any, Final, Self, TypedDict
 
 from backburner.cache.entry import Duration, seconds
+from backburner.cache.shape import Shape
+from backburner.errors import CodecError
 
 THROTTLE: Final = 1.0
 """Seconds between calls of a callback that fails, where nothing else is said."""
 
 
-class ManyOptions(TypedDict, total=False):
-    """Options of `remember_many`. A duration is seconds, a `timedelta`, or text such as ``"10m"``."""
-
-    grace: Duration
-    """How long the value is kept beyond its ttl, to be given when the callback fails then. 0: not at all."""
-    none_ttl: Duration
-    """How long ``None`` is kept, which often means that there is no such thing; without `grace`. 0: it is not stored,
-    and what was there before is removed. Default: as any value."""
-    jitter: Duration
-    """By how much each entry's lifetime is shortened at random, so that entries made together do not end together: a
-    number from 0 to 1 is the fraction of the ttl, a `timedelta` or text a duration."""
-
-
-class Options(ManyOptions, total=False):
-    """Options of `remember` and its kin, and of `@cached`.
+class FlexibleOptions(TypedDict, total=False):
+    """Options of `flexible`. A duration is seconds, a `timedelta`, or text such as ``"10m"``.
 
     With a timeout, the callback runs in a thread of its own (in asyncio: in a task), with a copy of the caller's
     context variables, and goes on when the timeout is over: what it gives is stored, unless the key was written or
@@ -37,6 +26,12 @@ class Options(ManyOptions, total=False):
     session.
     """
 
+    none_ttl: Duration
+    """How long ``None`` is kept, which often means that there is no such thing; without `grace`. 0: it is not stored,
+    and what was there before is removed. Default: as any value."""
+    jitter: Duration
+    """By how much each entry's lifetime is shortened at random, so that entries made together do not end together: a
+    number from 0 to 1 is the fraction of the ttl, a `timedelta` or text a duration."""
     soft_timeout: Duration
     """When there is a value that may still be given (see `grace`), and the callback has run for so long: give it."""
     hard_timeout: Duration
@@ -44,6 +39,21 @@ class Options(ManyOptions, total=False):
     throttle: Duration
     """After the callback failed, and the value of before was given: how long everybody, in all processes, gets that
     value without another call. Default: 1 second."""
+
+
+class Options(FlexibleOptions, total=False):
+    """Options of `remember` and its kin, and of `@cached`."""
+
+    grace: Duration
+    """How long the value is kept beyond its ttl, to be given when the callback fails then. 0: not at all."""
+
+
+class ManyOptions(TypedDict, total=False):
+    """Options of `remember_many`, as those of `remember`."""
+
+    grace: Duration
+    none_ttl: Duration
+    jitter: Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,8 @@ class Plan:
     throttle: float = THROTTLE
     of_list: bool = False
     """Whether the callback is one for several keys, which may leave this one out."""
+    shape: Shape | None = None
+    """What the caller asks values to be."""
 
     @classmethod
     def of(
@@ -74,7 +86,9 @@ class Plan:
         lifetime: float,
         tags: Sequence[str],
         options: Mapping[str, Any],
-        known: type[ManyOptions] = Options,
+        *,
+        shape: Shape | None = None,
+        known: type[Options | ManyOptions] = Options,
     ) -> Self:
         """The plan that options describe.
 
@@ -110,6 +124,7 @@ class Plan:
             jitter_fraction=jitter if as_fraction else 0.0,
             jitter_seconds=0.0 if as_fraction else _duration("jitter", jitter),
             throttle=times.get("throttle", THROTTLE),
+            shape=shape,
         )
 
     @classmethod
@@ -119,6 +134,8 @@ class Plan:
         ttl: tuple[Duration, Duration],
         tags: Sequence[str],
         options: Mapping[str, Any],
+        *,
+        shape: Shape | None = None,
     ) -> Self:
         """The plan of ``ttl=(fresh, stale)``: given late, and renewed in the background.
 
@@ -137,7 +154,21 @@ class Plan:
             raise ValueError(f"ttl={ttl!r}: a value cannot be too old to be given before it is too old to be fresh")
         if options.get("grace") is not None:
             raise ValueError(f"ttl={ttl!r} says how long a value is kept; with it there is no grace")
-        return replace(cls.of(callback, fresh, tags, options), grace=stale - fresh, in_background=True)
+        return replace(cls.of(callback, fresh, tags, options, shape=shape), grace=stale - fresh, in_background=True)
+
+    def given(self, key: str, value: object) -> object:
+        """What the caller gets of a value that was computed. What is stored is the value itself, for other readers may
+        ask for something else.
+
+        Raises:
+            CodecError: the callback does not keep to the type.
+        """
+        if self.shape is None:
+            return value
+        try:
+            return self.shape.fit(value)
+        except CodecError as error:
+            raise CodecError(f"the callback for {key!r} gave a {type(value).__name__}, and {error}") from error
 
     @property
     def timed(self) -> bool:

@@ -51,7 +51,7 @@ class ReadThrough:
                 value = await self._lead(flight, key, plan)
                 if value is MISSING:
                     found = await self._wait(flight, key, plan, deadline)
-                    value = self._engine.value(key, found) if isinstance(found, Entry) else found.value
+                    value = self._engine.value(key, found, plan.shape) if isinstance(found, Entry) else found.value
                     if value is MISSING:
                         raise RuntimeError(f"the callback for {key!r} was ended from outside before it gave a value")
             elif self._runtime.may_wait(flight):
@@ -74,7 +74,7 @@ class ReadThrough:
         # The flight may have begun before another process removed the key or flushed a tag, and this caller come after.
         if flight.overtaken or not await self._engine.still_holds("remember", key, found):
             return MISSING
-        value = self._engine.value(key, found)
+        value = self._engine.value(key, found, plan.shape)
         if value is not MISSING:
             self._engine.count(key, value, stale=flight.stale)
         return value
@@ -90,7 +90,7 @@ class ReadThrough:
                 await self._runtime.wait(flight, flight.began + plan.soft_timeout - self._runtime.elapsed())
                 if not flight.landed.done():
                     # Asked for anew, since it may have been removed meanwhile.
-                    found = await self._look_or_go_on(key)
+                    found = await self._look_or_go_on(key, plan)
                     if found.value is not MISSING:
                         self._engine.count(key, found.value, found.entry, stale=found.stale)
                         self._engine.tell(LateCallback(key, plan.soft_timeout, found.stale))
@@ -113,7 +113,7 @@ class ReadThrough:
         handed_over = False
         try:
             with leading(flight):
-                found = await self._look_or_go_on(key)
+                found = await self._look_or_go_on(key, plan)
                 if found.serves(plan):
                     self._engine.count(key, found.value, found.entry, stale=found.stale)
                     flight.entry, flight.stale = found.entry, found.stale
@@ -146,16 +146,16 @@ class ReadThrough:
             self._flights.land(key, flight)
 
     async def _alone(self, key: str, plan: Plan) -> object:
-        found = await self._look_or_go_on(key)
+        found = await self._look_or_go_on(key, plan)
         if found.serves(plan):
             self._engine.count(key, found.value, found.entry, stale=found.stale)
             return found.value
         value, _ = await self._obtain(key, plan, Flight(None), found, may_wait=False)
         return value
 
-    async def _look_or_go_on(self, key: str) -> Finding:
+    async def _look_or_go_on(self, key: str, plan: Plan) -> Finding:
         try:
-            return await look(self._engine, key)
+            return await look(self._engine, key, plan)
         except StoreError as error:
             self._engine.degraded("remember", (key,), error)
             return NO_STORE
@@ -177,7 +177,7 @@ class ReadThrough:
                         break
                     since = since or self._runtime.elapsed()
                     await self._engine.store.wait(asked.taken[key])
-                before, found = found, await look(self._engine, key)
+                before, found = found, await look(self._engine, key, plan)
                 if found.entry is not None and found.serves(plan):
                     self._engine.count(key, found.value, found.entry, stale=found.stale)
                     flight.stale = found.stale
@@ -217,7 +217,7 @@ class ReadThrough:
         if not flight.landed.done():
             self._engine.tell(LateCallback(key, timeout, found.stale))
             return found.value
-        value = MISSING if flight.entry is None else self._engine.value(key, flight.entry)
+        value = MISSING if flight.entry is None else self._engine.value(key, flight.entry, plan.shape)
         return found.value if value is MISSING else value
 
     async def _renew_with(self, key: str, plan: Plan, flight: Flight, found: Finding) -> object:
@@ -260,6 +260,7 @@ class ReadThrough:
             arguments = (context,) if _takes_context(plan.callback) else ()
             with self._engine.computing((key,), refresh=refresh) as computation:
                 value = await self._runtime.call(plan.callback, *arguments)
+                given = plan.given(key, value)
             lifetime, grace = plan.times(value, self._engine.lifetime(context.ttl))
             entry = self._engine.entry(key, value, lifetime, computation.seconds, grace=grace)
             if turn is not None and not context.skipped and not flight.superseded:
@@ -274,7 +275,7 @@ class ReadThrough:
             rest = plan.throttle if found.value is not MISSING else 0.0
             raise
         else:
-            return value, entry
+            return given, entry
         finally:
             if turn is not None and not finished:
                 held = await self._engine.give_up(turn, rest)

@@ -97,7 +97,7 @@ class _Batch:
         plan, pending = self._plan, self._pending
         try:
             for key, judged in (await self._engine.judged(tuple(pending))).items():
-                found = Finding.of(self._engine, key, *judged)
+                found = Finding.of(self._engine, key, plan, *judged)
                 if found.serves(plan):
                     self._engine.count(key, found.value, found.entry, stale=found.stale)
                     self._land(key, found.value, found.entry, stale=found.stale)
@@ -127,12 +127,13 @@ class _Batch:
         rest = 0.0
         try:
             with self._engine.computing(keys) as computation:
-                given = _mapping(await self._engine.runtime.call(self._plan.callback, list(keys)))
+                computed = _mapping(await self._engine.runtime.call(self._plan.callback, list(keys)))
+                given = {key: self._plan.given(key, computed[key]) for key in keys if key in computed}
             entries: dict[str, Entry] = {}
             for key in keys:
                 if key in given:
-                    lifetime, grace = self._plan.times(given[key], self._plan.lifetime)
-                    entries[key] = self._engine.entry(key, given[key], lifetime, computation.seconds, grace=grace)
+                    lifetime, grace = self._plan.times(computed[key], self._plan.lifetime)
+                    entries[key] = self._engine.entry(key, computed[key], lifetime, computation.seconds, grace=grace)
                     entries[key].tags = turn.versions if turn is not None else ()
             if turn is not None:
                 finished = True

@@ -14,25 +14,27 @@ _scope: Final[ContextVar["Scope | None"]] = ContextVar("backburner_memo_scope", 
 
 
 class Scope:
-    """Values by their cache and key. An owner is what stands for a cache."""
+    """Values by their cache and key, and by what was asked for: a shape, or nothing. An owner is what stands for a
+    cache."""
 
     def __init__(self) -> None:
         self.ended = False
         self.writes = 0
         """Counts what was forgotten: who keeps a value says how far this was when the reading began."""
-        self._values: dict[tuple[object, str], object] = {}
+        self._values: dict[tuple[object, str], dict[object, object]] = {}
         self._lock = Lock()  # held for operations on the dict only
 
-    def find(self, owner: object, key: str, default: object) -> object:
+    def find(self, owner: object, key: str, shape: object, default: object) -> object:
         """The value that was kept, or the default."""
-        return self._values.get((owner, key), default)
+        kept = self._values.get((owner, key))
+        return default if kept is None else kept.get(shape, default)
 
-    def keep(self, owner: object, key: str, value: object, writes: int) -> object:
+    def keep(self, owner: object, key: str, shape: object, value: object, writes: int) -> object:
         """Keep a value, unless something was written since. Gives the one to go on with: of several, the first."""
         with self._lock:
             if self.ended or self.writes != writes:
                 return value
-            return self._values.setdefault((owner, key), value)
+            return self._values.setdefault((owner, key), {}).setdefault(shape, value)
 
     def forget(self, owner: object, keys: Iterable[str] | None) -> None:
         """Say that keys of an owner, or all of them, were written or removed."""

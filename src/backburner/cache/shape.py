@@ -1,0 +1,121 @@
+"""What a reader asks a value to be: an annotation, such as ``list[Book]``, and pydantic to check it and convert to it.
+
+Values are stored as they were given, whatever anybody asks for; so each reader may ask for something else, or nothing.
+What makes bytes of values is `codec`'s business.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, Final, get_origin, get_type_hints
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from backburner.errors import CodecError, ConfigError
+
+_KEPT: Final = 1024
+"""Annotations that are known at a time: making sense of one takes a millisecond."""
+_TOLD: Final = 3
+"""Of what is wrong with a value, so much is told."""
+
+
+class Shape:
+    """An annotation.
+
+    Raises:
+        ConfigError: it is none that values can be checked by.
+    """
+
+    __slots__ = ("_validate", "name")
+
+    def __init__(self, annotation: Any) -> None:
+        self.name = annotation.__qualname__ if _is_class(annotation) else repr(annotation).replace("typing.", "")
+        """For messages."""
+        if isinstance(annotation, str):
+            raise ConfigError(f"type={annotation!r} is text: give the type itself")
+        try:
+            self._validate = _adapter(annotation).validate_python
+        except Exception as error:
+            problem = str(error).partition("\n")[0]
+            raise ConfigError(f"values cannot be checked by the type {self.name}: {problem}") from error
+
+    def __repr__(self) -> str:
+        return f"<Shape {self.name}>"
+
+    def fit(self, value: object) -> object:
+        """The value as this type: itself where it is one, converted where pydantic does that (a dict to a model).
+
+        Raises:
+            CodecError: it does not fit.
+            ConfigError: the type refers to one that does not exist (yet).
+        """
+        try:
+            return self._validate(value)
+        except ValidationError as error:
+            problems = [
+                ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
+                for each in error.errors(include_url=False, include_input=False, include_context=False)
+            ]
+            more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+            raise CodecError(f"it is no {self.name}: {'; '.join(problems[:_TOLD])}{more}") from error
+        except PydanticUserError as error:
+            raise ConfigError(f"values cannot be checked by the type {self.name}: {error.message}") from error
+        except Exception as error:  # a validator of the user's, which did not expect such a value
+            raise CodecError(f"it is no {self.name}: {type(error).__name__}: {error}") from error
+
+
+def shape_of(annotation: Any) -> Shape | None:
+    """The shape of an annotation, or a shape as it is; ``None`` for ``None``, by which nothing is asked for.
+
+    Raises:
+        ConfigError: as `Shape`.
+    """
+    if annotation is None or isinstance(annotation, Shape):
+        return annotation
+    try:
+        return _known(annotation)
+    except TypeError:  # not hashable, such as ``Annotated[int, []]``
+        return Shape(annotation)
+
+
+def shape_of_result(function: Callable[..., Any]) -> Shape:
+    """The shape of what a function gives, by its annotation; of a coroutine function, of what it gives when awaited.
+
+    Raises:
+        ConfigError: there is no annotation, its names cannot be found, or as `Shape`.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    annotation = inspect.signature(function).return_annotation
+    if annotation is inspect.Signature.empty:
+        raise ConfigError(f"{name}() does not say what it gives, which typed=True goes by: write -> and a type")
+    plain = inspect.unwrap(getattr(function, "func", function))
+    names = getattr(getattr(plain, "__func__", plain), "__globals__", {})
+    # Of the result alone: what the arguments are may be known to type checkers only.
+    said = SimpleNamespace(__annotations__={"return": annotation})
+    try:
+        return Shape(get_type_hints(said, names, include_extras=True)["return"])
+    except ConfigError as error:
+        raise ConfigError(f"{name}(): {error}") from error
+    except Exception as error:  # annotations are anybody's expressions
+        raise ConfigError(
+            f"{name}() is annotated -> {annotation}, which makes no sense here: {error}. With typed=True, what it "
+            "names must exist in its module when @cached runs"
+        ) from error
+
+
+@lru_cache(_KEPT)
+def _known(annotation: Any) -> Shape:
+    return Shape(annotation)
+
+
+def _is_class(annotation: Any) -> bool:
+    return isinstance(annotation, type) and get_origin(annotation) is None
+
+
+def _adapter(annotation: Any) -> "TypeAdapter[Any]":
+    try:
+        return TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        # Classes that pydantic knows nothing of, such as a database's: a value must be an instance.
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
