@@ -90,7 +90,7 @@ def test_a_lost_idle_connection_costs_blocking_callers_no_error(url: str, monkey
 
 def test_push_messages_and_invalidations_come_through(url: str, eventually: Eventually) -> None:
     heard: list[bytes] = []
-    tracking = Tracking(url, "tls:", on_invalidated=lambda names: heard.extend(names or ()), timeout=2.0)
+    tracking = Tracking(url, "tls:", "tls:changes", on_invalidated=lambda names: heard.extend(names or ()), timeout=2.0)
     tracking.start()
     eventually(lambda: tracking.trusted)
     assert tracking.mode == "tracking"

@@ -17,6 +17,8 @@ from backburner.redis.tracking import Tracking
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 
+CHANNEL = "cache:\x01changes"
+
 
 @pytest.fixture
 def proxy(redis_url: str) -> Iterator[FaultProxy]:
@@ -36,6 +38,7 @@ class Ear(Tracking):
         super().__init__(
             url,
             "cache:",
+            CHANNEL,
             on_invalidated=lambda names: self.heard.extend(names or ()),
             on_trusted=lambda: self.states.append(("trusted", time.monotonic())),
             on_lost=lambda _: self.states.append(("lost", time.monotonic())),
@@ -72,7 +75,7 @@ def test_a_server_that_hangs_is_distrusted_within_a_second(
     assert ear.mode == mode
     with redis.Redis.from_url(redis_url) as other:
         other.set("cache:a", 1)
-        other.execute_command(*ear.publication(["cache:a"]))
+        other.publish(CHANNEL, "cache:a")
     eventually(lambda: b"cache:a" in ear.heard)
 
 
@@ -95,7 +98,7 @@ def test_a_message_that_is_cut_is_no_message(
     moment = time.monotonic()
     with redis.Redis.from_url(redis_url) as other:
         other.set("cache:a", 1)
-        other.execute_command(*ear.publication(["cache:a"]))
+        other.publish(CHANNEL, "cache:a")
     eventually(lambda: ear.since(moment, "lost"), timeout=3)
     assert ear.heard == []
     proxy.pass_through()

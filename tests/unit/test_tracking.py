@@ -17,6 +17,7 @@ from backburner.redis.tracking import Tracking
 from tests.conftest import Eventually
 
 PREFIX = "cache:"
+CHANNEL = "cache:\x01changes"
 
 
 class Ear(Tracking):
@@ -28,6 +29,7 @@ class Ear(Tracking):
         super().__init__(
             url,
             prefix,
+            CHANNEL,
             on_invalidated=lambda names: self.heard.extend([None] if names is None else names),
             on_trusted=lambda: self.states.append("trusted"),
             on_lost=lambda _: self.states.append("lost"),
@@ -139,8 +141,8 @@ def test_where_tracking_is_refused_a_channel_takes_its_place(
         assert "refuses client tracking" in caplog.text
         assert "secret" not in caplog.text
         other.set("cache:unheard", 1)
-        other.execute_command(*ear.publication(["cache:a", "cache:é"]))
-        other.execute_command(*ear.publication(None))
+        other.publish(CHANNEL, "cache:a\0cache:é")
+        other.publish(CHANNEL, "")
         eventually(lambda: ear.heard == [b"cache:a", "cache:é".encode(), None])
 
 
@@ -150,9 +152,22 @@ def test_a_connection_that_is_to_speak_the_old_protocol_gets_the_channel(
     with listening(f"{url}?protocol=2", eventually, timeout=0.05) as ear:
         assert ear.mode == "pubsub"
         time.sleep(0.3)  # several signs of life
-        other.execute_command(*ear.publication(["cache:a"]))
+        other.publish(CHANNEL, "cache:a")
         eventually(lambda: ear.heard == [b"cache:a"])
         assert ear.states == ["trusted"]
+
+
+def test_who_listens_to_the_channel_says_so_for_as_long_as_it_does(
+    url: str, other: redis.Redis, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.redis.tracking.ANNOUNCED", 1.0)
+    with listening(url, eventually):
+        assert not other.exists(CHANNEL)
+    with listening(f"{url}?protocol=2", eventually, timeout=0.05):
+        assert 0 < other.pttl(CHANNEL) <= 1000
+        other.delete(CHANNEL)  # as FLUSHALL would
+        eventually(lambda: other.exists(CHANNEL))
+    eventually(lambda: not other.exists(CHANNEL))
 
 
 def test_a_user_who_may_not_ping_is_no_reason_for_distrust(restricted_url: Any, eventually: Eventually) -> None:
@@ -233,6 +248,7 @@ def test_a_callback_that_fails_is_logged_and_distrusted(
     tracking = Tracking(
         url,
         PREFIX,
+        CHANNEL,
         on_invalidated=fail,
         on_trusted=lambda: states.append("trusted"),
         on_lost=lambda _: states.append("lost"),

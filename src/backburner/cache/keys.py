@@ -24,6 +24,7 @@ _WAKE_MARK: Final = "\x01wake:"
 _LOCK_MARK: Final = "\x01lock:"
 _BELL_MARK: Final = "\x01bell:"
 _LIMIT_MARK: Final = "\x01limit:"
+_CHANNEL: Final = "\x01changes"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HASH_MARK: Final = "#"
@@ -156,9 +157,14 @@ class Keyspace:
         """Where a rate limiter's state lies."""
         return f"{self.prefix}{_LIMIT_MARK}{name}"
 
+    @property
+    def channel(self) -> str:
+        """Where processes without client tracking hear of changes; and, while any of them listens, a key."""
+        return f"{self.prefix}{_CHANNEL}"
+
     def outlives_flush(self, stored: bytes) -> bool:
-        """Whether something under the prefix is no cache: locks that are held, and limits that are reached."""
-        return stored.startswith((f"{self.prefix}{_LOCK_MARK}".encode(), f"{self.prefix}{_LIMIT_MARK}".encode()))
+        """Whether something under the prefix is no cache: locks that are held, limits that are reached, listeners."""
+        return stored.startswith(tuple(f"{self.prefix}{mark}".encode() for mark in (_LOCK_MARK, _LIMIT_MARK, _CHANNEL)))
 
     @property
     def pattern(self) -> str:

@@ -1,6 +1,7 @@
 -- Write an entry where there is nothing.
 -- KEYS[1]  the lease on computing it
 -- KEYS[2]  the entry
+-- KEYS[3]  the channel
 -- ARGV[1]  its bytes
 -- ARGV[2]  milliseconds it lives; 0: for ever
 -- Result   nothing if it was written, else the bytes that are there

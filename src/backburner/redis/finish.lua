@@ -2,7 +2,7 @@
 -- waits. Whoever wrote or removed a key meanwhile has taken the lease away, and wins; those who wait for it are woken all
 -- the same.
 -- KEYS[1]  a list on which the others wait
--- KEYS[2…] for each key its lease and its entry
+-- KEYS[2…] for each key its lease and its entry; then the channel
 -- ARGV[1]  the token of the leases
 -- ARGV[2]  milliseconds that the list is kept for those who have yet to look at it
 -- ARGV[3]  where `refresh_at` stands in an entry
@@ -14,21 +14,21 @@
 -- Result   for each key 1 if its lease was held, else 0
 -- O(length of the entries)
 local result, waited_for = {}, false
-for i = 2, #KEYS, 2 do
-  local entry, verb, data, lifetime = KEYS[i + 1], unpack(ARGV, 4 + #result * 3, 6 + #result * 3)
-  local holder = redis.call('GET', KEYS[i])
+for i = 2, #KEYS - 1, 2 do
+  local lease, entry = KEYS[i], KEYS[i + 1]
+  local verb, data, lifetime = unpack(ARGV, 4 + #result * 3, 6 + #result * 3)
+  local holder = redis.call('GET', lease)
   local held = holder and string.sub(holder, 1, #ARGV[1]) == ARGV[1]
   if held then
-    if verb == 'put' and lifetime == '0' then
-      redis.call('SET', entry, data)
-    elseif verb == 'put' then
-      redis.call('SET', entry, data, 'PX', lifetime)
+    if verb == 'put' then
+      put(lease, entry, data, lifetime)
     elseif verb == 'rest' and redis.call('EXISTS', entry) == 1 then
-      redis.call('SETRANGE', entry, ARGV[3], data)
+      write(lease, 'SETRANGE', entry, ARGV[3], data)
     elseif verb == 'remove' then
-      redis.call('UNLINK', entry)
+      write(lease, 'UNLINK', entry)
+    else
+      redis.call('UNLINK', lease)
     end
-    redis.call('UNLINK', KEYS[i])
   end
   waited_for = waited_for or not held or string.sub(holder, -1) == '+'
   result[#result + 1] = held and 1 or 0

@@ -1,6 +1,7 @@
 -- Add to the whole number in an entry, or begin one. Exact over all 64 bits: INCRBY does the sum, not Lua's doubles.
 -- KEYS[1]  the lease on computing it
 -- KEYS[2]  the entry
+-- KEYS[3]  the channel
 -- ARGV[1]  the amount, may be negative
 -- ARGV[2]  the time, Unix seconds
 -- ARGV[3]  header of a new entry, put before the number if there is none yet, or only a stale one

@@ -1,6 +1,7 @@
 -- Write an entry only if the one there is still the one the caller found dead or unreadable.
 -- KEYS[1]  the lease on computing it
 -- KEYS[2]  the entry
+-- KEYS[3]  the channel
 -- ARGV[1]  the bytes found
 -- ARGV[2]  the new bytes
 -- ARGV[3]  milliseconds the new entry lives; 0: for ever

@@ -1,6 +1,7 @@
 -- Give an entry new times without sending its value again.
 -- KEYS[1]  the lease on computing it, taken away even if there is no entry
 -- KEYS[2]  the entry
+-- KEYS[3]  the channel
 -- ARGV[1]  where the times stand in the header
 -- ARGV[2]  the new times, packed
 -- ARGV[3]  milliseconds the entry lives from now on; 0: for ever; empty: as before

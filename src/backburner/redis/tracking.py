@@ -2,8 +2,9 @@
 
 One daemon thread with one connection of its own: it serves processes without an event loop and those with several
 alike. Where the server can (RESP3), it tells what anybody changed, what expired and what it evicted (CLIENT TRACKING,
-BCAST). Where it refuses, a channel takes the place of it, and only what writers publish there is heard: see
-`publication`. Which of the two, is tried at each connection, never assumed.
+BCAST). Where it refuses, a channel takes the place of it, and only what writers publish there is heard. They do while a
+key with the name of the channel is there, which listeners keep alive. Which of the two, is tried at each connection,
+never assumed.
 
 A connection that is lost, or silent for two timeouts although asked, is distrusted: between `on_lost` and the next
 `on_trusted` changes may go unheard, so nothing may be served from memory. What to keep and what to drop is not decided
@@ -11,8 +12,9 @@ here.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Event, Thread, current_thread
+from time import monotonic
 from typing import Any, Final, Literal
 
 import redis
@@ -30,6 +32,8 @@ Mode = Literal["tracking", "pubsub", "off"]
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
+ANNOUNCED: Final = 30.0
+"""Seconds for which writers publish what they change, once somebody has said that it listens."""
 REFUSED_PAUSE: Final = 30.0
 """Seconds until a server that refuses both ways is asked again."""
 _RESP3: Final = 3
@@ -42,6 +46,8 @@ class Tracking:
     Args:
         url: any URL that `ServerURL` understands.
         prefix: which keys to hear of.
+        channel: where they are told by name, separated by zero characters, to those whom the server does not tell;
+            empty: all of them may have changed.
         on_invalidated: is given the full names of keys that changed, or ``None``: all of them may have. The process's
             own writes are among them.
         on_trusted: from now on, changes are heard of.
@@ -58,6 +64,7 @@ class Tracking:
         self,
         url: str,
         prefix: str,
+        channel: str,
         *,
         on_invalidated: Callable[[list[bytes] | None], None],
         on_trusted: Callable[[], None] = lambda: None,
@@ -78,7 +85,7 @@ class Tracking:
         self._probe = ("PING",) if server.slot is None else ("EXISTS", prefix)
         self._protocol = int(dict(server.options).get("protocol", _RESP3))
         self._prefix = prefix
-        self._channel = f"{prefix}\x01invalidations"
+        self._channel = channel
         self._on_invalidated = on_invalidated
         self._on_trusted = on_trusted
         self._on_lost = on_lost
@@ -86,6 +93,7 @@ class Tracking:
         self._name = name
         self._thread: Thread | None = None
         self._connection: Any = None
+        self._announced = 0.0
         self._stopping = Event()
 
     def start(self) -> None:
@@ -114,13 +122,6 @@ class Tracking:
         self.trusted = False
         self.mode = "off"
 
-    def publication(self, names: Sequence[str] | None) -> tuple[str, str, str]:
-        """The command that tells listeners without tracking which keys were written; ``None``: all of them may be.
-
-        Send it with every write, behind it, unless `mode` is "tracking".
-        """
-        return ("PUBLISH", self._channel, _SEPARATOR.join(names or ()))
-
     def _run(self) -> None:
         stopping, pause, silent = self._stopping, FIRST_PAUSE, False
         client = connect(self._url, timeout=self._timeout, name=self._name)
@@ -131,7 +132,7 @@ class Tracking:
                     break
                 self._trust(mode)
                 pause, silent = FIRST_PAUSE, False
-                self._listen(stopping)
+                self._listen(stopping, client)
             except Exception as error:  # noqa: BLE001 - whatever it is, changes go unheard
                 if stopping.is_set():
                     break
@@ -144,6 +145,7 @@ class Tracking:
             stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         self.trusted = False
+        client.close()
 
     def _agree(self, client: "redis.Redis") -> Mode:
         """Connect, and find out how the server can tell of changes."""
@@ -158,7 +160,13 @@ class Tracking:
         self._disconnect()
         self._connect(client, 2)
         self._order("SUBSCRIBE", self._channel)
+        self._announce(client)
         return "pubsub"
+
+    def _announce(self, client: "redis.Redis") -> None:
+        """Have writers publish what they change. On another connection, since this one may say nothing else now."""
+        client.set(self._channel, "", px=int(ANNOUNCED * 1000))
+        self._announced = monotonic()
 
     def _track(self) -> None:
         if (self._connection.handshake_metadata or {}).get(b"proto") != _RESP3:
@@ -180,9 +188,11 @@ class Tracking:
         self._connection.send_command(*command, check_health=False)
         self._connection.read_response()
 
-    def _listen(self, stopping: Event) -> None:
+    def _listen(self, stopping: Event, client: "redis.Redis") -> None:
         asked = False
         while not stopping.is_set():
+            if self.mode == "pubsub" and monotonic() > self._announced + ANNOUNCED / 3:
+                self._announce(client)
             try:
                 message = self._connection.read_response(disconnect_on_error=False, push_request=True)
             except redis.TimeoutError:

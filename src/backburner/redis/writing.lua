@@ -1,8 +1,18 @@
--- How the scripts behind this one write an entry. Every write takes away the lease on computing its key: what is being
--- computed has begun before it, and must not overwrite it.
+-- What the scripts behind this one share. Every write of an entry takes away the lease on computing its key: what is being
+-- computed has begun before it, and must not overwrite it. And it tells those caches that the server itself does not tell
+-- of changes (no client tracking), on a channel. While any of them listens, a key has the channel's name: the last of KEYS.
+local channel = KEYS[#KEYS]
+local listened_to = redis.call('EXISTS', channel) == 1
+
+local function tell(name) -- empty: all names
+  if listened_to then redis.call('PUBLISH', channel, name) end
+end
+
 local function write(lease, command, entry, ...)
   redis.call('UNLINK', lease)
-  return redis.call(command, entry, ...)
+  local result = redis.call(command, entry, ...)
+  tell(entry)
+  return result
 end
 
 local function put(lease, entry, data, milliseconds) -- 0: for ever

@@ -9,6 +9,8 @@ What lies there, all of it under the cache's prefix:
     {prefix}\\x01lock:{{name}} hash   owner, until, fence            a minute after the lock did
     {prefix}\\x01bell:{{name}} list   one item, taken by a waiter    after 5 seconds
     {prefix}\\x01limit:…      string   until when a rate is used up   then
+    {prefix}\\x01changes      string   nothing: somebody listens to   half a minute after it has ended
+                                      the channel of that name
 
 This is where redis-py's errors become ours, and where the breaker is asked and told.
 """
@@ -37,14 +39,24 @@ from backburner.redis.breaker import Breaker
 from backburner.redis.script import Script
 
 _BEGIN: Final = Script.load("begin")
-_FINISH: Final = Script.load("finish")
 _RENEW: Final = Script.load("renew")
-# Those that write entries take the leases on computing them away: see writing.lua.
-_ADD: Final = Script.load("writing", "add")
-_INCREMENT: Final = Script.load("writing", "increment")
-_PUT: Final = Script.load("writing", "put")
-_REPLACE: Final = Script.load("writing", "replace")
-_RESTAMP: Final = Script.load("writing", "restamp")
+
+
+def _writing(name: str) -> Script:
+    """A script that changes something: what goes with every change is in writing.lua, before it."""
+    return Script.load("writing", name)
+
+
+_ADD: Final = _writing("add")
+_FINISH: Final = _writing("finish")
+_FLUSH_TAGS: Final = _writing("flush_tags")
+_FORGET: Final = _writing("forget")
+_INCREMENT: Final = _writing("increment")
+_PUT: Final = _writing("put")
+_REPLACE: Final = _writing("replace")
+_RESTAMP: Final = _writing("restamp")
+_TAKE: Final = _writing("take")
+_TELL_ALL: Final = _writing("tell_all")
 
 _UNAVAILABLE: Final = (
     redis.ConnectionError,  # not an OSError; also refused logins, a server that is loading, an exhausted pool
@@ -124,11 +136,11 @@ class RedisStore:
         arguments: list[object] = []
         for key, entry in entries.items():
             arguments += (self._pack(key, entry), _milliseconds(entry.expires_at - now))
-        await self._script(_PUT, self._places(entries), arguments)
+        await self._write(_PUT, entries, arguments)
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
         data, lifetime = self._pack(key, entry), _milliseconds(entry.expires_at - now)
-        while (there := await self._script(_ADD, self._places((key,)), [data, lifetime])) is not None:
+        while (there := await self._write(_ADD, (key,), [data, lifetime])) is not None:
             found = self._unpack(key, there)
             if found is not None:
                 return found
@@ -140,17 +152,13 @@ class RedisStore:
         return await self._replace(key, found.pack(key), self._pack(key, entry), _milliseconds(entry.expires_at - now))
 
     async def _replace(self, key: str, there: bytes, data: bytes, lifetime: int) -> bool:
-        return bool(await self._script(_REPLACE, self._places((key,)), [there, data, lifetime]))
+        return bool(await self._write(_REPLACE, (key,), [there, data, lifetime]))
 
     async def take(self, key: str) -> Entry | None:
-        # The lease goes first: who computes now must not bring back what is removed.
-        commands = [("UNLINK", self._keyspace.lease(key)), ("GETDEL", self._keyspace.entry(key))]
-        _, data = await self._pipeline(commands)
-        return self._whole(key, self._unpack(key, data))
+        return self._whole(key, self._unpack(key, await self._write(_TAKE, (key,))))
 
     async def forget(self, keys: Sequence[str]) -> int:
-        commands = [("UNLINK", *map(self._keyspace.lease, keys)), ("UNLINK", *map(self._keyspace.entry, keys))]
-        return int((await self._pipeline(commands))[1])
+        return int(await self._write(_FORGET, keys))
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
         data = begin.pack(key)
@@ -162,7 +170,7 @@ class RedisStore:
             _milliseconds(begin.expires_at - now),
             int(tags_checked),
         ]
-        status, *result = await self._script(_INCREMENT, self._places((key,)), arguments)
+        status, *result = await self._write(_INCREMENT, (key,), arguments)
         match status:
             case b"ok":
                 return int(result[0])
@@ -176,11 +184,17 @@ class RedisStore:
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
         times = TIMES.pack(fresh_until, fresh_until, expires_at)
         arguments = [TIMES_OFFSET, times, _milliseconds(expires_at - now), MARK]
-        return bool(await self._script(_RESTAMP, self._places((key,)), arguments))
+        return bool(await self._write(_RESTAMP, (key,), arguments))
 
     async def expire(self, key: str, now: float) -> bool:
         until = TIMES.pack(now, now, now)[:_FRESH_BYTES]
-        return bool(await self._script(_RESTAMP, self._places((key,)), [TIMES_OFFSET, until, "", MARK]))
+        return bool(await self._write(_RESTAMP, (key,), [TIMES_OFFSET, until, "", MARK]))
+
+    async def _write(self, script: Script, keys: Iterable[str], arguments: Sequence[object] = ()) -> Any:
+        return await self._change(script, self._places(keys), arguments)
+
+    async def _change(self, script: Script, names: Sequence[str], arguments: Sequence[object] = ()) -> Any:
+        return await self._script(script, [*names, self._keyspace.channel], arguments)
 
     def _places(self, keys: Iterable[str]) -> list[str]:
         """For each key, where the lease on computing it lies, and its entry."""
@@ -238,7 +252,7 @@ class RedisStore:
                     arguments += ("remove", b"", b"")
                 case entry:
                     arguments += ("put", self._pack(key, entry), _milliseconds(entry.expires_at - now))
-        held = await self._script(_FINISH, names, arguments)
+        held = await self._change(_FINISH, names, arguments)
         return [key for key, still in zip(turn.keys, held, strict=True) if still]
 
     async def wait(self, taken: Taken) -> None:
@@ -262,7 +276,7 @@ class RedisStore:
         return popped is not None
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
-        await self._command("UNLINK", *map(self._keyspace.tag, tags))
+        await self._change(_FLUSH_TAGS, [self._keyspace.tag(tag) for tag in tags])
 
     async def flush(self) -> None:
         cursor: int | bytes = 0
@@ -271,11 +285,8 @@ class RedisStore:
             if names := [name for name in names if not self._keyspace.outlives_flush(name)]:
                 await self._command("UNLINK", *names)
             if not int(cursor):
-                return
-
-    async def publish(self, command: tuple[str, str, str]) -> None:
-        """Tell the other processes something."""
-        await self._command(*command)
+                break
+        await self._change(_TELL_ALL, ())
 
     async def close(self) -> None:
         for client in (self._client, self._patient):

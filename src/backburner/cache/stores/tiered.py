@@ -49,6 +49,7 @@ class Near(MemoryStore):
         self._tracking = Tracking(
             url,
             keyspace.prefix,
+            keyspace.channel,
             on_invalidated=self._heard,
             on_trusted=self._trust,
             on_lost=self._distrust,
@@ -75,15 +76,6 @@ class Near(MemoryStore):
     def tracking(self) -> Mode:
         """How changes are heard of."""
         return self._tracking.mode if self._trusted else "off"
-
-    @property
-    def must_publish(self) -> bool:
-        """Whether the others hear of this process's writes only if it tells them."""
-        return self._tracking.mode != "tracking"
-
-    def publication(self, names: Sequence[str] | None) -> tuple[str, str, str]:
-        """The command that tells the others of written names; ``None``: everything."""
-        return self._tracking.publication(names)
 
     def look(self, key: str) -> Entry | None:
         return super().look(self._keyspace.local(key))
@@ -295,8 +287,6 @@ class TieredStore:
         self._near.drop_all()
         try:
             await self._far.flush()
-            if self._near.must_publish:
-                await self._far.publish(self._near.publication(None))
         finally:
             self._near.drop_all()
 
@@ -323,7 +313,5 @@ class TieredStore:
         self._near.drop(names)
         try:
             yield
-            if self._near.must_publish:
-                await self._far.publish(self._near.publication(names))
         finally:
             self._near.drop(names)
