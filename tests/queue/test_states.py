@@ -135,9 +135,16 @@ def test_a_coroutine_waits_without_blocking_its_loop(app: Celery, worker: Progra
     assert ticks >= 20
 
 
-def test_async_tasks_run_on_a_loop_that_lives_as_long_as_its_thread(app: Celery, worker: Program) -> None:
-    loops = {tuple(app.tasks["nap"].delay(0).get(timeout=5)) for _ in range(12)}
-    assert len({thread for thread, _ in loops}) == len(loops), "one loop for each thread"
+def test_async_tasks_run_at_the_same_time_on_one_loop_that_lives_as_long_as_the_process(
+    app: Celery, worker: Program
+) -> None:
+    jobs = [app.tasks["nap"].delay(0.01) for _ in range(12)]
+    assert len({tuple(job.get(timeout=5)) for job in jobs}) == 1
+
+
+def test_a_coroutine_knows_its_own_task_and_request(app: Celery, worker: Program) -> None:
+    jobs = [app.tasks["ask_itself"].delay() for _ in range(12)]
+    assert [job.get(timeout=5) for job in jobs] == [["ask_itself", job.id, job.id] for job in jobs]
 
 
 def test_the_arguments_of_an_async_task_are_checked_when_it_is_enqueued(app: Celery) -> None:

@@ -3,8 +3,8 @@
 Everything Celery documents works. This module only puts the parts together; each part has its own module.
 """
 
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -17,6 +17,7 @@ from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
+from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.producer import Producer, publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
@@ -50,6 +51,8 @@ class Celery(celery.Celery):
         self._servers_from_settings = settings is not None or "broker" not in kwargs
         super().__init__(*args, **kwargs)
         self.task(name=PING, shared=False)(ping)
+        self.lifespans = Lifespans(self)
+        self.steps["worker"].add(Living)
         self.steps["consumer"].add(cancellation.Remembered)
         reload.install(self)
 
@@ -120,6 +123,21 @@ class Celery(celery.Celery):
         @overload
         def task(self, *, bind: Literal[False] = False, **options: Any) -> TaskDecorator: ...
         def task(self, *args: Any, **options: Any) -> Any: ...
+
+    @overload
+    def lifespan(self, function: Callable[..., AsyncIterator[T]], /) -> Lifespan[T]: ...
+    @overload
+    def lifespan(self, function: Callable[..., AbstractAsyncContextManager[T]], /) -> Lifespan[T]: ...
+    def lifespan(self, function: Callable[..., Any], /) -> Lifespan[Any]:
+        """Have each process that runs tasks enter this async context manager before its first one, and leave it after
+        its last one. The function, an ``async def`` that yields once, may take the app as its parameter.
+
+        Calling what this gives returns what was yielded, in these processes.
+
+        Raises:
+            ConfigError: the function is none such.
+        """
+        return self.lifespans.add(function)
 
     def publish_budget(self) -> AbstractContextManager[None]:
         """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now, for all that the block enqueues."""

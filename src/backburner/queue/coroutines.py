@@ -1,14 +1,11 @@
 """``async def`` tasks in the pools that know nothing of asyncio: prefork, threads, solo.
 
-Each thread that runs tasks has one event loop, which lives as long as the thread, so that clients kept by
-the user's code stay usable from job to job. One job at a time runs on it; thousands at a time are an
-asyncio pool's business.
+Their coroutines run on the process's one event loop (`loop`), while the thread or process that got the job waits; so
+the pool decides how many there are at a time. Thousands are an asyncio pool's business.
 """
 
 import asyncio
 import contextvars
-import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
@@ -16,12 +13,13 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 import celery
+from celery import _state
 
-from backburner.queue import reporting
+from backburner.queue import loop, reporting
 from backburner.queue.arguments import Arguments
 from backburner.queue.cancellation import cancellable
 
-_local = threading.local()
+_task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
 
 
 @cache  # Celery registers a function more than once, and tells by its identity that it is the same one
@@ -60,15 +58,9 @@ def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _runner().run(cancellable(task.request.id, coroutine), context=context)
+        for stack in (_task_stack, task.request_stack):
+            stack.__ident_func__ = loop.ident
+        return loop.run(cancellable(task.request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()
-
-
-def _runner() -> asyncio.Runner:
-    runner: asyncio.Runner | None = getattr(_local, "runner", None)
-    if runner is None:
-        runner = _local.runner = asyncio.Runner()
-        weakref.finalize(threading.current_thread(), runner.close)
-    return runner

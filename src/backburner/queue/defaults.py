@@ -9,6 +9,7 @@
     worker_prefetch_multiplier           1          4          a short job must not wait behind a long one
     broker_connection_retry_on_startup   on         unset      start in any order; unset is a warning
     worker_soft_shutdown_timeout         5 s        off        after SIGQUIT running jobs get 5 s, then return
+    worker_proc_alive_timeout            60 s       4 s        a process enters its lifespan before it is up
     worker_send_task_events,             on         off        Flower shows nothing without them
     task_send_sent_event
     enable_utc, timezone                 UTC        UTC        said aloud: naive etas are UTC
@@ -58,6 +59,7 @@ def defaults(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
         "worker_soft_shutdown_timeout": 5.0,
+        "worker_proc_alive_timeout": 60.0,
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "enable_utc": True,

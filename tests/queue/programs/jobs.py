@@ -112,6 +112,13 @@ def define(app: Celery) -> Celery:
         await asyncio.sleep(seconds)
         return threading.get_ident(), id(asyncio.get_running_loop())
 
+    @task(name="ask_itself", bind=True)
+    async def ask_itself(self):
+        """Who it is, before and after others had their turn, here and in a thread."""
+        before = app.current_task.name
+        await asyncio.sleep(0.02)
+        return before, self.request.id, await asyncio.to_thread(lambda: app.current_task.request.id)
+
     return app
 
 

@@ -1,0 +1,128 @@
+"""The event loop of a worker process: one, in a thread of its own, for as long as the process lives.
+
+Tasks that are coroutines run on it, and so do their dependencies and the lifespan. Connections that the user's code
+keeps can so be shared by all jobs, and are looked after between jobs too. Threads and processes that run tasks wait for
+it. A pool that has a loop of its own says so by `adopt`; nothing here stops that one.
+"""
+
+import asyncio
+import atexit
+import os
+from collections.abc import Coroutine
+from concurrent.futures import Future, wait
+from contextvars import Context, ContextVar, copy_context
+from threading import Event, Lock, Thread, get_ident
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+_CLOSING = 5.0
+"""Seconds for what still runs when the process ends."""
+
+_waiting: ContextVar[Any] = ContextVar("backburner_waiting", default=None)
+"""The thread that waits for what runs in this context."""
+
+
+def ident() -> Any:
+    """Which thread this is for Celery, which keeps by it what runs: of a coroutine, the one that waits for it."""
+    return _waiting.get() or get_ident()
+
+
+def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
+    """Run a coroutine on the loop, and wait for it: not to be called there.
+
+    What is raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, waits for its end, and
+    goes on if the coroutine has nothing else to say.
+    """
+    context = context or copy_context()
+    context.run(_waiting.set, ident())
+    loop = _process.loop()
+    ended: Future[T] = Future()
+    tasks: list[asyncio.Task[None]] = []
+
+    def begin() -> None:
+        tasks.append(loop.create_task(_settle(coroutine, ended)))
+
+    def end() -> None:
+        tasks[0].cancel()
+
+    context.run(loop.call_soon_threadsafe, begin)
+    try:
+        return ended.result()
+    except BaseException as interruption:
+        if ended.done():
+            raise
+        loop.call_soon_threadsafe(end)
+        wait([ended])
+        if ended.cancelled():
+            raise interruption from None
+        return ended.result()
+
+
+def adopt(loop: asyncio.AbstractEventLoop) -> None:
+    """Have everything run on this loop, which somebody else runs."""
+    _process.adopt(loop)
+
+
+def close() -> None:
+    """Cancel what runs, and end the loop. Whoever runs something next begins a new one."""
+    _process.close()
+
+
+async def _settle(coroutine: Coroutine[Any, Any, T], ended: "Future[T]") -> None:
+    try:
+        result = await coroutine
+    except asyncio.CancelledError:
+        ended.cancel()
+        ended.set_running_or_notify_cancel()
+    except BaseException as error:  # noqa: BLE001  # it is for the caller; a SystemExit would end everybody's loop
+        ended.set_exception(error)
+    else:
+        ended.set_result(result)
+
+
+class _Process:
+    """The loop of this process, begun when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                begun = Event()
+                self._thread = Thread(target=self._serve, args=(begun,), name="backburner-loop", daemon=True)
+                self._thread.start()
+                begun.wait()
+            return cast("asyncio.AbstractEventLoop", self._loop)
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._loop, self._thread = loop, None
+
+    def close(self) -> None:
+        with self._lock:
+            loop, self._loop, thread, self._thread = self._loop, None, self._thread, None
+        if thread is not None and loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(_CLOSING)
+
+    def _serve(self, begun: Event) -> None:
+        with asyncio.Runner() as runner:  # whose end cancels what is left
+            self._loop = runner.get_loop()
+            begun.set()
+            self._loop.run_forever()
+
+
+_process = _Process()
+
+
+def _after_fork() -> None:
+    global _process  # noqa: PLW0603  # the parent's thread is not here
+    _process = _Process()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(close)

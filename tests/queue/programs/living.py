@@ -1,0 +1,49 @@
+"""A worker with lifespans: what they do is written to the file ``TALE``; ``FAILS`` says what one of them raises."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from backburner.queue import Celery
+
+app = Celery("living")
+app.conf.worker_concurrency = 2
+
+
+def tell(word: str) -> None:
+    with Path(os.environ["TALE"]).open("a") as tale:  # one small write: whole, whoever else writes
+        tale.write(f"{word} {os.getpid()}\n")
+
+
+@app.lifespan
+async def numbers(of: Celery) -> AsyncIterator[dict[str, int]]:
+    tell("entered")
+    assert of is app
+    try:
+        yield {"process": os.getpid(), "loop": id(asyncio.get_running_loop())}
+    finally:
+        tell("left")
+
+
+@app.lifespan
+@asynccontextmanager
+async def words() -> AsyncIterator[str]:
+    await asyncio.sleep(0.01)
+    if os.environ.get("FAILS"):
+        raise ConnectionError(os.environ["FAILS"])
+    async with asyncio.timeout(3600):  # which has to be left by the task that entered it
+        yield f"second, after {numbers()['process']}"
+
+
+@app.task
+def use() -> tuple[dict[str, int], str, int]:
+    return numbers(), words(), os.getpid()
+
+
+@app.task
+async def ause(wait: float = 0) -> tuple[dict[str, int], str, int]:
+    await asyncio.sleep(wait)
+    tell("done")
+    return numbers(), words(), id(asyncio.get_running_loop())
