@@ -1,8 +1,21 @@
 """Background jobs: Celery, with the sharp edges off."""
 
 from backburner.queue.app import Celery
+from backburner.queue.dependencies import INJECTED
+from backburner.queue.lifespan import Lifespan
 from backburner.queue.reporting import log, progress
 from backburner.queue.result import Job, JobGroup, JobSnapshot, Progress
 from backburner.queue.stream import JobEvent
 
-__all__ = ["Celery", "Job", "JobEvent", "JobGroup", "JobSnapshot", "Progress", "log", "progress"]
+__all__ = [
+    "INJECTED",
+    "Celery",
+    "Job",
+    "JobEvent",
+    "JobGroup",
+    "JobSnapshot",
+    "Lifespan",
+    "Progress",
+    "log",
+    "progress",
+]

@@ -17,6 +17,7 @@ from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
+from backburner.queue.dependencies import Dependencies
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.producer import Producer, publishing
 from backburner.queue.result import Job
@@ -52,6 +53,8 @@ class Celery(celery.Celery):
         super().__init__(*args, **kwargs)
         self.task(name=PING, shared=False)(ping)
         self.lifespans = Lifespans(self)
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        """For tests: what to call in the place of a dependency, as with FastAPI."""
         self.steps["worker"].add(Living)
         self.steps["consumer"].add(cancellation.Remembered)
         reload.install(self)
@@ -124,6 +127,21 @@ class Celery(celery.Celery):
         def task(self, *, bind: Literal[False] = False, **options: Any) -> TaskDecorator: ...
         def task(self, *args: Any, **options: Any) -> Any: ...
 
+    else:
+
+        def task(self, *args, **options):
+            """Celery's decorator; what it is put on is looked at right there."""
+            if args and callable(args[0]):
+                Dependencies(args[0], bound=options.get("bind", False))
+                return super().task(*args, **options)
+            decorate = super().task(*args, **options)
+
+            def checked(function):
+                Dependencies(function, bound=options.get("bind", False))
+                return decorate(function)
+
+            return checked
+
     @overload
     def lifespan(self, function: Callable[..., AsyncIterator[T]], /) -> Lifespan[T]: ...
     @overload
@@ -175,7 +193,7 @@ class Celery(celery.Celery):
 
     def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Any:
         """Celery's check of a call's arguments, against the signature the user wrote."""
-        return super().type_checker(coroutines.signature_source(fun), bound)
+        return super().type_checker(coroutines.callers_view(fun), bound)
 
     def _task_from_fun(  # type: ignore[override]  # all other options are passed on
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from backburner.queue.dependencies import dependencies_of
+
 _SENT_AS_THEY_ARE: Final = (
     int, float, str, bool, bytes, list, dict, type(None), None, Any, object,
     dt.datetime, dt.date, dt.time, decimal.Decimal, uuid.UUID,
@@ -46,10 +48,11 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any], *, bound: bool = False) -> None:
         self._function = function
-        self._parameters = list(inspect.signature(function).parameters.values())[bound:]
+        signature = dependencies_of(function, bound=bound).call_signature
+        self._parameters = list(signature.parameters.values())[bound:]
         self._positional = [each.name for each in self._parameters if each.kind in _BY_POSITION]
         annotations = [parameter.annotation for parameter in self._parameters]
-        result = inspect.signature(function).return_annotation
+        result = signature.return_annotation
         self.may_convert = any(not _is_plain(each) for each in (*annotations, result))
         """Whether anything may have to be turned into JSON and back."""
 

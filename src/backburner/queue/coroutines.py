@@ -18,6 +18,7 @@ from celery import _state
 from backburner.queue import loop, reporting
 from backburner.queue.arguments import Arguments
 from backburner.queue.cancellation import cancellable
+from backburner.queue.dependencies import Overrides, dependencies_of
 
 _task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
 
@@ -26,30 +27,49 @@ _task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF
 def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[..., Any]:
     """The function itself, or where that is not enough one that a worker can call with what came in the message.
 
-    Called directly (``await task(…)``) it does what the function does, as anybody would expect.
+    Called directly (``await task(…)``) it does what the function does, as anybody would expect, with those of its
+    dependencies that the caller does not give.
     """
     arguments = Arguments(function, bound=bound)
+    dependencies = dependencies_of(function, bound=bound)
     is_coroutine = iscoroutinefunction(function)
-    if not is_coroutine and not arguments.may_convert:
+    if not is_coroutine and not arguments.may_convert and not dependencies:
         return function
+    call = dependencies.acall if is_coroutine else dependencies.call
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         task: Any = celery.current_app.current_task
-        if not task or task.request.called_directly:
-            return function(*args, **kwargs)
         first, rest = args[:bound], args[bound:]
+        if not task or task.request.called_directly:
+            if dependencies:
+                return call(dependencies.of_direct_call(rest, kwargs), first, _overrides(task))
+            return function(*args, **kwargs)
         decoded, named = arguments.decode(rest, kwargs)
-        result = function(*first, *decoded, **named)
+        if dependencies:
+            result = call(dependencies.of_call(decoded, named), first, _overrides(task))
+        else:
+            result = function(*first, *decoded, **named)
         return arguments.encode_result(_finish(task, result) if is_coroutine else result)
 
     run.written_function = function  # type: ignore[attr-defined]  # read by `signature_source`
+    if dependencies:
+        run.__signature__ = dependencies.call_signature  # type: ignore[attr-defined]  # of the function's otherwise
     return run
 
 
 def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function whose parameters count: what `runnable` got."""
     return getattr(function, "written_function", function)
+
+
+def callers_view(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose parameters are those of a call: what `runnable` got, or what it gave if it leaves some out."""
+    return function if "__signature__" in vars(function) else signature_source(function)
+
+
+def _overrides(task: Any) -> Overrides:
+    return getattr(task.app, "dependency_overrides", {}) if task else {}
 
 
 def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -1,0 +1,287 @@
+"""What a task's function gets beside the arguments of the call: FastAPI's dependencies, as far as they need no request.
+
+Read where the task is declared, solved in the worker before the function runs, and closed after it in the reverse
+order, also where the job fails: what FastAPI does for a request, done for a job. FastAPI is imported only where a
+function names a dependency; its own solver is no public name, and wants a request.
+"""
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cache, partial
+from inspect import Parameter
+from types import SimpleNamespace
+from typing import Any, Final
+
+from backburner.errors import ConfigError
+from backburner.queue import loop
+from backburner.queue.lifespan import Lifespan
+
+INJECTED: Final[Any] = None
+"""A default for parameters that are dependencies, for type checkers: calls may leave them out. It is never used."""
+
+Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
+
+
+class Dependencies:
+    """Those of a task's function. With `bound`, its first parameter is the task.
+
+    Raises:
+        ConfigError: one of them needs a request.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, bound: bool = False) -> None:
+        self._function = function
+        self._signature = inspect.signature(function)
+        parameters = list(self._signature.parameters.values())[bound:]
+        self._own = self._signature.replace(parameters=parameters)
+        self._wanted = {each.parameter.name: each for each in _declared(function) if each.depends is not None}
+        self._call = self._own.replace(parameters=[each for each in parameters if each.name not in self._wanted])
+        self._plans: dict[Collection[str], _Plan] = {}
+        self._plan(self._wanted, {})
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    @property
+    def call_signature(self) -> inspect.Signature:
+        """The function's signature, without dependencies."""
+        parameters = self._signature.parameters.values()
+        return self._signature.replace(parameters=[each for each in parameters if each.name not in self._wanted])
+
+    def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, the arguments of a call that leaves dependencies out."""
+        return self._call.bind(*args, **kwargs).arguments
+
+    def of_direct_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, the arguments of a call as Python has it, in which dependencies may be among them."""
+        return self._own.bind_partial(*args, **kwargs).arguments
+
+    def call(self, given: Mapping[str, Any], first: Sequence[Any], overrides: Overrides) -> Any:
+        """Call the function, a ``def``, with its dependencies. Coroutines among these run on the process's loop."""
+        failure: BaseException | None = None
+        with ExitStack() as stack:
+            try:
+                plan = self._plan(self._wanted.keys() - given, overrides)
+                values: list[Any] = []
+                for step in plan.steps:
+                    values.append(step.enter(values, stack))
+                bound = self._completed(given, plan, values)
+                return self._function(*first, *bound.args, **bound.kwargs)
+            except BaseException as error:
+                failure = error
+                raise
+        raise typing.cast("BaseException", failure)  # which a dependency has caught: a job must not succeed by that
+
+    async def acall(self, given: Mapping[str, Any], first: Sequence[Any], overrides: Overrides) -> Any:
+        """Call the function, an ``async def``, with its dependencies. Those that are no coroutines run in threads."""
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                plan = self._plan(self._wanted.keys() - given, overrides)
+                values: list[Any] = []
+                for step in plan.steps:
+                    values.append(await step.aenter(values, stack))
+                bound = self._completed(given, plan, values)
+                return await self._function(*first, *bound.args, **bound.kwargs)
+            except BaseException as error:
+                failure = error
+                raise
+        raise typing.cast("BaseException", failure)  # as above
+
+    def _plan(self, names: Collection[str], overrides: Overrides) -> "_Plan":
+        key = frozenset(names)
+        plan = self._plans.get(key)
+        if plan is None or overrides:
+            plan = _Plan(overrides, self._function)
+            for name, wanted in self._wanted.items():
+                if name in key:
+                    plan.places[name] = plan.place(wanted, (self._function,))
+            if not overrides:
+                self._plans[key] = plan
+        return plan
+
+    def _completed(self, given: Mapping[str, Any], plan: "_Plan", values: list[Any]) -> inspect.BoundArguments:
+        solved = {name: values[place] for name, place in plan.places.items()}
+        return inspect.BoundArguments(self._own, typing.cast("Any", {**given, **solved}))
+
+
+@cache
+def dependencies_of(function: Callable[..., Any], *, bound: bool = False) -> Dependencies:
+    """The function's `Dependencies`, read when everything that its annotations name should exist."""
+    return Dependencies(function, bound=bound)
+
+
+# What is called for a job
+
+
+class _Kind(Enum):
+    """What calling a function gives."""
+
+    VALUE = auto()
+    COROUTINE = auto()
+    GENERATOR = auto()
+    ASYNC_GENERATOR = auto()
+
+    @classmethod
+    def of(cls, function: Any) -> "_Kind":
+        while isinstance(function, partial):
+            function = function.func
+        if not inspect.isroutine(function) and not inspect.isclass(function):
+            function = type(function).__call__
+        if inspect.isasyncgenfunction(function):
+            return cls.ASYNC_GENERATOR
+        if inspect.isgeneratorfunction(function):
+            return cls.GENERATOR
+        return cls.COROUTINE if inspect.iscoroutinefunction(function) else cls.VALUE
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One call, with the values of steps before it."""
+
+    function: Callable[..., Any]
+    kind: _Kind
+    arguments: dict[str, int]
+
+    def enter(self, values: list[Any], stack: ExitStack) -> Any:
+        arguments = {name: values[place] for name, place in self.arguments.items()}
+        if self.kind is _Kind.GENERATOR:
+            return stack.enter_context(contextmanager(self.function)(**arguments))
+        if self.kind is _Kind.ASYNC_GENERATOR:
+            manager = asynccontextmanager(self.function)(**arguments)
+            value = loop.run(manager.__aenter__())
+            stack.push(lambda *error: loop.run(manager.__aexit__(*error)))
+            return value
+        value = self.function(**arguments)
+        return loop.run(value) if self.kind is _Kind.COROUTINE else value
+
+    async def aenter(self, values: list[Any], stack: AsyncExitStack) -> Any:
+        from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+
+        arguments = {name: values[place] for name, place in self.arguments.items()}
+        if self.kind is _Kind.GENERATOR:
+            in_thread = contextmanager_in_threadpool(contextmanager(self.function)(**arguments))
+            return await stack.enter_async_context(in_thread)
+        if self.kind is _Kind.ASYNC_GENERATOR:
+            return await stack.enter_async_context(asynccontextmanager(self.function)(**arguments))
+        if self.kind is _Kind.COROUTINE:
+            return await self.function(**arguments)
+        if isinstance(self.function, Lifespan):
+            return self.function()
+        return await run_in_threadpool(self.function, **arguments)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """All calls, in their order, and which of them gives which parameter of the task's function."""
+
+    overrides: Overrides
+    task: Callable[..., Any]
+    steps: list[_Step] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    shared: dict[Callable[..., Any], int] = field(default_factory=dict)
+
+    def place(self, wanted: "_Declared", users: tuple[Callable[..., Any], ...]) -> int:
+        """Have something called, unless it is already. Gives the number of its step."""
+        depends: Any = wanted.depends
+        function = depends.dependency or wanted.type
+        function = self.overrides.get(function, function)
+        if depends.use_cache and function in self.shared:
+            return self.shared[function]
+        users = (*users, function)
+        if function in users[:-1]:
+            raise ConfigError(f"{_chain(users)}: that has no end")
+        if getattr(depends, "max_concurrency", None) is not None:
+            raise ConfigError(f"{_chain(users)} with max_concurrency, which is for requests; jobs do not know it")
+        arguments = {}
+        for each in _declared(function):
+            if each.depends is not None:
+                arguments[each.parameter.name] = self.place(each, users)
+            elif asks := each.asks_of_request():
+                raise ConfigError(
+                    f"{_chain(users)}, which needs {asks}, and a job has no request. Hand what the job needs from it "
+                    "over as an argument"
+                )
+        self.steps.append(_Step(function, _Kind.of(function), arguments))
+        return self.shared.setdefault(function, len(self.steps) - 1) if depends.use_cache else len(self.steps) - 1
+
+
+def _chain(users: Sequence[Callable[..., Any]]) -> str:
+    return " depends on ".join(f"{getattr(each, '__name__', type(each).__name__)}()" for each in users)
+
+
+# What is declared
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """A parameter of a function."""
+
+    parameter: Parameter
+    type: Any
+    markers: tuple[Any, ...]
+    """What it is annotated with beside its type, and its default."""
+
+    @property
+    def depends(self) -> Any:
+        """FastAPI's mark of a dependency, if there is one."""
+        return next((each for each in self.markers if isinstance(each, _params().Depends)), None)
+
+    def asks_of_request(self) -> str | None:
+        """What it is in a request, in words; ``None``: nothing."""
+        from fastapi import BackgroundTasks, Response
+        from fastapi.requests import HTTPConnection
+        from fastapi.security import SecurityScopes
+
+        name = self.parameter.name
+        if inspect.isclass(self.type) and issubclass(
+            self.type, HTTPConnection | Response | BackgroundTasks | SecurityScopes
+        ):
+            return f"{name}, the {self.type.__name__}"
+        for each in self.markers:
+            if isinstance(each, _params().Param | _params().Body):
+                return f"{name}, from the {type(each).__name__.lower()} of a request"
+        return f"{name}, from the query of a request" if self.parameter.default is Parameter.empty else None
+
+
+def _declared(function: Callable[..., Any]) -> Iterator[_Declared]:
+    """The parameters of a function; none where FastAPI was not imported, as who names a dependency has done."""
+    if _params() is None:
+        return
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a type written in C: it has none that anybody could have marked
+        return
+    for parameter in parameters:
+        if parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+            annotation = _resolved(parameter, function)
+            markers = (*getattr(annotation, "__metadata__", ()), parameter.default)
+            yield _Declared(
+                parameter, getattr(annotation, "__origin__", annotation) if markers[:-1] else annotation, markers
+            )
+
+
+def _params() -> Any:
+    return sys.modules.get("fastapi.params")
+
+
+def _resolved(parameter: Parameter, function: Any) -> Any:
+    """The annotation, as an object where that is possible."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        names = getattr(inspect.unwrap(function), "__globals__", None)
+        if names is None:  # a class, or an object that can be called
+            names = getattr(sys.modules.get(getattr(function, "__module__", "")), "__dict__", {})
+        one: Any = SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            annotation = typing.get_type_hints(one, names, include_extras=True)["it"]
+        except Exception:  # noqa: BLE001  # annotations are anybody's expressions
+            return annotation
+    while type(annotation).__name__ == "TypeAliasType":
+        annotation = annotation.__value__
+    return annotation
