@@ -16,6 +16,7 @@ Eventually = Callable[..., Any]
 
 POOLS = [
     "--pool=threads",
+    pytest.param("--pool=asyncio", marks=pytest.mark.slow),
     pytest.param("--pool=solo", marks=pytest.mark.slow),
     pytest.param("--pool=prefork", marks=pytest.mark.slow),
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 import celery
 from celery.app import backends
 
-from backburner.queue import cancellation, coroutines, reload
+from backburner.queue import cancellation, coroutines, pool, reload
 from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
@@ -19,6 +19,7 @@ from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.dependencies import Dependencies
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
+from backburner.queue.pool.serving import Serving
 from backburner.queue.producer import Producer, publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
@@ -28,6 +29,8 @@ from backburner.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+pool.register()
 
 _RETRY_PATIENCE = 10
 """Times the usual budget, for a retry: in a worker nobody waits, and a retry not enqueued is a job lost."""
@@ -56,7 +59,7 @@ class Celery(celery.Celery):
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in the place of a dependency, as with FastAPI."""
         self.steps["worker"].add(Living)
-        self.steps["consumer"].add(cancellation.Remembered)
+        self.steps["consumer"].update((cancellation.Remembered, Serving))
         reload.install(self)
 
     def on_init(self) -> None:

@@ -1,7 +1,7 @@
-"""``async def`` tasks in the pools that know nothing of asyncio: prefork, threads, solo.
+"""``async def`` tasks, and others of which a worker has to know more than Celery does.
 
-Their coroutines run on the process's one event loop (`loop`), while the thread or process that got the job waits; so
-the pool decides how many there are at a time. Thousands are an asyncio pool's business.
+Their coroutines run on the process's one event loop. In the pools that know nothing of asyncio (prefork, threads, solo)
+`loop` runs it, while the thread or process that got the job waits; in the asyncio pool it is the pool's.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from backburner.queue import loop, reporting
 from backburner.queue.arguments import Arguments
 from backburner.queue.cancellation import cancellable
 from backburner.queue.dependencies import Overrides, dependencies_of
+from backburner.queue.pool import bridge, job
 
 _task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
 
@@ -73,14 +74,34 @@ def _overrides(task: Any) -> Overrides:
 
 
 def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    if bridge.is_here():
+        return _finish_in_pool(task, coroutine)
     context = contextvars.copy_context()
     context.run(reporting.attach, task)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        for stack in (_task_stack, task.request_stack):
-            stack.__ident_func__ = loop.ident
+        _tell_apart(task)
         return loop.run(cancellable(task.request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()
+
+
+def tell_coroutines_apart(app: Any) -> None:
+    """Have Celery find what runs by the context, and not by the thread, in all tasks of the app."""
+    for task in app.tasks.values():
+        _tell_apart(task)
+
+
+def _tell_apart(task: Any) -> None:
+    for stack in (_task_stack, task.request_stack):
+        stack.__ident_func__ = loop.ident
+
+
+def _finish_in_pool(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    running = job.running.get()
+    if not isinstance(running, job.CoroutineJob) or task.request.is_eager:
+        return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
+    reporting.attach(task)
+    return running.complete(coroutine)

@@ -11,8 +11,10 @@ import os
 from collections.abc import Coroutine
 from concurrent.futures import Future, wait
 from contextvars import Context, ContextVar, copy_context
-from threading import Event, Lock, Thread, get_ident
+from threading import Event, Lock, Thread, current_thread
 from typing import Any, TypeVar, cast
+
+from celery.utils.threads import get_ident
 
 T = TypeVar("T")
 
@@ -28,8 +30,13 @@ def ident() -> Any:
     return _waiting.get() or get_ident()
 
 
+def identify(owner: Any) -> None:
+    """Have `owner` be what Celery knows this context by, and those that are copied from it."""
+    _waiting.set(owner)
+
+
 def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
-    """Run a coroutine on the loop, and wait for it: not to be called there.
+    """Run a coroutine on the loop, and wait for it: not to be called while the loop runs this.
 
     What is raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, waits for its end, and
     goes on if the coroutine has nothing else to say.
@@ -37,6 +44,8 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
     context = context or copy_context()
     context.run(_waiting.set, ident())
     loop = _process.loop()
+    if _process.rests():
+        return loop.run_until_complete(context.run(loop.create_task, coroutine))
     ended: Future[T] = Future()
     tasks: list[asyncio.Task[None]] = []
 
@@ -88,6 +97,8 @@ class _Process:
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
+        self._owner: Thread | None = None
+        """Who runs a loop that was adopted."""
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -100,7 +111,12 @@ class _Process:
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            self._loop, self._thread = loop, None
+            self._loop, self._thread, self._owner = loop, None, current_thread()
+
+    def rests(self) -> bool:
+        """Whether this thread would run the loop, and does not at the moment."""
+        loop = self._loop
+        return loop is not None and self._owner is current_thread() and not loop.is_running()
 
     def close(self) -> None:
         with self._lock:

@@ -1,0 +1,298 @@
+"""One run of one task in the asyncio pool: Celery's tracer in a greenlet or in a thread, its limits, and its end.
+
+Every job has a context of its own, in which its tracer, its coroutine and what that starts find the running task. What
+is decided from outside (a limit that has passed, a job that is cancelled) is on record at once, and nothing that the
+task does after that changes it.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import traceback
+from asyncio import CancelledError, TimerHandle
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context, ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
+
+from backburner.queue import loop as process_loop
+from backburner.queue.pool import bridge
+
+if TYPE_CHECKING:
+    from backburner.queue.pool.taskpool import TaskPool
+
+log = logging.getLogger("backburner.queue")
+
+_PATIENCE: Final = 5.0
+"""Seconds that a coroutine may take to end once it was cancelled."""
+
+running: ContextVar["Job | None"] = ContextVar("backburner_pool_job", default=None)
+"""The job that this context belongs to."""
+
+Callback = Callable[..., Any]
+
+
+class Job:
+    """What `TaskPool.on_apply` is given, and what has become of it.
+
+    Args:
+        trace: Celery's tracer, called with `args`, of which the first two are the task's name and the job's id.
+        limits: soft and hard, in seconds.
+    """
+
+    def __init__(
+        self,
+        pool: "TaskPool",
+        trace: Callback,
+        args: tuple[Any, ...],
+        *,
+        on_accepted: Callback | None,
+        on_returned: Callback | None,
+        on_failed: Callback | None,
+        on_timeout: Callback | None,
+        limits: tuple[float | None, float | None],
+    ) -> None:
+        self.name: str = args[0]
+        self.id: str = args[1]
+        self.over = False
+        """Whether its outcome is decided."""
+        self._pool = pool
+        self._trace = trace
+        self._args = args
+        self._on_accepted = on_accepted
+        self._on_returned = on_returned
+        self._on_failed = on_failed
+        self._on_timeout = on_timeout
+        self._soft, self._hard = limits
+        self._timers: list[TimerHandle] = []
+        self._in_body = False
+        self._soft_is_due = False
+        self._abandoned = False
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.id}]"
+
+    def start(self, context: Context) -> None:
+        """Run, in a context that belongs to nobody else."""
+        raise NotImplementedError
+
+    def terminate(self, signal: Any = None) -> None:  # Celery's name
+        """End it, whose outcome somebody else has recorded or will record. Does nothing if it has ended."""
+        raise NotImplementedError
+
+    def _began(self) -> None:
+        """It runs: from now on its limits count."""
+        if self._on_accepted is not None:
+            self._on_accepted(os.getpid(), monotonic())
+        loop = self._pool.loop
+        if self._soft:
+            self._timers.append(loop.call_later(self._soft, self._soft_limit))
+        if self._hard:
+            self._timers.append(loop.call_later(self._hard, self._hard_limit))
+
+    def _soft_limit(self) -> None:
+        raise NotImplementedError
+
+    def _hard_limit(self) -> None:
+        if self.over:
+            return
+        self.over = True
+        if self._on_timeout is not None:
+            self._pool.aside(self._on_timeout, False, self._hard)
+        self._stop()
+
+    def _stop(self) -> None:
+        raise NotImplementedError
+
+    def _tell(self, outcome: Any, failure: ExceptionInfo | None) -> None:
+        """Pass on how it ended, unless that was decided by somebody else."""
+        if self.over:
+            return
+        self.over = True
+        if failure is not None:
+            if self._on_failed is not None:
+                self._on_failed(failure)
+        elif self._on_returned is not None:
+            self._on_returned(outcome)
+
+    def _done(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self._pool.done(self)
+
+
+class CoroutineJob(Job):
+    """A job whose task is a coroutine function."""
+
+    _task: "asyncio.Task[None] | None" = None
+
+    def start(self, context: Context) -> None:
+        self._task = self._pool.loop.create_task(self._run(), name=str(self), context=context)
+        self._task.add_done_callback(self._task_done)
+
+    def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run the task's own coroutine, in the greenlet of its tracer.
+
+        Raises:
+            RuntimeError: it raised what is no exception of a program, such as SystemExit.
+            asyncio.CancelledError: it was ended from outside.
+        """
+        self._in_body = True
+        try:
+            result = bridge.wait_for(coroutine)
+        except (WorkerShutdown, WorkerTerminate):
+            raise  # by the handler of a signal, which happened to run here
+        except Exception:
+            if self.over:
+                raise CancelledError from None
+            raise
+        except BaseException as error:
+            if self.over:
+                raise CancelledError from None
+            raise RuntimeError(f"{self.name} raised {error!r}, which ends the job and not the worker") from error
+        finally:
+            self._in_body = False
+        if self.over:
+            raise CancelledError
+        return result
+
+    def terminate(self, signal: Any = None) -> None:  # noqa: ARG002  # Celery's name
+        if not self.over:
+            self.over = True
+            self._stop()
+
+    async def _run(self) -> None:
+        running.set(self)
+        process_loop.identify(self)
+        await bridge.cross(self._execute, translate=self._translate)
+
+    def _execute(self) -> None:
+        self._began()
+        if self.over:
+            return
+        try:
+            outcome = self._trace(*self._args)
+        except (WorkerShutdown, WorkerTerminate) as error:
+            self._pool.interrupt(error)
+        except BaseException as error:  # noqa: BLE001  # it must not end the loop
+            self._tell(None, _failure(self.name, error))
+        else:
+            self._tell(outcome, None)
+
+    def _translate(self, error: BaseException) -> BaseException:
+        if not isinstance(error, CancelledError):
+            return error
+        if self._abandoned:
+            return bridge.Abandoned()
+        if self._soft_is_due and not self.over:
+            self._soft_is_due = False
+            if self._task is not None:
+                self._task.uncancel()
+            return SoftTimeLimitExceeded(self._soft)
+        return error
+
+    def _soft_limit(self) -> None:
+        if self._in_body and not self.over and self._task is not None:
+            self._soft_is_due = True
+            if self._on_timeout is not None:
+                self._on_timeout(True, self._soft)
+            self._task.cancel()
+
+    def _stop(self) -> None:
+        if self._task is None:
+            self._pool.forget(self)
+        else:
+            self._task.cancel()
+            self._timers.append(self._pool.loop.call_later(_PATIENCE, self._abandon))
+
+    def _abandon(self) -> None:
+        log.error("%s goes on %g s after it was cancelled; nobody waits for it any more", self, _PATIENCE)
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+        # It may wait for something that does not end either, and then it stays. Its place is free all the same.
+        self._timers.append(self._pool.loop.call_later(0.1, self._done))
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s could not be run", self, exc_info=error)
+        if not self.over:
+            # It was cancelled before it began, or something went wrong around it.
+            self._tell_aside(task)
+        self._done()
+
+    def _tell_aside(self, task: "asyncio.Task[None]") -> None:
+        error = CancelledError() if task.cancelled() else task.exception() or RuntimeError("it ended without outcome")
+        self._pool.aside(self._tell, None, _failure(self.name, error))
+
+
+class ThreadJob(Job):
+    """A job whose task is a function."""
+
+    _thread: threading.Thread | None = None
+    _is_waiting = True
+
+    def start(self, context: Context) -> None:
+        self._pool.threads.call(lambda: context.run(self._run))
+
+    def terminate(self, signal: Any = None) -> None:  # noqa: ARG002  # Celery's name
+        if not self.over and self._is_waiting:
+            self.over = True
+        elif not self.over:
+            log.warning("%s runs in a thread: it is ended where it next reports progress, or not at all", self)
+
+    def _run(self) -> None:
+        if self.over:
+            self._call(self._done)
+            return
+        self._is_waiting = False
+        self._thread = threading.current_thread()
+        running.set(self)
+        process_loop.identify(self)
+        self._call(self._began)
+        outcome, failure = None, None
+        try:
+            outcome = self._trace(*self._args)
+        except BaseException as error:  # noqa: BLE001  # it must not end the thread
+            failure = _failure(self.name, error)
+        self._thread = None
+        self._call(self._ended, outcome, failure)
+
+    def _ended(self, outcome: Any, failure: ExceptionInfo | None) -> None:
+        if failure is None:
+            self._tell(outcome, None)
+        elif not self.over:
+            self._pool.aside(self._tell, None, failure)
+        self._done()
+
+    def _soft_limit(self) -> None:
+        if not self.over and self._on_timeout is not None:
+            self._on_timeout(True, self._soft)
+
+    def _stop(self) -> None:
+        frame = sys._current_frames().get((self._thread and self._thread.ident) or 0)  # noqa: SLF001  # its only name
+        stack = "".join(traceback.format_stack(frame)) if frame else ""
+        log.error("%s runs in a thread, which nothing can end. It is at\n%s", self, stack)
+        self._pool.threads.lose_one()
+        self._pool.lost(self)
+        self._done()
+
+    def _call(self, function: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed, for the process ends
+            self._pool.loop.call_soon_threadsafe(function, *args)
+
+
+def _failure(name: str, error: BaseException) -> ExceptionInfo:
+    """What Celery is told where its tracer has not caught the exception."""
+    if not isinstance(error, Exception):
+        told = RuntimeError(f"{name} raised {error!r}, which ends the job and not the worker")
+        told.__cause__ = error
+        return ExceptionInfo((RuntimeError, told.with_traceback(error.__traceback__), error.__traceback__))
+    return ExceptionInfo((type(error), error, error.__traceback__))

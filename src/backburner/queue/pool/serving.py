@@ -1,0 +1,35 @@
+"""Celery's consumer on the loop of the asyncio pool: it connects, waits and reconnects while jobs go on."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.consumer.consumer import Evloop
+
+from backburner.queue.pool import bridge
+
+
+class Serving(bootsteps.StartStopStep):
+    """Has the consumer of a worker with the asyncio pool run in a greenlet."""
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        serve = getattr(consumer.pool, "serve", None)
+        if serve is not None:
+            consumer.start = partial(_serve, serve, consumer, consumer.start)
+
+    def include_if(self, parent: Any) -> bool:  # noqa: ARG002  # Celery's name
+        """Never: that was all."""
+        return False
+
+
+def _serve(serve: Callable[[Callable[[], None]], None], consumer: Any, start: Callable[[], None]) -> None:
+    # What connects waits for servers, in ways of its own; and when a connection was lost, there are jobs meanwhile.
+    for step in consumer.steps:
+        if not isinstance(step, Evloop):
+            step.start = partial(bridge.in_thread, step.start)
+    consumer.on_connection_error_after_connected = partial(
+        bridge.in_thread, consumer.on_connection_error_after_connected
+    )
+    serve(start)

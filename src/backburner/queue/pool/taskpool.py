@@ -1,0 +1,269 @@
+"""The asyncio pool: which jobs run, which wait for a place, and how the process's loop begins and ends.
+
+The loop runs in the main thread, while Celery's consumer does (`serving`) and while the pool is stopped. Coroutines run
+on it as asyncio tasks, functions in threads.
+"""
+
+import asyncio
+import atexit
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from celery import signals
+from celery.concurrency.base import BasePool
+from celery.utils import threads as celery_threads
+
+from backburner.errors import ConfigError
+from backburner.queue import loop as process_loop
+from backburner.queue.coroutines import signature_source, tell_coroutines_apart
+from backburner.queue.pool import bridge
+from backburner.queue.pool.job import CoroutineJob, Job, ThreadJob
+from backburner.queue.pool.poller import Poller
+from backburner.queue.pool.threads import Threads
+
+log = logging.getLogger("backburner.queue")
+
+_THREADS: Final = 32
+"""For ``def`` tasks, at most."""
+_ENDING: Final = 10.0
+"""Seconds that coroutines get to end in a cold shutdown."""
+
+
+class TaskPool(BasePool):
+    """Runs `limit` jobs at a time."""
+
+    signal_safe = False
+    body_can_be_buffer = True
+    limit: int
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if getattr(celery_threads, "USE_FAST_LOCALS", None):
+            raise ConfigError(
+                "--pool=asyncio cannot tell tasks apart with USE_FAST_LOCALS; remove it from the environment"
+            )
+        self.loop = _new_loop()
+        self.threads = Threads(min(_THREADS, self.limit))
+        self._limits: tuple[float | None, float | None] = (options.get("soft_timeout"), options.get("timeout"))
+        self._context = copy_context()
+        self._is_coroutine: dict[str, bool] = {}
+        self._waiting: deque[Job] = deque()
+        self._running: set[Job] = set()
+        self._asides: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._poller: Poller | None = None
+        self._hub: Any = None
+        self._interruption: BaseException | None = None
+
+    # ---- the process
+
+    def on_start(self) -> None:
+        """Tell the process what its loop is. Lifespans are entered after this, before jobs come."""
+        process_loop.adopt(self.loop)
+        atexit.register(self._end_loop)
+        tell_coroutines_apart(self.app)
+        signals.worker_process_init.send(sender=(self.options.get("initargs") or (None, None))[1])
+
+    def serve(self, consume: Callable[[], None]) -> None:
+        """Run Celery's consumer on the loop, until it ends."""
+        outcome: list[BaseException] = []
+
+        async def live() -> None:
+            try:
+                await bridge.cross(consume)
+            except BaseException as error:  # noqa: BLE001  # raised below, as the loop would make something else of it
+                outcome.append(error)
+
+        living = self.loop.create_task(live(), name="Celery's consumer")
+        while not living.done():
+            try:
+                self.loop.run_until_complete(living)
+            except (SystemExit, KeyboardInterrupt):
+                if self._interruption is None:
+                    log.exception("a task that a job had started wanted to end the worker, which goes on")
+                else:
+                    living.cancel()
+        if self._interruption is not None:
+            raise self._interruption
+        if outcome:
+            raise outcome[0]
+
+    def interrupt(self, error: BaseException) -> None:
+        """The handler of a signal has raised this, in the midst of a job, to end the worker."""
+        self._interruption = error
+        raise error
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Have Celery's hub wait on the loop."""
+        self._hub = hub
+        if not isinstance(hub.poller, Poller):
+            hub.poller = self._poller = Poller(hub, self.loop)
+
+    def on_stop(self) -> None:
+        """Wait until all jobs have ended."""
+        self._finish(self._drain())
+
+    def on_terminate(self) -> None:
+        """End all jobs."""
+        for job in (*self._waiting, *self._running):
+            job.terminate()
+        self._finish(asyncio.wait_for(self._drain(), _ENDING))
+
+    def _finish(self, draining: Coroutine[Any, Any, None]) -> None:
+        if bridge.is_here():
+            bridge.wait_for(draining)
+            return
+        try:
+            self.loop.run_until_complete(draining)
+        except TimeoutError:
+            names = ", ".join(sorted(map(str, self._running)))
+            log.exception("jobs have not ended within %g s, the process ends without them: %s", _ENDING, names)
+
+    async def _drain(self) -> None:
+        while self._running or self._waiting or self._asides:
+            self._changed.clear()
+            self._turn_hub()
+            try:
+                await asyncio.wait_for(self._changed.wait(), 0.1)
+            except TimeoutError:
+                continue
+        self._turn_hub()
+
+    def _turn_hub(self) -> None:
+        # The hub itself does not run any more: it would take messages.
+        hub = self._hub
+        if hub is not None:
+            for callback in hub._pop_ready():  # noqa: SLF001  # there is no public name
+                callback()
+
+    def _end_loop(self) -> None:
+        if self.loop.is_closed() or self.loop.is_running():
+            return
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self.loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    # ---- jobs
+
+    def on_apply(  # type: ignore[override]  # the stubs are wrong
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any = None,  # noqa: ARG002  # Celery gives none
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        error_callback: Callable[..., Any] | None = None,
+        timeout_callback: Callable[..., Any] | None = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> Job:
+        """Run the job, as soon as there is a place."""
+        soft, hard = self._limits
+        kind = CoroutineJob if self._runs_coroutine(args[0]) else ThreadJob
+        job = kind(
+            self,
+            target,
+            args,
+            on_accepted=accept_callback,
+            on_returned=callback,
+            on_failed=error_callback,
+            on_timeout=timeout_callback,
+            limits=(soft_timeout or soft, timeout or hard),
+        )
+        self._waiting.append(job)
+        self._fill()
+        return job
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """Do nothing: which of the process's jobs is meant says the job, whose own `terminate` is called too."""
+
+    def grow(self, n: int = 1) -> None:
+        """Run `n` more at a time."""
+        self.limit += n
+        self._fill()
+
+    def shrink(self, n: int = 1) -> None:
+        """Run `n` fewer at a time; what runs goes on."""
+        self.limit = max(0, self.limit - n)
+
+    def forget(self, job: Job) -> None:
+        """The job shall not run; it has not begun."""
+        self._waiting.remove(job)
+        self._notice()
+
+    def done(self, job: Job) -> None:
+        """The job has ended."""
+        if job in self._running:
+            self._running.discard(job)
+            self._fill()
+            self._notice()
+
+    def lost(self, job: Job) -> None:
+        """A thread hangs in the job."""
+
+    def aside(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call what may want to wait for a server."""
+
+        async def call() -> None:
+            try:
+                await bridge.cross(function, *args)
+            except Exception:
+                log.exception("the outcome of a job could not be recorded")
+
+        task = self.loop.create_task(call(), context=self._context.copy())
+        self._asides.add(task)
+        task.add_done_callback(self._aside_done)
+
+    def _aside_done(self, task: "asyncio.Task[None]") -> None:
+        self._asides.discard(task)
+        self._notice()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self.limit:
+            job = self._waiting.popleft()
+            self._running.add(job)
+            job.start(self._context.copy())
+
+    def _notice(self) -> None:
+        """Have the hub do what was put off till its next turn, such as acknowledging."""
+        self._changed.set()
+        if self._poller is not None:
+            self._poller.wake()
+
+    def _runs_coroutine(self, name: str) -> bool:
+        known = self._is_coroutine.get(name)
+        if known is None:
+            task = self.app.tasks[name]
+            function = getattr(task, "_orig_run", task.run)  # where Celery's autoretry has wrapped it
+            known = self._is_coroutine[name] = iscoroutinefunction(signature_source(function))
+        return known
+
+    def _get_info(self) -> dict[str, Any]:
+        stock: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # the stubs leave it out
+        return stock | {
+            "processes": [os.getpid()],
+            "running": len(self._running),
+            "waiting": len(self._waiting),
+            "threads": len(self.threads),
+            "loop": type(self.loop).__module__,
+            "timeouts": self._limits,
+        }
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # where it is installed
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

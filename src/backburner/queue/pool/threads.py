@@ -1,0 +1,51 @@
+"""Threads for functions that block: as many as needed, up to a limit, and none that keeps the process from ending."""
+
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+
+_IDLE = 30.0
+"""Seconds after which a thread without work ends."""
+
+
+class Threads:
+    """Calls functions, in the order in which they come."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._work: deque[Callable[[], object]] = deque()
+        self._changed = Condition()
+        self._count = 0
+        self._idle = 0
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have it called; it must not raise."""
+        with self._changed:
+            self._work.append(function)
+            if self._idle >= len(self._work):
+                self._changed.notify()
+            elif self._count < self.limit:
+                self._count += 1
+                # Daemons: a thread that hangs must not keep the process from ending.
+                Thread(target=self._run, name=f"backburner-task-{self._count}", daemon=True).start()
+
+    def lose_one(self) -> None:
+        """A thread will not come back; another one may take its place."""
+        with self._changed:
+            self.limit += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                found = self._changed.wait_for(lambda: self._work, _IDLE)
+                self._idle -= 1
+                if not found:
+                    self._count -= 1
+                    return
+                function = self._work.popleft()
+            function()
+            del function

@@ -1,0 +1,157 @@
+"""Tasks for the asyncio pool: a worker imports the module, a test calls `define` on an app of its own."""
+
+import asyncio
+import os
+import threading
+import time
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+
+from celery import current_task, signals
+from celery.exceptions import SoftTimeLimitExceeded
+
+from backburner.queue import Celery
+
+QUEUE = "coroutines"
+
+mine = ContextVar("mine", default=None)
+
+
+def define(app):
+    app.conf.task_default_queue = QUEUE
+    task = partial(app.task, shared=False)
+
+    @task(name="co.add")
+    async def add(a, b):
+        await asyncio.sleep(0)
+        return a + b
+
+    @task(name="co.sum")
+    async def total(numbers):
+        return sum(numbers)
+
+    @task(name="co.block")
+    def block(seconds):
+        time.sleep(seconds)
+        return threading.current_thread() is threading.main_thread(), os.getpid()
+
+    @task(name="co.nap")
+    async def nap(seconds):
+        await asyncio.sleep(seconds)
+        return type(asyncio.get_running_loop()).__module__, id(asyncio.get_running_loop()), os.getpid()
+
+    @task(name="co.who", bind=True)
+    async def who(self):
+        """All the ways to find out which job this is."""
+        before = mine.get()
+        mine.set(self.request.id)
+
+        async def child():
+            await asyncio.sleep(0.01)
+            return current_task.request.id
+
+        def thread():
+            return current_task.request.id
+
+        found = [self.request.id, current_task.request.id]
+        found += await asyncio.gather(child(), child(), asyncio.to_thread(thread))
+        found += [self.request.id, mine.get()]
+        return found, before
+
+    @task(name="co.retry", bind=True)
+    async def retry(self, times):
+        await asyncio.sleep(0)
+        if self.request.retries < times:
+            raise self.retry(countdown=0)
+        return self.request.retries
+
+    @task(name="co.autoretry", bind=True, autoretry_for=(ValueError,), default_retry_delay=0)
+    async def autoretry(self, times):
+        await asyncio.sleep(0)
+        if self.request.retries < times:
+            raise ValueError(times)
+        return self.request.retries
+
+    @task(name="co.fail")
+    async def fail():
+        await asyncio.sleep(0)
+        raise KeyError("no such thing")
+
+    @task(name="co.exit")
+    async def leave():
+        raise SystemExit(3)
+
+    @task(name="co.exit_thread")
+    def leave_thread():
+        raise KeyboardInterrupt
+
+    @task(name="co.cancel_itself")
+    async def cancel_itself():
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    @task(name="co.exit_child")
+    async def exit_child():
+        async def child():
+            raise SystemExit(4)
+
+        background = asyncio.create_task(child())
+        await asyncio.sleep(0.05)
+        return repr(background.exception())
+
+    @task(name="co.unencodable")
+    async def unencodable():
+        return object()
+
+    @task(name="co.soft", soft_time_limit=0.1)
+    async def soft():
+        try:
+            await asyncio.gather(asyncio.sleep(10), asyncio.sleep(10))
+        except SoftTimeLimitExceeded as error:
+            await asyncio.sleep(0.01)  # there is time to clean up
+            return repr(error), asyncio.current_task().cancelling()
+
+    @task(name="co.soft_unhandled", soft_time_limit=0.1)
+    async def soft_unhandled():
+        await asyncio.sleep(10)
+
+    @task(name="co.hard", time_limit=0.1)
+    async def hard(path):
+        try:
+            await asyncio.sleep(10)
+        finally:
+            Path(path).touch()
+
+    @task(name="co.stubborn")
+    async def stubborn(path):
+        """Never end."""
+        Path(path).touch()
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                Path(f"{path}.cancelled").touch()
+
+    @task(name="co.hold")
+    async def hold(path):
+        """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
+        with Path(f"{path}.runs").open("a") as runs:
+            runs.write("x")
+        try:
+            while not Path(path).exists():
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            Path(f"{path}.cancelled").touch()
+            raise
+        return "released"
+
+    return app
+
+
+@signals.worker_process_init.connect
+def begun(**_):
+    print("a process has begun", flush=True)
+
+
+app = define(Celery("coroutines"))

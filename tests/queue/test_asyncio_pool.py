@@ -1,0 +1,134 @@
+"""``--pool=asyncio``: coroutines by the thousand on one loop, and all that Celery promises for them."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from tests.processes import Program
+from tests.queue.conftest import MakeApp, StartWorker, runs
+from tests.queue.programs.coroutines import define
+
+Eventually = Callable[..., Any]
+
+POOL = "--pool=asyncio -c 200 -Q coroutines"
+
+
+@pytest.fixture(scope="module")
+def pool(server: EmbeddedServer, start_worker: StartWorker) -> Iterator[Program]:
+    """A worker that the tests of this file share."""
+    with start_worker(server.url, POOL, "coroutines") as program:
+        yield program
+
+
+@pytest.fixture
+def tasks(make_app: MakeApp, url: str, pool: Program) -> Any:
+    return define(make_app(url)).tasks
+
+
+def test_coroutines_and_functions_run_in_one_worker(tasks: Any, pool: Program) -> None:
+    naps = [tasks["co.nap"].delay(0.1) for _ in range(150)]
+    blocks = [tasks["co.block"].delay(0.05) for _ in range(10)]
+    assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3
+    found = {tuple(nap.get(timeout=10)) for nap in naps}
+    assert [module.partition(".")[0] for module, _, _ in found] == ["uvloop"], "one loop"
+    assert {tuple(block.get(timeout=10)) for block in blocks} == {(False, pool.process.pid)}
+    assert pool.says("a process has begun")
+
+
+def test_each_job_finds_itself(tasks: Any) -> None:
+    jobs = [tasks["co.who"].delay() for _ in range(50)]
+    for job in jobs:
+        found, before = job.get(timeout=10)
+        assert set(found) == {job.id}
+        assert before is None, "its context is its own"
+
+
+def test_retries(tasks: Any) -> None:
+    assert tasks["co.retry"].delay(2).get(timeout=10) == 2
+    assert tasks["co.autoretry"].delay(2).get(timeout=10) == 2
+
+
+def test_canvas(tasks: Any) -> None:
+    add, total = tasks["co.add"], tasks["co.sum"]
+    assert chain(add.s(1, 2), add.s(3)).apply_async().get(timeout=10) == 6
+    assert group(add.s(i, i) for i in range(5)).apply_async().get(timeout=10) == [0, 2, 4, 6, 8]
+    assert chord([add.s(i, i) for i in range(5)], total.s()).apply_async().get(timeout=10) == 20
+
+
+def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None:
+    bystander = tasks["co.nap"].delay(0.5)
+    with pytest.raises(KeyError, match="no such thing"):
+        tasks["co.fail"].delay().get(timeout=10)
+    for name, raised in [("exit", "SystemExit"), ("exit_thread", "KeyboardInterrupt"), ("cancel_itself", "Cancelled")]:
+        with pytest.raises(RuntimeError, match=rf"co.{name} raised {raised}"):
+            tasks[f"co.{name}"].delay().get(timeout=10)
+    assert tasks["co.exit_child"].delay().get(timeout=10) == "SystemExit(4)"
+    with pytest.raises(Exception, match="not JSON serializable"):
+        tasks["co.unencodable"].delay().get(timeout=10)
+    assert bystander.get(timeout=10)[2] == pool.process.pid
+
+
+def test_limits_of_time(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
+    soft = tasks["co.soft"].delay()
+    with pytest.raises(SoftTimeLimitExceeded):
+        tasks["co.soft_unhandled"].delay().get(timeout=10)
+    with pytest.raises(TimeLimitExceeded):
+        tasks["co.hard"].delay(str(tmp_path / "ended")).get(timeout=10)
+    eventually((tmp_path / "ended").exists)
+    assert soft.get(timeout=10) == ["SoftTimeLimitExceeded(0.1)", 0]
+
+
+def test_a_job_that_runs_is_cancelled(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
+    path = tmp_path / "released"
+    job = tasks["co.hold"].delay(str(path))
+    eventually(lambda: runs(path) == 1)
+    job.cancel()
+    eventually(Path(f"{path}.cancelled").exists)
+    assert job.state == "REVOKED"
+
+
+def test_a_job_is_awaited_and_cancelled_by_a_coroutine(tasks: Any, tmp_path: Path) -> None:
+    async def use() -> None:
+        added = await tasks["co.add"].adelay(1, 2)
+        assert await added.aget(timeout=10) == 3
+        held = await tasks["co.hold"].adelay(str(tmp_path / "never"))
+        while await held.astatus() != "STARTED":
+            await asyncio.sleep(0.01)
+        await held.acancel()
+        assert await held.astatus() == "REVOKED"
+
+    asyncio.run(use())
+
+
+def test_remote_control(tasks: Any, pool: Program, tmp_path: Path, eventually: Eventually) -> None:
+    path = tmp_path / "released"
+    app: Celery = tasks["co.hold"].app
+    job = tasks["co.hold"].delay(str(path))
+    eventually(lambda: runs(path) == 1)
+    inspect = app.control.inspect(timeout=0.5, limit=1)
+    [[active]] = inspect.active().values()
+    assert (active["id"], active["worker_pid"]) == (job.id, pool.process.pid)
+    path.touch()
+    assert job.get(timeout=10) == "released"
+
+
+def test_warm_shutdown_waits(
+    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    tasks, path = define(make_app(url)).tasks, tmp_path / "released"
+    with start_worker(url, POOL, "coroutines") as worker:
+        job = tasks["co.hold"].delay(str(path))
+        eventually(lambda: runs(path) == 1)
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: worker.says("Warm shutdown"))
+        path.touch()
+        assert worker.process.wait(10) == 0
+        assert job.get(timeout=1) == "released"
