@@ -18,6 +18,19 @@ QUEUE = "coroutines"
 mine = ContextVar("mine", default=None)
 
 
+def tell(path):
+    Path(path).touch()
+
+
+def tell_again(path):
+    with Path(path).open("a") as told:
+        told.write("x")
+
+
+def is_there(path):
+    return Path(path).exists()
+
+
 def define(app):
     app.conf.task_default_queue = QUEUE
     task = partial(app.task, shared=False)
@@ -121,28 +134,27 @@ def define(app):
         try:
             await asyncio.sleep(10)
         finally:
-            Path(path).touch()
+            tell(path)
 
     @task(name="co.stubborn")
     async def stubborn(path):
         """Never end."""
-        Path(path).touch()
+        tell(path)
         while True:
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
-                Path(f"{path}.cancelled").touch()
+                tell(f"{path}.cancelled")
 
     @task(name="co.hold")
     async def hold(path):
         """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
-        with Path(f"{path}.runs").open("a") as runs:
-            runs.write("x")
+        tell_again(f"{path}.runs")
         try:
-            while not Path(path).exists():
-                await asyncio.sleep(0.02)
+            while not is_there(path):
+                await asyncio.sleep(0.02)  # noqa: ASYNC110  # nobody tells of files
         except asyncio.CancelledError:
-            Path(f"{path}.cancelled").touch()
+            tell(f"{path}.cancelled")
             raise
         return "released"
 
