@@ -151,8 +151,8 @@ def define(app):
         """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
         tell_again(f"{path}.runs")
         try:
-            while not is_there(path):
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  # nobody tells of files
+            while not is_there(path):  # noqa: ASYNC110  # nobody tells of files
+                await asyncio.sleep(0.02)
         except asyncio.CancelledError:
             tell(f"{path}.cancelled")
             raise
