@@ -12,14 +12,18 @@ class AppSettings(Settings):
 
     cache_l1: bool = Field(
         # Milliseconds are too long here: a write is to be seen by the very next read, in whichever process.
-        False,
+        default=False,
         description="Keep copies in each process, dropped when the server says that they changed",
     )
-    session_ttl: float = Field(7 * 86_400, gt=0, description="Seconds without a request after which a session ends")
-    mail_from: str = Field("The Bookstore <books@localhost>", description="The sender of our e-mails")
-    mail_timeout: float = Field(10, gt=0, description="Seconds that the mail server may take for each answer")
-    upload_dir: Path = Field(Path(".backburner/uploads"), description="Where uploaded files wait for their import")
-    upload_limit: int = Field(50 * 1024 * 1024, gt=0, description="Bytes that an uploaded file may have")
+    session_ttl: float = Field(
+        default=7 * 86_400, gt=0, description="Seconds without a request after which a session ends"
+    )
+    mail_from: str = Field(default="The Bookstore <books@localhost>", description="The sender of our e-mails")
+    mail_timeout: float = Field(default=10, gt=0, description="Seconds that the mail server may take for each answer")
+    upload_dir: Path = Field(
+        default=Path(".backburner/uploads"), description="Where uploaded files wait for their import"
+    )
+    upload_limit: int = Field(default=50 * 1024 * 1024, gt=0, description="Bytes that an uploaded file may have")
 
 
 settings = AppSettings()

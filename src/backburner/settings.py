@@ -57,47 +57,66 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    redis_host: str = Field("localhost", min_length=1, description="Name or address of the Redis or Valkey server")
-    redis_port: int = Field(6379, ge=1, le=65535, description="Its port")
-    redis_db: int = Field(0, ge=0, description="Its database")
-    redis_username: str | None = Field(None, description="Its user, where it has access control lists")
-    redis_password: SecretStr | None = Field(None, description="Its password, if it asks for one")
-    redis_url: _Server = Field("", description="All of the above in one URL; wins over them")
+    redis_host: str = Field(
+        default="localhost", min_length=1, description="Name or address of the Redis or Valkey server"
+    )
+    redis_port: int = Field(default=6379, ge=1, le=65535, description="Its port")
+    redis_db: int = Field(default=0, ge=0, description="Its database")
+    redis_username: str | None = Field(default=None, description="Its user, where it has access control lists")
+    redis_password: SecretStr | None = Field(default=None, description="Its password, if it asks for one")
+    redis_url: _Server = Field(default="", description="All of the above in one URL; wins over them")
 
     cache_url: _CacheStore = Field(
-        "", description="Where the cache lives: memory://?policy=lru&max_items=10000&max_bytes=64MB, or a server"
+        default="",
+        description="Where the cache lives: memory://?policy=lru&max_items=10000&max_bytes=64MB, or a server",
     )
     cache_prefix: str = Field(
-        "cache:", min_length=1, description="Put before every key; flush() removes these and no others"
+        default="cache:", min_length=1, description="Put before every key; flush() removes these and no others"
     )
-    cache_default_ttl: float = Field(3600, gt=0, description="Seconds that an entry lives when nothing else is said")
-    cache_serializer: Literal["json", "pickle"] = Field("json", description="How values become bytes")
-    cache_signing_key: SecretStr | None = Field(None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle")
+    cache_default_ttl: float = Field(
+        default=3600, gt=0, description="Seconds that an entry lives when nothing else is said"
+    )
+    cache_serializer: Literal["json", "pickle"] = Field(default="json", description="How values become bytes")
+    cache_signing_key: SecretStr | None = Field(
+        default=None, description="Signs pickles; needed for CACHE_SERIALIZER=pickle"
+    )
     cache_compression: Literal["auto", "zstd", "none"] = Field(
-        "auto", description="Of large values on the server; auto: zstd if the package zstandard is installed"
+        default="auto", description="Of large values on the server; auto: zstd if the package zstandard is installed"
     )
     cache_max_value_bytes: int = Field(
-        16 * 1024 * 1024, gt=0, description="Larger values are not cached; 16 MiB take half of the timeout at 1 Gbit/s"
+        default=16 * 1024 * 1024,
+        gt=0,
+        description="Larger values are not cached; 16 MiB take half of the timeout at 1 Gbit/s",
     )
     cache_l1: bool = Field(
-        True, description="Keep copies in each process, dropped when the server says that they changed"
+        default=True, description="Keep copies in each process, dropped when the server says that they changed"
     )
-    cache_l1_items: int = Field(10_000, gt=0, description="Copies kept in each process at most")
-    cache_l1_bytes: _Bytes = Field(64_000_000, description="What they may take of its memory, such as 64MB or 64MiB")
-    cache_l1_policy: Literal["lru", "s3fifo", "lfu", "ttl"] = Field("s3fifo", description="Which copies make room")
+    cache_l1_items: int = Field(default=10_000, gt=0, description="Copies kept in each process at most")
+    cache_l1_bytes: _Bytes = Field(
+        default=64_000_000, description="What they may take of its memory, such as 64MB or 64MiB"
+    )
+    cache_l1_policy: Literal["lru", "s3fifo", "lfu", "ttl"] = Field(
+        default="s3fifo", description="Which copies make room"
+    )
     cache_timeout: float = Field(
-        0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
+        default=0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
     )
 
-    celery_broker_url: _Celery = Field("", description="Where jobs wait; any broker of Celery's")
-    celery_result_backend: _Celery = Field("", description="Where results are kept; any result backend of Celery's")
-    celery_publish_timeout: float = Field(1.0, gt=0, description="Seconds that enqueueing may take before PublishError")
-    celery_result_expires: float = Field(86_400, gt=0, description="Seconds that a finished job's result is kept")
+    celery_broker_url: _Celery = Field(default="", description="Where jobs wait; any broker of Celery's")
+    celery_result_backend: _Celery = Field(
+        default="", description="Where results are kept; any result backend of Celery's"
+    )
+    celery_publish_timeout: float = Field(
+        default=1.0, gt=0, description="Seconds that enqueueing may take before PublishError"
+    )
+    celery_result_expires: float = Field(
+        default=86_400, gt=0, description="Seconds that a finished job's result is kept"
+    )
 
     database_url: str = Field(
-        "sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it"
+        default="sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it"
     )
-    smtp_url: str = Field("smtp://localhost:1025", pattern=r"^smtps?://", description="Where mail is handed in")
+    smtp_url: str = Field(default="smtp://localhost:1025", pattern=r"^smtps?://", description="Where mail is handed in")
 
     def __init__(self, **values: Any) -> None:
         try:

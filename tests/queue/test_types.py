@@ -1,21 +1,29 @@
-"""What type checkers make of tasks and jobs."""
+"""What type checkers make of tasks and jobs, and of those who use the library."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests import npm
 from tests.processes import ROOT
 
 
+def complaints(*command: str | Path) -> str:
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return checked.stdout + checked.stderr
+
+
 @pytest.mark.slow
-def test_a_type_checker_sees_what_a_task_takes_and_what_its_jobs_give() -> None:
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "tests/typing/enqueued.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert checked.stdout + checked.stderr == ""
+def test_mypy_sees_what_a_task_takes_and_what_its_jobs_give() -> None:
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--no-error-summary")
+    assert complaints(*mypy, "tests/typing/enqueued.py") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_pyright_sees_the_same_and_has_nothing_to_say_about_the_bookstore(tmp_path: Path) -> None:
+    pyright = npm.install(ROOT / "tests" / "typing", tmp_path) / ".bin" / "pyright"
+    told = complaints(pyright, "--pythonpath", sys.executable, "tests/typing", "app", "examples/quickstart")
+    assert told == "0 errors, 0 warnings, 0 informations\n"

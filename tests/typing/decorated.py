@@ -1,5 +1,7 @@
-"""Checked by mypy, not run: what `@cached` and `@cached_response` make of a function's types. Each `ignore` stands for
-an error that there must be, since an ignore without one is an error itself."""
+"""Checked by type checkers, not run: what `@cached` and `@cached_response` make of a function's types. Each `ignore`
+stands for an error that there must be, since an ignore without one is an error itself."""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
 from typing import assert_type
 

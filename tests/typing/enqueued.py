@@ -1,12 +1,16 @@
 """Checked by type checkers, not run: what a task's own signature makes of enqueueing it. Each `ignore` stands for an
 error that there must be, since an ignore without one is an error itself."""
 
-# pyright: reportUnnecessaryTypeIgnoreComment=true
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
-from typing import Any, assert_type
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, assert_type
+
+from fastapi import Depends
 
 from backburner import Celery
-from backburner.queue import Job, JobGroup
+from backburner.queue import INJECTED, Job, JobGroup, Lifespan
 
 app = Celery("typed")
 
@@ -31,6 +35,31 @@ async def acount(self: Any, text: str) -> int:
     return len(text)
 
 
+def get_text() -> str:
+    return "text"
+
+
+@app.task
+async def old_way(url: str, db: str = Depends(get_text)) -> int:
+    return len(db)
+
+
+@app.task
+def new_way(url: str, count: int = 1, *, db: Annotated[str, Depends(get_text)] = INJECTED) -> int:
+    return len(db)
+
+
+@app.lifespan
+async def resources() -> AsyncIterator[dict[str, int]]:
+    yield {}
+
+
+@app.lifespan
+@asynccontextmanager
+async def client(of: Celery) -> AsyncGenerator[str]:
+    yield "client"
+
+
 async def main() -> None:
     assert_type(add.delay(1, b=2), Job[float])
     assert_type(add.delay(1).get(timeout=1), float)
@@ -51,7 +80,17 @@ async def main() -> None:
     assert_type(await (await fetch.adelay("url")).aget(), dict[str, int])
     fetch.delay(5)  # type: ignore[arg-type]
 
+    assert_type(fetch.AsyncResult("id"), Job[dict[str, int]])
+
     assert_type(count.delay("text").get(), int)
     assert_type(await (await acount.adelay("text")).aget(), int)
     count.delay(None, "text")  # type: ignore[call-arg, arg-type]
     await JobGroup([add.delay(1), fetch.delay("url")]).aget()
+
+    assert_type(old_way.delay("url"), Job[int])
+    assert_type(await new_way.adelay("url", 2), Job[int])
+    new_way.delay("url", 1, "db")  # type: ignore[call-arg]
+    assert_type(await old_way("url", "mine"), int)
+    assert_type(resources, Lifespan[dict[str, int]])
+    assert_type(resources(), dict[str, int])
+    assert_type(client(), str)

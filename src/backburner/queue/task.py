@@ -48,6 +48,9 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
             """Enqueue, with the task's own arguments."""
 
+        def AsyncResult(self, task_id: str, **options: Any) -> Job[T_co]:  # noqa: N802  # Celery's name
+            """The job with that id."""
+
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
         """``delay`` without blocking the event loop."""
         return await self.aapply_async(args, kwargs)

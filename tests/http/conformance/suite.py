@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests import npm
 from tests.processes import Program, environment, free_port, running
 
 HERE = Path(__file__).parent
@@ -41,17 +42,13 @@ class Suite:
 
     @classmethod
     def install(cls, workspace: Path) -> "Suite":
-        """Install into the empty folder `workspace`. Raises `CalledProcessError` when npm cannot."""
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, workspace)
-        # The lock names versions and hashes but no host: that is npm's own setting.
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-        subprocess.run(command, cwd=workspace, check=True, capture_output=True, text=True, timeout=120)
+        """Install into the empty folder `workspace`."""
+        installed = npm.install(HERE, workspace)
         if checkout := os.environ.get(CHECKOUT):
             # A copy, for a module looks for its packages in the folders above its own.
             ignored = shutil.ignore_patterns(".git", "node_modules", "spec")
             return cls(shutil.copytree(checkout, workspace / "checkout", ignore=ignored))
-        return cls(workspace / "node_modules" / "http-cache-tests")
+        return cls(installed / "http-cache-tests")
 
     @cached_property
     def _description(self) -> dict[str, Any]:

@@ -1,25 +1,16 @@
 """Our cache in front of an origin, judged by the suite that judges the caches of the world."""
 
-import shutil
-import subprocess
-
 import pytest
 
 from tests.http.conformance.suite import OURS, Suite
 from tests.http.conformance.tally import PAGE, Tally, expected_failures, published, reasons
-from tests.servers import missing
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    for program in ("node", "npm"):
-        shutil.which(program) or missing(program)
-    try:
-        return Suite.install(tmp_path_factory.mktemp("suite"))
-    except subprocess.CalledProcessError as error:
-        pytest.fail(f"npm could not install the suite: {error.stderr}")
+    return Suite.install(tmp_path_factory.mktemp("suite"))
 
 
 @pytest.fixture(scope="module", params=["memory", "server"])
