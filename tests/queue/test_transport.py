@@ -71,8 +71,8 @@ class Reader:
         """As by SIGKILL: not another word to the server, which finds it dead."""
         consumer = self.consumer
         consumer._stopping = True
-        consumer._decided.set()
-        consumer._thread.join()
+        consumer._hurry()
+        assert consumer._thread.join(10)
         consumer.over = True
         self.channel.claims.close()
         self.channel.claims = None

@@ -30,6 +30,15 @@ class Keys:
     def failed(self) -> str:
         return f"{self.prefix}backburner:failed"
 
+    def failure(self, member: str) -> str:
+        """What is known of one that failed."""
+        return f"{self.failed}:{member}"
+
+    @property
+    def untold(self) -> str:
+        """Those that failed of which their waiters have not been told."""
+        return f"{self.failed}-untold"
+
     @property
     def crashes(self) -> str:
         """What the key of a message's crashes begins with."""

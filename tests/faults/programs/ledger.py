@@ -1,6 +1,7 @@
 """A worker whose task writes down when it starts and when it ends, so that nothing can be lost or doubled unseen."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from backburner.queue import Celery
 app = Celery("ledger")
 app.conf.broker_transport_options = {
     "lease": float(os.environ.get("LEASE", "2")),
+    "watchdog": float(os.environ.get("WATCHDOG", "60")),
     "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000")),  # workers are killed for no fault of their jobs
 }
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
@@ -18,6 +20,14 @@ app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 def work(path, seconds):
     note(path, "start")
     time.sleep(seconds)
+    note(path, "end")
+
+
+@app.task(name="hold", ignore_result=True)
+def hold(path, released):
+    note(path, "start")
+    while not Path(released).exists():
+        time.sleep(0.05)
     note(path, "end")
 
 
@@ -37,3 +47,13 @@ if os.environ.get("KNOWS_NEW"):
 def note(path, what):
     with Path(path).open("a") as book:
         book.write(f"{what} {os.getpid()} {time.time()}\n")
+
+
+def hang(*_):
+    note(os.environ["HANGS"], "start")
+    while Path(os.environ["HANGS"]).exists():
+        time.sleep(0.05)
+
+
+if "HANGS" in os.environ:
+    signal.signal(signal.SIGUSR2, hang)

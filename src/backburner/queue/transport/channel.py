@@ -7,6 +7,7 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 import logging
 import weakref
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -50,6 +51,22 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 
     killed = False
     """Whether a process died of it; see `backburner.queue.transport.request`."""
+
+    def begin(self) -> bool:
+        """Whether its task may be run: it was not given back, and is certain to be nobody else's. Asks nobody."""
+        if worker.stopping or not self.channel.qos.holds(self.delivery_tag):
+            self.give_back()
+        return self._is_first_said("begun")
+
+    def give_back(self) -> None:
+        """Put it back for another worker, unless its task was begun."""
+        if self._is_first_said("given back") and not self.acknowledged:
+            self.channel.qos.give_back(self.delivery_tag)
+            self._state = "REQUEUED"
+
+    def _is_first_said(self, fate: str) -> bool:
+        # Several threads may ask; of dict's methods this one is atomic.
+        return bool(self.__dict__.setdefault("fate", fate) == fate)
 
     def _decode(self) -> Any:
         try:
@@ -108,6 +125,17 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
 
     def get(self, delivery_tag: Any) -> Any:
         return self.held[delivery_tag]()
+
+    def holds(self, delivery_tag: Any) -> bool:
+        """Whether it is certain that nobody else can have the message."""
+        if not isinstance(delivery_tag, int):
+            return True
+        return delivery_tag in self.held and self.channel.consumer.holds(delivery_tag)
+
+    def give_back(self, delivery_tag: Any) -> None:
+        """Put a message back that no task has seen."""
+        if self.held.pop(delivery_tag, None) is not None:
+            self.channel.consumer.restore([delivery_tag], seen=False)
 
     def ack(self, delivery_tag: Any) -> None:
         if self.held.pop(delivery_tag, None) is not None:
@@ -225,6 +253,7 @@ class Channel(PublishingChannel):
             self._leave()
         if self.claims is None:
             self.consumer = self._consumer()
+            self.consumer.give_back = self.give_back
             self.claims = Claims(self._connect_async, self.consumer, self.keys)
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
@@ -257,10 +286,10 @@ class Channel(PublishingChannel):
         delivered = False
         try:
             while True:
-                claim = claims.read()
-                if claim is not None:
-                    for message in claim.messages:
-                        delivered |= self._deliver(claims, message, claim.now)
+                claims.read()
+                with suppress(IndexError):  # when there are no more
+                    while True:
+                        delivered |= self._deliver(claims, claims.unseen.popleft())
                 if not claims.connection.can_read(timeout=0):
                     break
         except LeaseLost:
@@ -273,11 +302,21 @@ class Channel(PublishingChannel):
         self.connection.cycle.wake_in(self.wait())
         return delivered
 
-    def _deliver(self, claims: Claims, claimed: Claimed, now: float) -> bool:
+    def give_back(self) -> None:
+        """Put back what no task has seen yet. The lease's thread calls this when the worker is told to stop."""
+        if self.claims is not None:
+            with suppress(IndexError):  # when there are no more
+                while True:
+                    self.claims.consumer.restore([self.claims.unseen.popleft().number], seen=False)
+        for request in worker.reserved():
+            if getattr(request.message, "channel", None) is self:
+                request.message.give_back()
+
+    def _deliver(self, claims: Claims, claimed: Claimed) -> bool:
         number, list_, text = claimed
         queue = self.keys.queue(list_)
         consumer = claims.consumer
-        if queue not in self._leased_queues.values() or worker.stopping:
+        if queue not in self._leased_queues.values() or worker.stopping or not consumer.holds(number):
             consumer.restore([number], seen=False)
             return False
         try:
@@ -288,7 +327,7 @@ class Channel(PublishingChannel):
             log.warning("a message in the queue %s can't be read (%r) and is among those that failed", queue, error)
             consumer.bury(number, "undecodable", repr(error))
             return False
-        if due > now:
+        if due > claims.now:
             consumer.postpone(number, due)
             return False
         if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
@@ -418,12 +457,15 @@ class _Leasing:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
 
+    def establish_connection(self) -> Any:
+        """Connect. Workers do so before they prepare their tasks."""
+        worker.lease_requests()
+        return super().establish_connection()  # type: ignore[misc]  # of the class this stands before
+
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Serve this connection in Celery's event loop."""
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
         self.cycle.loop = loop
-        # Only workers come here, before they prepare their tasks; those without a loop have no processes to lose.
-        worker.count_crashes()
         loop.call_repeatedly(_TICK, _nothing)
 
 

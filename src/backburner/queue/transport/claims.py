@@ -8,6 +8,7 @@ server than a few. Every `_HEARTBEAT` seconds one asks nevertheless, for a lost 
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -44,14 +45,6 @@ class Message(NamedTuple):
     text: bytes
 
 
-class Claim(NamedTuple):
-    """What the server gave."""
-
-    now: float
-    """The server's time."""
-    messages: Sequence[Message]
-
-
 class LeaseLost(Exception):
     """The server has taken the consumer for dead, or forgotten it."""
 
@@ -74,6 +67,10 @@ class Claims:
         self._acks: list[int] = []
         self._woken = False
         self._pause_until = 0.0
+        self.unseen: deque[Message] = deque()
+        """What the server gave, for the caller to take out."""
+        self.now = 0.0
+        """The server's time, when it last answered."""
         self.next_at = 0.0
         """When to ask next, in monotonic time, if nothing happens before."""
 
@@ -90,8 +87,8 @@ class Claims:
         elif credit > 0 and now >= self.next_at:
             self._ask(queues, credit, now)
 
-    def read(self) -> Claim | None:
-        """Read what has arrived: the reply to a claim, or ``None`` where it is something else.
+    def read(self) -> None:
+        """Read what has arrived, and put the messages that came with it to the `unseen` ones.
 
         Raises:
             LeaseLost: the consumer is over.
@@ -101,7 +98,7 @@ class Claims:
             reply = self._wire.read()
         except NoScriptError:
             self._wire.send(self._asked, whole=True)
-            return None
+            return
         except redis.ResponseError as error:
             if "LEASELOST" in str(error):
                 self.consumer.lost()
@@ -113,8 +110,8 @@ class Claims:
             self._woken = True
             if self._asked_at is None:
                 self.next_at = min(self.next_at, self._pause_until)
-            return None
-        return self._answered(reply)
+            return
+        self._answered(reply)
 
     def close(self) -> None:
         """Close the connection. What was asked and not answered will be answered to the next claims."""
@@ -150,13 +147,13 @@ class Claims:
         self._asked_at = now
         self._wire.send(self._asked)
 
-    def _answered(self, reply: list[Any]) -> Claim:
+    def _answered(self, reply: list[Any]) -> None:
         self._asked_at, self._acks = None, []
         now, due, consumers, drained, *entries = reply
-        consumer, messages = self.consumer, []
+        self.now = float(now)
         for entry in entries:
             list_, _, text = entry.partition(b"\n")
-            messages.append(Message(consumer.numbered(), list_.decode(), text))
+            self.unseen.append(Message(self.consumer.numbered(), list_.decode(), text))
         moment = monotonic()
         self._pause_until = moment
         if not drained:
@@ -166,9 +163,8 @@ class Claims:
                 self._pause_until = moment + random.random() * min(_LONGEST_PAUSE, _PAUSE_EACH * consumers)  # noqa: S311
             self.next_at = moment + (_HEARTBEAT if self._is_told else _POLL)
             if due:
-                self.next_at = min(self.next_at, moment + max(0.0, float(due) - float(now)))
+                self.next_at = min(self.next_at, moment + max(0.0, float(due) - self.now))
         self._woken = False
-        return Claim(float(now), messages)
 
     def _unsaid(self) -> None:
         for number in self._acks:

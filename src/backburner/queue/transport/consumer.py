@@ -3,7 +3,8 @@
 The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also sends
 what was decided about messages (acknowledged, returned, delayed, failed), a few milliseconds' worth at a time, and puts
 back what dead consumers held. A consumer outlives the connections it was used on; when the server has taken it for
-dead, it is over, and whatever it still says about its messages has no effect.
+dead, it is over, and whatever it still says about its messages has no effect. A process that was stopped, and goes on,
+does not know yet whether it was taken for dead; `Consumer.holds` says what is certain.
 """
 
 import atexit
@@ -12,9 +13,9 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from threading import Event, Lock, Thread, current_thread
 from time import monotonic
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import redis
 
 from backburner.queue.keys import Keys
 from backburner.queue.transport import worker
+from backburner.queue.transport.aside import Bell, Thread, original
 from backburner.queue.transport.wire import Call, Wire, script
 
 log = logging.getLogger("backburner.queue")
@@ -33,6 +35,10 @@ _MOST_ACKS: Final = 1000
 """In one command: Lua and the server have their limits."""
 _RENEWAL: Final = 2.0
 """Seconds between two renewals, or a quarter of the lease. It also bounds how late a dead consumer is noticed."""
+_ANSWER: Final = 2.0
+"""Seconds until a server that has not answered is given up, or a quarter of the lease."""
+_LAST_LOOKS: Final = 0.25
+"""Seconds between looks, while a worker is told to stop, for messages that nobody here will read any more."""
 _PAUSE: Final = 0.25
 """Seconds between attempts to reach a server that is gone."""
 _CRASHES_EXPIRE: Final = 7 * 86_400
@@ -44,6 +50,10 @@ _RESTORE = script("restore")
 _POSTPONE = script("postpone")
 _BURY = script("bury")
 _CRASH = script("crash")
+
+
+_clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""It goes on while the machine sleeps, if there is one that does."""
 
 
 class Consumer:
@@ -63,12 +73,14 @@ class Consumer:
         self, connect: Callable[..., Any], keys: Keys, *, lease: float, max_deliveries: int, watchdog: float
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
-        self.number = Consumer._last_number + 1
+        self.number = self._first = Consumer._last_number + 1
         """For the next message. No other consumer of this process uses it."""
         self.over = False
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
         self.lease = lease
+        self.give_back: Callable[[], object] = lambda: None
+        """Called in the thread when the worker was told to stop, to `restore` what nobody has begun."""
         self._keys = keys
         self._leased = keys.leased(self.name)
         self._max_deliveries = max_deliveries
@@ -78,12 +90,13 @@ class Consumer:
         self._sweep_from = 0.0
         self._acks: deque[int] = deque()
         self._decisions: deque[Call] = deque()
-        self._decided = Event()
-        self._full = Event()
-        self._settling = Lock()
+        self._decided = Bell()
+        self._full = Bell()
+        self._settling = original("_thread", "allocate_lock")()
+        self._held_until = 0.0
         self._stopping = False
         self._pid = os.getpid()
-        self._thread = Thread(target=self._run, name=f"backburner-leases {self.name}", daemon=True)
+        self._thread = Thread(self._run, f"backburner-leases {self.name}")
 
     def numbered(self) -> int:
         """A number for the next message, which is here."""
@@ -96,17 +109,23 @@ class Consumer:
         """Whether it belongs to this process and not to the one this was forked from."""
         return self._pid == os.getpid()
 
+    def holds(self, number: int) -> bool:
+        """Whether it is certain that nobody else can have the message. Asks nobody."""
+        return not self.over and number >= self._first and time.clock_gettime(_clock) < self._held_until
+
     def start(self) -> None:
         """Make it known to the server, and keep it so.
 
         Raises:
             redis.RedisError: the server can't be reached.
         """
-        self._call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 1))
+        self._held_until = time.clock_gettime(_clock) + self.lease
+        self._call(self._renewal(begin=True))
         uptime = int(re.search(rb"uptime_in_seconds:(\d+)", self._call(("INFO", "server")))[1])  # type: ignore[index]
         # Leases may have run out while the server was away; who lives will come back and renew his.
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
+        worker.on_stop.add(self._hurry)
         atexit.register(self.stop)
 
     def beat(self) -> None:
@@ -153,7 +172,7 @@ class Consumer:
         Raises:
             redis.RedisError: the server can't be reached.
         """
-        wire = Wire(self.connect)
+        wire = self._wire()
         try:
             self._settle(wire)
         finally:
@@ -164,10 +183,11 @@ class Consumer:
         if self.over or not self.is_mine:
             return
         self._stopping = True
-        self._decided.set()
-        if self._thread is not current_thread():
+        self._hurry()
+        if not self._thread.is_current:
             self._thread.join(self.lease)
         atexit.unregister(self.stop)
+        worker.on_stop.discard(self._hurry)
         try:
             self.flush()
             left = sorted(map(int, self._call(("HKEYS", self._leased))), reverse=True)
@@ -182,20 +202,28 @@ class Consumer:
         """The server has taken it for dead."""
         if not self.over:
             self.over = True
+            worker.on_stop.discard(self._hurry)
             log.warning("consumer %s lost its lease: what it had taken goes to others", self.name)
-            self._decided.set()
+            self._hurry()
 
     def _decide(self, *call: Any) -> None:
         self._decisions.append(call)
         self._notify(len(self._decisions))
 
     def _notify(self, waiting: int) -> None:
-        self._decided.set()
+        self._decided.ring()
         if waiting >= _BATCH:
-            self._full.set()
+            self._full.ring()
+
+    def _hurry(self) -> None:
+        self._full.ring()
+        self._decided.ring()
+
+    def _wire(self) -> Wire:
+        return Wire(self.connect, socket_timeout=max(0.5, min(_ANSWER, self.lease / 4)))
 
     def _call(self, call: Call) -> Any:
-        wire = Wire(self.connect)
+        wire = self._wire()
         try:
             return wire.call(call)
         finally:
@@ -207,13 +235,15 @@ class Consumer:
         every = min(self.lease / 4, _RENEWAL)
         next_renewal = renewed + every
         while not (self.over or self._stopping):
-            if self._decided.wait(max(0.0, next_renewal - monotonic())):
-                self._full.wait(max(0.0, settled + _BATCH_TIME - monotonic()))
-                self._full.clear()
-                self._decided.clear()
+            until = min(next_renewal, settled + _LAST_LOOKS) if worker.stopping else next_renewal
+            if self._decided.wait(until - monotonic()):
+                self._full.wait(settled + _BATCH_TIME - monotonic())
             try:
                 if wire is None:
-                    wire = Wire(self.connect)
+                    wire = self._wire()
+                if worker.stopping:
+                    self.give_back()
+                    self._return_unread(wire)
                 self._settle(wire)
                 settled = monotonic()
                 if settled < next_renewal:
@@ -231,9 +261,13 @@ class Consumer:
                     wire.close()
                     wire = None
                 next_renewal = monotonic() + _PAUSE
-                self._decided.clear()
         if wire is not None:
             wire.close()
+
+    def _return_unread(self, wire: Wire) -> None:
+        """Put back what was claimed by a request whose reply the event loop, which has ended, does not read."""
+        first = self.number
+        self.restore([number for number in map(int, wire.call(("HKEYS", self._leased))) if number >= first], seen=False)
 
     def _settle(self, wire: Wire) -> None:
         # What another thread is sending has not been said yet.
@@ -251,10 +285,14 @@ class Consumer:
                     raise
 
     def _renew(self, wire: Wire, *, sweep: bool) -> None:
-        alive, dead = wire.call((_RENEW, 1, self._keys.consumers, self.name, self.lease, 0))
+        asked = time.clock_gettime(_clock)
+        alive, dead, untold = wire.call(self._renewal())
         if not alive:
             self.lost()
             return
+        self._held_until = asked + self.lease
+        if untold:
+            worker.tell_failures(self.connect, self._keys)
         while dead and sweep:
             keys = self._keys
             arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
@@ -265,6 +303,10 @@ class Consumer:
             if failed:
                 names = ", ".join(map(_text, failed))
                 log.error("jobs failed, for their workers died %d times: %s", self._max_deliveries, names)
+
+    def _renewal(self, *, begin: bool = False) -> Call:
+        keys = self._keys
+        return (_RENEW, 2, keys.consumers, keys.untold, self.name, self.lease, int(begin))
 
     def _hangs(self) -> bool:
         beat = self._beat

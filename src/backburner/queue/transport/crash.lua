@@ -18,7 +18,7 @@ local key = ARGV[2] .. delivery_tag(message)
 local crashes = redis.call('INCR', key)
 redis.call('EXPIRE', key, ARGV[4])
 if crashes >= tonumber(ARGV[3]) then
-    bury(KEYS[2], entry, 'crashed', crashes .. ' processes died while they ran it')
+    bury(KEYS[2], entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was a process of the pool')
     return 0
 end
 redis.call('RPUSH', list, mark_redelivered(message))

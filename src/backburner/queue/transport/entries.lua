@@ -47,5 +47,8 @@ local function bury(failed, entry, reason, detail)
     local member = member_in(failed, message)
     redis.call('ZADD', failed, string.format('%.6f', time()), member)
     redis.call('HSET', failed .. ':' .. member, 'reason', reason, 'detail', detail, 'list', list, 'message', message)
+    if reason == 'crashed' or reason == 'undecodable' then
+        redis.call('SADD', failed .. '-untold', member)
+    end
 end
 

@@ -40,7 +40,7 @@ for i, lease in ipairs(leases) do
         redis.call('EXPIRE', key, ARGV[4])
     end
     if crashes >= limit then
-        bury(failed, lease.entry, 'crashed', crashes .. ' workers died while they ran it, the last was ' .. dead)
+        bury(failed, lease.entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was ' .. dead)
         reply[#reply + 1] = job_id(message) or ''
     else
         redis.call('RPUSH', list, mark_redelivered(message))

@@ -1,11 +1,13 @@
 -- Prolong a consumer's lease, or begin it.
 --
 -- KEYS[1] the consumers
+-- KEYS[2] those that failed of which their waiters have not been told
 -- ARGV[1] the consumer
 -- ARGV[2] seconds
 -- ARGV[3] 1 to begin; otherwise one that was taken for dead stays dead
 --
--- Returns 1, or 0 if it was taken for dead; and how many consumers' leases have run out. O(log consumers).
+-- Returns 1, or 0 if it was taken for dead; how many consumers' leases have run out; and how many failures have not been
+-- told. O(log consumers).
 local now = time()
 local alive = 0
 -- Removed first: a server whose memory is full refuses a script that begins by adding, and leases must not end then.
@@ -13,4 +15,4 @@ if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 or ARGV[3] == '1' then
     redis.call('ZADD', KEYS[1], string.format('%.6f', now + ARGV[2]), ARGV[1])
     alive = 1
 end
-return {alive, redis.call('ZCOUNT', KEYS[1], '-inf', now)}
+return {alive, redis.call('ZCOUNT', KEYS[1], '-inf', now), redis.call('SCARD', KEYS[2])}

@@ -1,22 +1,53 @@
-"""Celery's request of a task, telling the transport when a pool's process died of it.
+"""Celery's request of a task, for messages that are leased.
 
-Celery puts such a message back into the queue (`task_reject_on_worker_lost`) like any other that is rejected, and so
-does this. But the transport counts.
+It asks whether the lease holds just before the task is begun: a process may have been stopped meanwhile, and its
+messages been given to others. When a worker is told to stop, what has not begun is given back at once, and begins no
+more. And the transport is told when a process of the pool died of a message, which Celery puts back into the queue
+(`task_reject_on_worker_lost`) like any other that is rejected.
 """
 
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # the stubs leave it out
 from billiard.exceptions import WorkerLostError
+from celery.exceptions import TaskRevokedError
+from celery.worker import state
+
+from backburner.queue.transport import worker
 
 
-def counting(request: type[Any]) -> type[Any]:
-    """The class of requests, made to tell its message when a process was lost."""
-    return request if issubclass(request, _Counting) else type(request.__name__, (_Counting, request), {})
+def leased(request: type[Any]) -> type[Any]:
+    """The class of requests, made to look after the leases of their messages."""
+    return request if issubclass(request, _Leased) else type(request.__name__, (_Leased, request), {})
 
 
-class _Counting:
+class _Leased:
+    id: str
     message: Any
+    task: Any
+
+    def revoked(self) -> bool:
+        """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""
+        if not worker.starts_elsewhere() or self not in state.reserved_requests:
+            return bool(super().revoked())  # type: ignore[misc]  # of the class this stands before
+        return not self._begins() or bool(super().revoked())  # type: ignore[misc]  # as above
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Begin, as Celery does.
+
+        Raises:
+            TaskRevokedError: the message was given back, or is another one's by now.
+        """
+        if not worker.starts_elsewhere() and not self._begins():
+            raise TaskRevokedError(self.id)
+        super().on_accepted(pid, time_accepted)  # type: ignore[misc]  # as above
+
+    def _begins(self) -> bool:
+        begins = getattr(self.message, "begin", None)
+        if begins is None or begins():
+            return True
+        state.task_ready(self)
+        return False
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Handle the failure as Celery does."""

@@ -3,40 +3,67 @@
 A program that consumes with kombu alone works too; then nothing here is known, and little is lost by it.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from celery import current_app, signals
 from celery.concurrency import solo
 from celery.worker import state
 from kombu.utils import symbol_by_name
 
+from backburner.queue.keys import Keys
+
+_LOOK: Final = 0.05
+"""Seconds between looks whether all jobs have ended, in a soft shutdown."""
+
 _consumer: Any = None
 """Celery's consumer, once it is ready."""
+
+_teller: Any = None
 
 stopping = False
 """Whether the worker was told to stop."""
 
+on_stop: set[Callable[[], object]] = set()
+"""Called when the worker is told to stop, in a signal handler."""
+
 
 @signals.worker_ready.connect(weak=False)
 def _ready(sender: Any, **_: Any) -> None:
-    global _consumer, stopping  # there is one worker in a process
-    _consumer, stopping = sender, False
+    global _consumer, _teller, stopping  # there is one worker in a process
+    # Imported here, for only workers need billiard.
+    from backburner.queue.transport.failures import Teller
+
+    _consumer, _teller, stopping = sender, Teller(sender.app), False
+    sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
 
 
 @signals.worker_shutting_down.connect(weak=False)
 def _shutting_down(**_: Any) -> None:
     global stopping  # noqa: PLW0603  # as above
     stopping = True
+    for call in tuple(on_stop):
+        call()
 
 
-def count_crashes() -> None:
-    """Have the app that a worker would run here tell which messages kill processes of its pool."""
-    # Imported here, for only workers need billiard.
-    from backburner.queue.transport.request import counting
+def _soft_shutdown(conf: Any) -> None:
+    """Give jobs that run some time to end. Celery tells nobody that it does so, and goes on taking messages."""
+    _shutting_down()
+    until = time.monotonic() + (conf.worker_soft_shutdown_timeout or 0)
+    while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
+        time.sleep(_LOOK)
+
+
+def lease_requests() -> None:
+    """Have the app that a worker would run here ask for its jobs' leases. Does nothing where there is no worker."""
+    if "celery.worker.consumer" not in sys.modules:
+        return
+    from backburner.queue.transport.request import leased  # as above
 
     task: Any = current_app.Task
-    task.Request = counting(symbol_by_name(task.Request))
+    task.Request = leased(symbol_by_name(task.Request))
 
 
 def is_here() -> bool:
@@ -56,9 +83,21 @@ def knows(task: str) -> bool:
 
 def is_busy_in_the_loop() -> bool:
     """Whether the thread that also serves the connection runs a task, for as long as that takes."""
-    return isinstance(getattr(_consumer, "pool", None), solo.TaskPool) and bool(running())
+    pool = getattr(_consumer, "pool", None)
+    return (isinstance(pool, solo.TaskPool) or getattr(pool, "is_green", False)) and bool(state.active_requests)
 
 
-def running() -> Iterable[Any]:
-    """The requests that the pool has started."""
-    return tuple(state.active_requests)
+def starts_elsewhere() -> bool:
+    """Whether tasks run in processes of their own, which are told what to run just before they run it."""
+    return bool(getattr(getattr(_consumer, "pool", None), "uses_semaphore", False))
+
+
+def reserved() -> Iterable[Any]:
+    """The requests that have not ended."""
+    return tuple(state.requests.values())
+
+
+def tell_failures(connect: Callable[..., Any], keys: Keys) -> None:
+    """Have those told who wait for jobs that failed without having run."""
+    if _teller is not None and not stopping:
+        _teller.tell(connect, keys)

@@ -1,0 +1,102 @@
+"""Telling those who wait for a job that it failed without an end: its workers died of it, or nobody could read it.
+
+The scripts that move a message to the failed ones only note that this is to be told. A worker that consumes from the
+message's queue does so, in a thread of its own, for the result backend may be slow. It is noted until it has been told.
+"""
+
+import logging
+from base64 import b64decode
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import celery.app.task
+import kombu.serialization
+from billiard.exceptions import WorkerLostError
+from celery import states
+from kombu.exceptions import DecodeError, KombuError
+from kombu.utils.json import loads
+
+from backburner.queue.keys import Keys
+from backburner.queue.transport.aside import Thread
+from backburner.queue.transport.wire import Wire
+
+log = logging.getLogger("backburner.queue")
+
+_PAUSE: Final = 10.0
+"""Seconds until one that could not be told is tried again."""
+_AT_ONCE: Final = 100
+
+Context: Any = celery.app.task.Context
+_serialization: Any = kombu.serialization  # the stubs leave the registry out
+
+
+class Teller:
+    """Marks jobs of an app as failed."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._thread: Thread | None = None
+        self._next = 0.0
+
+    def tell(self, connect: Callable[..., Any], keys: Keys) -> None:
+        """Tell what is to be told, unless that is being done. Does not wait for it."""
+        if (self._thread is None or self._thread.join(0)) and monotonic() >= self._next:
+            self._thread = Thread(lambda: self._run(connect, keys), "backburner-failures")
+            self._thread.start()
+
+    def _run(self, connect: Callable[..., Any], keys: Keys) -> None:
+        try:
+            wire = Wire(connect)
+            try:
+                self._tell(wire, keys)
+            finally:
+                wire.close()
+        except Exception as error:  # noqa: BLE001  # of any result backend; it is tried again
+            self._next = monotonic() + _PAUSE
+            log.warning("that jobs failed could not be told to the result backend: %r", error)
+
+    def _tell(self, wire: Wire, keys: Keys) -> None:
+        for name in wire.call(("SRANDMEMBER", keys.untold, _AT_ONCE)):
+            member = name.decode()
+            record = wire.call(("HMGET", keys.failure(member), "reason", "detail", "list", "message"))
+            reason, detail, list_, message = (value and value.decode("utf-8", "replace") for value in record)
+            if message:
+                if keys.queue(list_) not in self._app.amqp.queues.consume_from:
+                    continue
+                self._mark(member, reason, detail, message)
+            wire.call(("SREM", keys.untold, member))
+
+    def _mark(self, member: str, reason: str, detail: str, text: str) -> None:
+        app, request = self._app, _request(text, self._app.conf.accept_content)
+        # What can't be read is known by the name it has among those that failed, which is the id if there was one.
+        request.id = request.id or member
+        if app.backend.get_state(request.id) in states.READY_STATES:
+            return
+        error = WorkerLostError(detail) if reason == "crashed" else DecodeError(f"the message can't be read: {detail}")
+        task = app.tasks.get(request.task)
+        stores = not request.ignore_result or getattr(task, "store_errors_even_if_ignored", False)
+        app.backend.mark_as_failure(request.id, error, request=request, store_result=stores)
+        with app.events.default_dispatcher() as dispatcher:
+            dispatcher.send("task-failed", uuid=request.id, exception=repr(error), traceback="")
+
+
+def _request(text: str, accept: Any) -> Any:
+    """What of a message can be read."""
+    try:
+        message = loads(text)
+        headers, properties = dict(message["headers"]), message["properties"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Context()
+    try:
+        body = message["body"]
+        if properties.get("body_encoding") == "base64":
+            body = b64decode(body)
+        args, kwargs, embedded = _serialization.loads(
+            body, message["content-type"], message["content-encoding"], accept=accept
+        )
+    except (KombuError, ValueError, LookupError, TypeError, AttributeError):
+        args, kwargs, embedded = (), {}, {}
+    return Context(
+        headers, args=args, kwargs=kwargs, delivery_info=properties.get("delivery_info") or {}, **(embedded or {})
+    )

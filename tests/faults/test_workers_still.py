@@ -1,0 +1,165 @@
+"""Workers that stand still: with long jobs, stopped by a signal, hung, or told to end."""
+
+import os
+import signal
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
+from tests.faults.test_workers import LEASE, Ledger, app, kill, ledger, server, worker
+from tests.processes import Program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+__all__ = ["app", "ledger", "server", "worker"]  # fixtures
+
+POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+
+
+def started(ledger: Ledger, job: str) -> list[int]:
+    """The processes that began a job."""
+    return [int(pid) for what, pid, _ in ledger.lines(Path(job)) if what == "start"]
+
+
+def ended(ledger: Ledger, *jobs: str) -> bool:
+    return all(any(what == "end" for what, *_ in ledger.lines(Path(job))) for job in jobs)
+
+
+@POOLS
+def test_a_job_that_runs_for_many_leases_is_delivered_once(
+    app: Celery, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    with worker(f"-P {pool} -c 1 -n one@tests") as one, worker(f"-P {pool} -c 1 -n two@tests") as two:
+        eventually(lambda: one.says("ready.") and two.says("ready."), timeout=30)
+        jobs = [ledger.entry() for _ in range(3)]
+        for job in jobs:
+            app.send_task("work", (job, 3.5 * LEASE))
+        eventually(lambda: ended(ledger, *jobs), timeout=40)
+    assert [len(started(ledger, job)) for job in jobs] == [1, 1, 1]
+
+
+@POOLS
+def test_a_worker_that_was_stopped_too_long_runs_nothing_that_others_have_and_goes_on(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released = tmp_path / "released"
+    with worker(f"-P {pool} -c 1 -n one@tests") as one, redis.Redis.from_url(server.url) as client:
+        eventually(lambda: one.says("ready."), timeout=30)
+        jobs = [ledger.entry() for _ in range(4)]
+        app.send_task("hold", (jobs[0], str(released)))
+        for job in jobs[1:]:
+            app.send_task("work", (job, 0))
+        eventually(lambda: started(ledger, jobs[0]))
+        if pool != "solo":
+            eventually(lambda: client.llen("celery") == 0)
+        with worker(f"-P {pool} -c 1 -n two@tests") as two:
+            eventually(lambda: two.says("ready."), timeout=30)
+            os.killpg(one.process.pid, signal.SIGSTOP)
+            eventually(lambda: len(started(ledger, jobs[0])) == 2, timeout=LEASE + 15)
+            os.killpg(one.process.pid, signal.SIGCONT)
+            released.touch()
+            eventually(lambda: ended(ledger, *jobs))
+            eventually(lambda: one.says("lost its lease"))
+            eventually(lambda: client.zcard("backburner:consumers") == 2)
+            eventually(lambda: not list(client.scan_iter("backburner:leased:*")))
+            kill(two)
+        last = ledger.entry()
+        app.send_task("work", (last, 0))
+        eventually(lambda: ended(ledger, last), timeout=LEASE + 10)
+    assert [len(started(ledger, job)) for job in [*jobs, last]] == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_whose_main_thread_hangs_counts_as_dead_until_it_moves_again(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    hangs = tmp_path / "hangs"
+    hangs.touch()
+    with worker(f"-P {pool} -c 1 -n one@tests", WATCHDOG="1", HANGS=str(hangs)) as one:
+        eventually(lambda: one.says("ready."), timeout=30)
+        jobs = [ledger.entry() for _ in range(4)]
+        for job in jobs:
+            app.send_task("work", (job, 1))
+        eventually(lambda: started(ledger, jobs[0]))
+        one.process.send_signal(signal.SIGUSR2)
+        eventually(lambda: hangs.read_text())
+        with worker(f"-P {pool} -c 1 -n two@tests") as two:
+            eventually(lambda: one.says("the event loop has not run"))
+            eventually(lambda: ended(ledger, *jobs), timeout=LEASE + 30)
+            hangs.unlink()
+            eventually(lambda: one.says("lost its lease"))
+            kill(two)
+        last = ledger.entry()
+        app.send_task("work", (last, 0))
+        eventually(lambda: ended(ledger, last), timeout=LEASE + 10)
+    # The pool of threads does not hang with the main thread, and may well end what it has.
+    assert [len(started(ledger, job)) for job in [jobs[-1], last]] == [1, 1]
+
+
+@POOLS
+def test_a_worker_told_to_stop_gives_back_what_it_has_not_begun_while_it_finishes_the_rest(
+    app: Celery, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released = tmp_path / "released"
+    with worker(f"-P {pool} -c 1 -n one@tests", PREFETCH="8") as one:
+        eventually(lambda: one.says("ready."), timeout=30)
+        jobs = [ledger.entry() for _ in range(8)]
+        held = ledger.entry()
+        with app.producer_pool.acquire(block=True) as producer:
+            # In one batch, so that all are claimed at once, whatever the pool does meanwhile.
+            app.send_task("hold", (held, str(released)), producer=producer)
+            for job in jobs:
+                app.send_task("work", (job, 0), producer=producer)
+        eventually(lambda: started(ledger, held))
+        with worker(f"-P {pool} -c 1 -n two@tests") as two:
+            eventually(lambda: two.says("ready."), timeout=30)
+            told = time.time()
+            one.process.terminate()
+            eventually(lambda: ended(ledger, *jobs))
+            moments = [float(moment) for job in jobs for *_, moment in ledger.lines(Path(job))]
+            assert max(moments) - told < 2, "within a second, were the machine our own"
+            assert not ended(ledger, held)
+            released.touch()
+            eventually(lambda: ended(ledger, held))
+            assert one.process.wait(10) == 0
+    assert [len(started(ledger, job)) for job in [held, *jobs]] == [1] * 9
+
+
+def stop_softly(program: Program) -> None:
+    program.process.send_signal(signal.SIGQUIT)
+
+
+@POOLS
+def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
+    app: Celery, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released = tmp_path / "released"
+    stack: AbstractContextManager[Program] = worker(f"-P {pool} -c 2 -n one@tests", SOFT="3")
+    with stack as one:
+        eventually(lambda: one.says("ready."), timeout=30)
+        short, long = ledger.entry(), ledger.entry()
+        jobs = [short, long] if pool != "solo" else [short]
+        app.send_task("work", (short, 1))
+        if pool != "solo":
+            app.send_task("hold", (long, str(released)))
+        eventually(lambda: all(started(ledger, job) for job in jobs))
+        stop_softly(one)
+        eventually(lambda: ended(ledger, short))
+        with worker(f"-P {pool} -c 2 -n two@tests") as two:
+            eventually(lambda: two.says("ready."), timeout=30)
+            if pool != "solo":
+                eventually(lambda: len(started(ledger, long)) == 2, timeout=20)
+            one.process.send_signal(signal.SIGKILL) if pool == "threads" else None
+            released.touch()
+            eventually(lambda: ended(ledger, *jobs))
+            last = ledger.entry()
+            app.send_task("work", (last, 0))
+            eventually(lambda: ended(ledger, last))
+    assert len(started(ledger, short)) == 1
