@@ -13,6 +13,7 @@ app.conf.broker_transport_options = {
     "watchdog": float(os.environ.get("WATCHDOG", "60")),
     "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000")),  # workers are killed for no fault of their jobs
 }
+app.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT", "5"))
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 
 

@@ -79,4 +79,3 @@ class Thread:
             self._run()
         finally:
             self._ended.release()
-

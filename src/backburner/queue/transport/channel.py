@@ -7,6 +7,7 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 import logging
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -270,11 +271,11 @@ class Channel(PublishingChannel):
         left = _idle.pop(self._server, [])
         for consumer in left:
             if consumer.is_mine and not consumer.over:
-                consumer.connect = self._connect
+                consumer.connect = self._connector()
                 _idle[self._server] = [other for other in left if other is not consumer]
                 return consumer
         consumer = Consumer(
-            self._connect, self.keys, lease=self.lease, max_deliveries=self.max_deliveries, watchdog=self.watchdog
+            self._connector(), self.keys, lease=self.lease, max_deliveries=self.max_deliveries, watchdog=self.watchdog
         )
         consumer.start()
         return consumer
@@ -340,7 +341,7 @@ class Channel(PublishingChannel):
         return True
 
     def _tolerate(self, consumer: Consumer, number: int, tag: str, task: str) -> bool:
-        keys, wire = self.keys, Wire(self._connect)
+        keys, wire = self.keys, Wire(self._connector())
         try:
             put_off = wire.call(
                 (
@@ -363,8 +364,10 @@ class Channel(PublishingChannel):
 
     # ---- connections and the end
 
-    def _connect(self, **options: Any) -> Any:
-        return self.pool.connection_class(**self.pool.connection_kwargs | options)
+    def _connector(self) -> Callable[..., Any]:
+        """What makes connections, and outlives this channel."""
+        pool = self.pool
+        return lambda **options: pool.connection_class(**pool.connection_kwargs | options)
 
     def _connect_async(self, **options: Any) -> Any:
         return self.async_pool.connection_class(**self.async_pool.connection_kwargs | options)

@@ -6,14 +6,18 @@ more. And the transport is told when a process of the pool died of a message, wh
 (`task_reject_on_worker_lost`) like any other that is rejected.
 """
 
+import logging
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # the stubs leave it out
 from billiard.exceptions import WorkerLostError
+from celery.concurrency.base import BasePool
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from backburner.queue.transport import worker
+
+log = logging.getLogger("backburner.queue")
 
 
 def leased(request: type[Any]) -> type[Any]:
@@ -23,8 +27,8 @@ def leased(request: type[Any]) -> type[Any]:
 
 class _Leased:
     id: str
+    name: str
     message: Any
-    task: Any
 
     def revoked(self) -> bool:
         """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""
@@ -41,6 +45,13 @@ class _Leased:
         if not worker.starts_elsewhere() and not self._begins():
             raise TaskRevokedError(self.id)
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]  # as above
+
+    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
+        """End the job in a cold shutdown, where that can be done. Where it can't, the worker ends when the job has."""
+        if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
+            log.warning("%s[%s] runs in a thread, which nobody can end: the worker waits for it", self.name, self.id)
+        else:
+            super().cancel(pool, *args, **kwargs)  # type: ignore[misc]  # as above
 
     def _begins(self) -> bool:
         begins = getattr(self.message, "begin", None)

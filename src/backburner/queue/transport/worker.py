@@ -51,6 +51,8 @@ def _shutting_down(**_: Any) -> None:
 def _soft_shutdown(conf: Any) -> None:
     """Give jobs that run some time to end. Celery tells nobody that it does so, and goes on taking messages."""
     _shutting_down()
+    if isinstance(_consumer.pool, solo.TaskPool):
+        return  # the job would wait for this thread to come back to it
     until = time.monotonic() + (conf.worker_soft_shutdown_timeout or 0)
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
         time.sleep(_LOOK)
