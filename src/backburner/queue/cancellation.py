@@ -1,9 +1,10 @@
 """Cancelling a job, whether it waits in the queue or for its time, or runs.
 
-Celery's revoke is the way to tell the workers. What it lacks is added: the ids are kept on the server too, so that a
-worker that starts later, or was away just then, knows them; and the pools of threads can end a coroutine, which Celery
-can only do with processes. A ``def`` function in a thread cannot be ended from outside: it ends where it next reports
-progress or logs. In the pool ``solo`` nothing can be told to a worker while it works.
+Celery's revoke is the way to tell the workers. What it lacks is added: what waits on the server for its time is removed
+there; the ids are kept on the server, so that a worker that starts later, or was away just then, knows them; and the
+pools of threads can end a coroutine, which Celery can only do with processes. A ``def`` function in a thread cannot be
+ended from outside: it ends where it next reports progress or logs. In the pool ``solo`` nothing can be told to a worker
+while it works.
 """
 
 import asyncio
@@ -37,7 +38,11 @@ _running: dict[str, Callable[[], object]] = {}
 
 
 def cancel(app: "Celery", job_id: str) -> None:
-    """Tell all workers, present and future, not to run the job, and who runs it to stop."""
+    """Remove the job if it waits for its time. Tell all workers, present and future, not to run it, or to end it."""
+    with app.producer_or_acquire() as producer:
+        cancel_delayed = getattr(producer.channel, "cancel_delayed", None)
+        if cancel_delayed is not None:  # with this broker, jobs wait on the server
+            cancel_delayed(job_id)
     client, now = getattr(app.backend, "client", None), time.time()
     if client is not None:
         with client.pipeline(transaction=False) as pipeline:

@@ -43,14 +43,16 @@ class Place:
     def arguments(
         self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()
     ) -> list[str]:
-        """ARGV of the script. `due` is Unix time."""
-        keep = self.keep if due is None else self.keep + max(0.0, due - time.time())
+        """ARGV of the script. `due` is Unix time, by the clock of this machine."""
+        now = time.time()
+        keep = self.keep if due is None else self.keep + max(0.0, due - now)
         return [
             token,
             str(math.ceil(keep)),
             self.task,
             self.queue,
             "" if due is None else f"{due:.6f}",
+            f"{now:.6f}",
             self.channel,
             str(self.expires_ms),
             str(len(messages)),

@@ -11,16 +11,17 @@
 -- ARGV[3]    name of the task
 -- ARGV[4]    name of the queue
 -- ARGV[5]    when it is due, in seconds since 1970; '' for now
--- ARGV[6]    where to announce them
--- ARGV[7]    milliseconds for the lists that expire; only read if there are any
--- ARGV[8]    how many messages
--- ARGV[9..]  the messages, then what to announce
+-- ARGV[6]    the time by the clock that this was reckoned with. If it is off by more than a second, due is mended.
+-- ARGV[7]    where to announce them
+-- ARGV[8]    milliseconds for the lists that expire; only read if there are any
+-- ARGV[9]    how many messages
+-- ARGV[10..] the messages, then what to announce
 --
 -- Messages that are not due wait in the delayed set if anybody is there who looks after it; stock workers wait
 -- themselves. Returns how many heard what was announced; -1 if the delivery had already been made. O(messages), and
 -- O(log delayed) for each delayed.
 local list, token, task, queue = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
-local due, channel, count = ARGV[5], ARGV[6], tonumber(ARGV[8])
+local due, channel, count = tonumber(ARGV[5]), ARGV[7], tonumber(ARGV[9])
 
 local time = redis.call('TIME')
 local enqueued, queues = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), queue
@@ -42,24 +43,27 @@ for i = 5, 4 + count do
 end
 
 local now = time[1] + time[2] / 1000000
-if due ~= '' and tonumber(due) > now and redis.call('ZCOUNT', KEYS[2], now, '+inf') > 0 then
+if due and math.abs(now - ARGV[6]) > 1 then
+    due = due + now - ARGV[6]
+end
+if due and due > now and redis.call('ZCOUNT', KEYS[2], now, '+inf') > 0 then
     for i = 1, count do
         local member = string.match(KEYS[4 + i], 'backburner:job:(.*)')
         if redis.call('ZSCORE', KEYS[3], member) then
             member = token
         end
-        redis.call('ZADD', KEYS[3], due, member)
-        redis.call('HSET', KEYS[4], member, list .. '\n' .. ARGV[8 + i])
+        redis.call('ZADD', KEYS[3], string.format('%.6f', due), member)
+        redis.call('HSET', KEYS[4], member, list .. '\n' .. ARGV[9 + i])
     end
 else
-    redis.call('LPUSH', list, unpack(ARGV, 9, 8 + count))
+    redis.call('LPUSH', list, unpack(ARGV, 10, 9 + count))
 end
 
 local heard = 0
-for i = 9 + count, #ARGV do
+for i = 10 + count, #ARGV do
     heard = redis.call('PUBLISH', channel, ARGV[i])
 end
 for i = 5 + count, #KEYS do
-    redis.call('PEXPIRE', KEYS[i], ARGV[7])
+    redis.call('PEXPIRE', KEYS[i], ARGV[8])
 end
 return heard

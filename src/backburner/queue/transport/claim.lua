@@ -34,7 +34,9 @@ if #due > 0 then
     redis.call('HDEL', entries, unpack(due))
     for _, entry in ipairs(ripe) do
         if entry then
-            redis.call('LPUSH', split(entry))
+            local list, message = split(entry)
+            -- It is due by the server's clock. The worker that gets it, maybe a stock one, is not to look at its own.
+            redis.call('LPUSH', list, (string.gsub(message, '"eta":%s*"[^"]*"', '"eta": null', 1)))
         end
     end
 end

@@ -56,6 +56,13 @@ class PublishingChannel(stock.Channel):
         enqueued, name, _, *queues = record.decode().split("\n")
         return {"name": name, "queue": queues[-1], "enqueued": enqueued}
 
+    def cancel_delayed(self, job_id: str) -> bool:
+        """Remove a job that waits for its time. Whether it was there."""
+        keys = Keys(self.global_keyprefix)
+        with self._plain_client.pipeline() as pipeline:  # one transaction
+            removed, _ = pipeline.zrem(keys.delayed, job_id).hdel(keys.delayed_entries, job_id).execute()
+        return bool(removed)
+
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
         headers = message.get("headers") or {}
         if "task" not in headers or "id" not in headers:
