@@ -25,7 +25,8 @@ from kombu.common import Broadcast
 from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, Job
-from backburner.queue.producer import CHUNK
+from backburner.queue.producer import Producer
+from backburner.queue.sending import CHUNK, Sender
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
@@ -473,6 +474,44 @@ def test_many_jobs_are_enqueued_in_their_order_with_one_call_for_each_chunk(
     assert all(job.state == "PENDING" for job in jobs[:3])
 
 
+def test_while_the_server_takes_one_chunk_the_next_one_is_made_and_not_sent(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = app.tasks["add"]
+    add.delay(1, 2)
+    make, send = Producer._chunk, Sender.send
+    happened: list[str] = []
+    second = threading.Event()
+
+    def made(self: Producer, *args: Any) -> Any:
+        chunk = make(self, *args)
+        happened.append("made")
+        if happened.count("made") == 2:
+            second.set()
+        return chunk
+
+    async def sent(self: Sender, *args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            assert second.wait(10)
+        happened.append("sent")
+        await send(self, *args)
+
+    monkeypatch.setattr(Producer, "_chunk", made)
+    monkeypatch.setattr(Sender, "send", sent)
+    for enqueue in (lambda: add.delay_many([(1, 2)] * 3 * CHUNK), lambda: asyncio.run(many(add, 3 * CHUNK))):
+        happened.clear()
+        second.clear()
+        assert len(enqueue()) == 3 * CHUNK
+        assert sorted(happened[:3]) == ["made", "made", "sent"]
+        assert happened[-1] == "sent", "the last one had to wait for those before it"
+        assert len(happened) == 6
+
+
+async def many(task: Any, count: int) -> list[Job[Any]]:
+    jobs: list[Job[Any]] = await task.adelay_many([(1, 2)] * count)
+    return jobs
+
+
 def test_many_calls_may_be_by_name_and_awaited(app: Celery, server_lists: Callable[[], Lists]) -> None:
     jobs = asyncio.run(app.tasks["add"].adelay_many([{"a": 1, "b": 2}, [3, 4]], countdown=60))
     assert all(isinstance(job, Job) for job in jobs)
@@ -600,7 +639,7 @@ def test_events_about_jobs_are_celerys_and_only_made_while_somebody_listens(
     # Nobody listens any more: that is found out once, and not asked again for a moment.
     with redis.Redis.from_url(url) as client:
         eventually(lambda: client.publish("/2.celeryev/task.sent", "") == 0)
-    monkeypatch.setattr("backburner.queue.producer.time.monotonic", lambda: 1e9)
+    monkeypatch.setattr("backburner.queue.sending.time.monotonic", lambda: 1e9)
     add.delay(1, 2)
     clock = app.clock.value
     add.delay_many([(1, 2)] * 3)

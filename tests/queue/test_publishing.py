@@ -19,7 +19,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from backburner.errors import PublishError
 from backburner.queue import Celery
-from backburner.queue.producer import CHUNK
+from backburner.queue.sending import CHUNK
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.processes import Program
@@ -212,7 +212,7 @@ def test_many_jobs_are_bounded_too_and_the_error_tells_how_many_are_enqueued(
             proxy.stall()
         return execute(*command)
 
-    line = add.app.producer._setup.line
+    line = add.app.producer._setup.sender.line
     execute, line.execute_command = line.execute_command, stall_after_the_first
     with pytest.raises(PublishError) as caught:
         add.delay_many([(1, 2)] * CHUNK * 2)

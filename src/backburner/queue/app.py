@@ -20,7 +20,8 @@ from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, ser
 from backburner.queue.dependencies import Dependencies
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool.serving import Serving
-from backburner.queue.producer import Producer, publishing
+from backburner.queue.producer import Producer
+from backburner.queue.publishing import publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
 from backburner.queue.task import PING, Task, ping
@@ -47,7 +48,7 @@ class Celery(celery.Celery):
         ConfigError: a setting or a server's URL is wrong.
     """
 
-    amqp_cls = "backburner.queue.producer:AMQP"
+    amqp_cls = "backburner.queue.publishing:AMQP"
     task_cls = "backburner.queue.task:Task"
 
     def __init__(self, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:

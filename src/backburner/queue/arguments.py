@@ -27,6 +27,8 @@ _SENT_AS_THEY_ARE: Final = (
     dt.datetime, dt.date, dt.time, decimal.Decimal, uuid.UUID,
 )  # fmt: skip
 """Types that Celery's JSON brings back as they were."""
+_CHECKED_BY_TYPE: Final = (int, float, str, bool, bytes)
+"""Of these, every value is what pydantic would make of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,8 +37,12 @@ class _Kind:
 
     adapter: TypeAdapter[Any]
     converts: bool
+    exact: Any = None
+    """A type whose values need no look."""
 
     def encoded(self, value: Any) -> Any:
+        if type(value) is self.exact:
+            return value
         valid = self.adapter.validate_python(value)
         if self.converts:
             return self.adapter.dump_python(valid, mode="json")
@@ -126,7 +132,8 @@ class Arguments:
             if hint in (Any, object):
                 continue
             try:
-                kinds[name] = _Kind(TypeAdapter(hint), converts=not _is_plain(hint))
+                exact = hint if any(hint is each for each in _CHECKED_BY_TYPE) else None
+                kinds[name] = _Kind(TypeAdapter(hint), not _is_plain(hint), exact)
             except (PydanticSchemaGenerationError, PydanticUserError):
                 continue
         return kinds

@@ -6,8 +6,6 @@ declare, send, read, and all again after an error. Inside ``with deadline(1.0)``
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +21,7 @@ class OutOfTime(Exception):
     """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Deadline:
     ends: float
     share: float
@@ -32,16 +30,21 @@ class _Deadline:
 _current: ContextVar[_Deadline | None] = ContextVar("backburner_deadline", default=None)
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
+class deadline:  # noqa: N801  # used as a function is; a generator would cost half as much again
     """Bound what the block does on `limited` connections. Inside another deadline the earlier one counts."""
-    outer = _current.get()
-    ends = time.monotonic() + seconds
-    token = _current.set(_Deadline(min(ends, outer.ends) if outer else ends, seconds / _SHARE))
-    try:
-        yield
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_seconds", "_token")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        outer = _current.get()
+        ends = time.monotonic() + self._seconds
+        self._token = _current.set(_Deadline(min(ends, outer.ends) if outer else ends, self._seconds / _SHARE))
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def remaining() -> float | None:

@@ -37,7 +37,7 @@ class Place:
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""
         keys = Keys(self.prefix)
-        records = map(keys.job, job_ids)
+        records = map(keys.job("").__add__, job_ids)
         return [self.key, keys.consumers, keys.delayed, keys.delayed_entries, *records, *self.expiring]
 
     def arguments(

@@ -24,21 +24,24 @@ local list, token, task, queue = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local due, channel, count = tonumber(ARGV[5]), ARGV[7], tonumber(ARGV[9])
 
 local time = redis.call('TIME')
-local enqueued, queues = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), queue
-local known = redis.call('GET', KEYS[5])
-if known then
+local enqueued = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+local record = enqueued .. '\n' .. task .. '\n' .. token .. '\n' .. queue
+local first = 5
+if redis.call('SET', KEYS[5], record, 'EX', ARGV[2], 'NX') then
+    first = 6
+else
     -- A message of more than one queue, a retry of the task, or of the caller.
+    local known, queues = redis.call('GET', KEYS[5]), queue
     local before, last, delivered = string.match(known, '^(%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
-    enqueued = before or enqueued
     if last == token then
         if string.find('\n' .. delivered .. '\n', '\n' .. queue .. '\n', 1, true) then
             return -1
         end
         queues = delivered .. '\n' .. queue
     end
+    record = (before or enqueued) .. '\n' .. task .. '\n' .. token .. '\n' .. queues
 end
-local record = enqueued .. '\n' .. task .. '\n' .. token .. '\n' .. queues
-for i = 5, 4 + count do
+for i = first, 4 + count do
     redis.call('SET', KEYS[i], record, 'EX', ARGV[2])
 end
 

@@ -1,85 +1,50 @@
-"""Handing jobs to the broker: many times faster than Celery, within a budget, once, and without asking anybody else.
+"""What can be enqueued here, many times faster than Celery does it, and the messages that are made of it.
 
-A job is one call of ``enqueue.lua``, over a connection that all threads share, or all coroutines of a loop; its message
-is a `Template`, filled in. Where a job needs what that does not do (receivers of before_task_publish, stamps, links,
-routers that look at arguments, another serializer, another broker), `Producer` says so, and Celery's own path is taken
-within the same budget (`publishing`).
-
-Nothing is sent twice without need, and a second attempt is the same delivery to the server's script. How long a name
-lookup takes is the one thing that nobody can bound.
+A job's message is a `Template`, filled in; `backburner.queue.sending` sends it. Where a job needs what that does not do
+(receivers of before_task_publish, stamps, links, routers that look at arguments, another serializer, another broker),
+`Producer` says so, and Celery's own path is taken within the same budget (`backburner.queue.publishing`).
 """
 
-import asyncio
 import logging
 import os
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import count
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Final
 
 import celery
-import celery.app.amqp
-import redis
 from celery import signals
 from celery._state import get_current_worker_task
 from celery.app.routes import MapRoute
 from celery.backends.base import Backend
-from kombu import pools
-from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 
 from backburner.cache.runtime import run
-from backburner.errors import ConfigError, PublishError
+from backburner.errors import ConfigError
 from backburner.queue.backend import RedisBackend
-from backburner.queue.deadline import OutOfTime, deadline, limited
-from backburner.queue.delivery import ENQUEUE
-from backburner.queue.template import Template, quote
-from backburner.queue.transport.redis import delivery
-from backburner.redis.blocking import BlockingClient
-from backburner.redis.command import again
-from backburner.redis.pipelined import PipelinedClient
-from backburner.redis.url import ServerURL, mask_password
+from backburner.queue.publishing import AMQP, NotEnqueued
+from backburner.queue.sending import CHUNK, Call, Chunk, Port, Sender
+from backburner.queue.template import Encoded, Template, quote
+from backburner.redis.url import ServerURL
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
     from backburner.queue.result import Job
 
-T = TypeVar("T")
-
 log = logging.getLogger("backburner.queue")
 
-CHUNK: Final = 200
-"""Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
-_ATTEMPTS: Final = 2
-_PAUSE: Final = 0.05
-"""Share of the budget between attempts: who cut a connection may cut the next one too."""
 _SAME_FOR_ALL: Final = frozenset({"queue", "priority", "ignore_result", "time_limit", "soft_time_limit"})
 _UNDERSTOOD: Final = _SAME_FOR_ALL | {
     "task_id", "countdown", "eta", "expires", "root_id", "parent_id", "add_to_parent",
 }  # fmt: skip
-_LOOK_FOR_LISTENERS: Final = 0.1
-"""Seconds without events about jobs, while nobody listens: making one costs a third of what a job costs."""
 _HARMLESS: Final = frozenset(Channel.from_transport_options) - {"body_encoding", "deadletter_queue"} | {
     "job_record_expires", "lease", "master_name", "max_deliveries", "unknown_task_grace", "watchdog",
 }  # fmt: skip
 """Options of transports that change nothing about a message, or that templates know."""
 _ELSEWHERE: Final = ("broker_use_ssl", "broker_login_method", "broker_user", "broker_password", "broker_vhost")
 """Settings that say about the broker what its URL does not say."""
-_FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, OSError)
-
-
-class NotEnqueued(PublishError, OperationalError):
-    """A `PublishError` that code written for Celery knows as well: Celery promises an OperationalError."""
-
-
-Call = tuple[Sequence[Any], dict[str, Any]]
-"""Arguments of a task."""
 
 
 class Producer:
@@ -87,7 +52,6 @@ class Producer:
 
     def __init__(self, app: "Celery") -> None:
         self._app = app
-        self._budget = app.settings.celery_publish_timeout
         self._setup: _Setup | None = None
 
     def publish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
@@ -97,20 +61,22 @@ class Producer:
             PublishError: the broker did not confirm them. Of many, `CHUNK` at a time have the whole budget.
         """
         setup = self._setup_for(options)
-        if setup is None or setup.line is None:
+        if setup is None or setup.sender is None:
             return None
-        return run(self._publish(setup, setup.line, task, calls, options))
+        return run(self._publish(setup, setup.sender, setup.sender.line, task, calls, options))
 
     async def apublish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
         """As `publish`."""
         setup = self._setup_for(options)
-        return await self._publish(setup, setup.stream(), task, calls, options) if setup else None
+        if setup is None or setup.sender is None:
+            return None
+        return await self._publish(setup, setup.sender, setup.sender.stream(), task, calls, options)
 
     def close(self) -> None:
         """Close the connection that threads share. Those of event loops end with their loops."""
         setup, self._setup = self._setup, None
-        if setup is not None:
-            setup.close()
+        if setup is not None and setup.sender is not None:
+            setup.sender.close()
 
     # What can be enqueued here
 
@@ -121,7 +87,7 @@ class Producer:
         if setup is None or not setup.holds(conf):
             setup = self._renewed(conf)
         if (
-            setup.line is None
+            setup.sender is None
             or signals.before_task_publish.receivers
             or signals.task_sent.receivers
             or (options and not _UNDERSTOOD.issuperset(options))
@@ -141,43 +107,67 @@ class Producer:
             and type(app).send_task.__module__.startswith("backburner.")
             and all(isinstance(route, MapRoute) for route in app.amqp.routes)
         )
+        url = _server(conf) if is_plain else ""
         before = self._setup
         # Threads may do this at the same time. What is not kept is used once.
-        setup = self._setup = _Setup(conf, _server(conf) if is_plain else "", self._budget)
-        if before is not None and before.pid == os.getpid():
-            before.close()
+        setup = self._setup = _Setup(conf, Sender(app, url, app.settings.celery_publish_timeout) if url else None)
+        if before is not None and before.sender is not None and before.pid == os.getpid():
+            before.sender.close()
         return setup
 
     # Enqueueing
 
     async def _publish(
-        self, setup: "_Setup", port: "_Port", task: Any, calls: Sequence[Call], options: Mapping[str, Any]
+        self,
+        setup: "_Setup",
+        sender: Sender,
+        port: Port,
+        task: Any,
+        calls: Sequence[Call],
+        options: Mapping[str, Any],
     ) -> "list[Job[Any]] | None":
         terms = self._terms(setup, task, options)
         template = terms and await self._template(setup, port, task, terms)
         if not terms or not template:
             return None
-        chunks = []
-        for start in range(0, len(calls), CHUNK):
-            if start:
-                await port.pause(0)
-            chunk = self._chunk(setup, task, template, terms, calls[start : start + CHUNK])
-            if chunk is None:
-                return None
-            chunks.append(chunk)
+        # All of it before anything is sent: what is wrong with one call is wrong with all of them.
+        encoded = await self._encoded(port, task, template, calls)
+        if encoded is None:
+            return None
         jobs: list[Job[Any]] = []
-        send = partial(self._send, setup)
-        for chunk in chunks:
-            try:
-                await port.deliver(chunk, send)
-            except NotEnqueued as error:
-                if jobs:
-                    error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
-                raise
-            jobs += self._jobs(task, terms, chunk.ids)
-            if signals.after_task_publish.receivers:
-                await port.aside(_tell_receivers, chunk)
+        chunk: Chunk | None = None
+        arrival: Callable[[], Awaitable[None]] | None = None
+        for start in range(0, len(calls), CHUNK):
+            end = start + CHUNK
+            following = self._chunk(setup, sender, template, terms, calls[start:end], encoded[start:end])
+            if chunk is not None:
+                # It was on its way while the one that follows was made.
+                await self._arrived(port, task, terms, chunk, arrival, jobs, len(calls))
+            chunk = following
+            arrival = port.begin(chunk) if len(calls) > CHUNK else None
+        if chunk is not None:
+            await self._arrived(port, task, terms, chunk, arrival, jobs, len(calls))
         return jobs
+
+    async def _arrived(
+        self,
+        port: Port,
+        task: Any,
+        terms: "_Terms",
+        chunk: Chunk,
+        arrival: Callable[[], Awaitable[None]] | None,
+        jobs: "list[Job[Any]]",
+        count: int,
+    ) -> None:
+        try:
+            await (port.deliver(chunk) if arrival is None else arrival())
+        except NotEnqueued as error:
+            if jobs:
+                error.add_note(f"The first {len(jobs)} of {count} jobs were enqueued.")
+            raise
+        jobs += self._jobs(task, terms, chunk.ids)
+        if signals.after_task_publish.receivers:
+            await port.aside(_tell_receivers, chunk)
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
         """What the options mean; ``None`` if they are not of the usual kinds."""
@@ -219,7 +209,7 @@ class Producer:
         terms.key = (task, ignored, expires is not None, *sorted(same.items()))
         return terms
 
-    async def _template(self, setup: "_Setup", port: "_Port", task: Any, terms: "_Terms") -> Template | None:
+    async def _template(self, setup: "_Setup", port: Port, task: Any, terms: "_Terms") -> Template | None:
         templates = setup.templates
         if terms.key not in templates:
             templates[terms.key] = await port.aside(self._compile, task, dict(terms.key[3:]), terms.key[2])
@@ -235,66 +225,52 @@ class Producer:
             log.info("jobs of %s are enqueued in Celery's own way: %s", task.name, error)
             return None
 
-    def _chunk(
-        self, setup: "_Setup", task: Any, template: Template, terms: "_Terms", calls: Sequence[Call]
-    ) -> "_Chunk | None":
-        """Make messages; ``None`` if Celery is to say what is wrong with them."""
-        ids, messages, announcements, token = [], [], [], ""
-        reply_to = quote(self._app.thread_oid)
-        parent_id = quote(terms.parent_id) if terms.parent_id else "null"
-        root_id = quote(terms.root_id) if terms.root_id else None
+    async def _encoded(self, port: Port, task: Any, template: Template, calls: Sequence[Call]) -> list[Encoded] | None:
+        """What messages tell of each call; ``None`` if Celery is to say what is wrong with one."""
         check = task.__header__ if task.typing else None
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
-        announces = template.announces and setup.has_listeners()
+        encoded = []
         for args, kwargs in calls:
             if not isinstance(args, tuple | list) or type(kwargs) is not dict:
                 return None
             if check is not None:
                 check(*args, **kwargs)
-            task_id = terms.task_id or new_id()
-            tag, quoted = next(setup.tags), quote(task_id)
-            values = {
-                "id": quoted,
-                "root": root_id or quoted,
-                "parent": parent_id,
-                "reply_to": reply_to,
-                "eta": terms.eta,
-                "expires": terms.expires,
-                "expiration": terms.expiration,
-                "tag": tag,
-            }
-            messages.append(template.fill(values, *(dump(args, kwargs) if dump else (args, kwargs))))
-            ids.append(task_id)
+            encoded.append(template.encoded(*(dump(args, kwargs) if dump else (args, kwargs))))
+            if not len(encoded) % CHUNK:
+                await port.pause(0)
+        return encoded
+
+    def _chunk(
+        self,
+        setup: "_Setup",
+        sender: Sender,
+        template: Template,
+        terms: "_Terms",
+        calls: Sequence[Call],
+        encoded: Sequence[Encoded],
+    ) -> Chunk:
+        """Make messages."""
+        common = {
+            "parent": quote(terms.parent_id) if terms.parent_id else "null",
+            "reply_to": quote(self._app.thread_oid),
+            "eta": terms.eta,
+            "expires": terms.expires,
+            "expiration": terms.expiration,
+        }
+        message = template.messages(common)
+        root_id = quote(terms.root_id) if terms.root_id else None
+        announces = template.announces and sender.has_listeners()
+        ids, messages, announcements = [], [], []
+        token = ""
+        for each in encoded:
+            job_id = terms.task_id or new_id()
+            tag, quoted = next(setup.tags), f'"{job_id}"' if terms.task_id is None else quote(job_id)
+            ids.append(job_id)
+            messages.append(message(quoted, root_id or quoted, tag, each))
             token = token or tag[1:-1]
             if announces:
-                announcements.append(template.announce(values))
-        return _Chunk(template, ids, calls, messages, announcements, token, terms.due, terms.task_id is None)
-
-    async def _send(self, setup: "_Setup", port: "_Port", chunk: "_Chunk") -> None:
-        began, attempts, script = time.monotonic(), 0, ("EVALSHA", ENQUEUE.sha)
-        template, words = chunk.template, chunk.words()
-        with port.budgeted():
-            while True:
-                try:
-                    if template.queue not in setup.declared:
-                        for binding in template.bindings:
-                            await port.execute(*binding)
-                        setup.declared.add(template.queue)
-                    heard = await port.execute(*script, *words)
-                except redis.exceptions.NoScriptError:
-                    script = ("EVAL", ENQUEUE.text)
-                except _FOREIGN as error:
-                    attempts += 1
-                    setup.declared.discard(template.queue)  # the next server may be an empty one
-                    # A second attempt is the same delivery to the script. An error of the server's own stays one.
-                    late = time.monotonic() - began > self._budget / 2
-                    if attempts == _ATTEMPTS or late or isinstance(error, redis.ResponseError):
-                        raise _not_enqueued(self._app, template.place.task, began, error) from error
-                    await port.pause(_PAUSE * self._budget)
-                else:
-                    if chunk.announcements:
-                        setup.listeners = heard > 0
-                    return
+                announcements.append(template.announcement(common, quoted, root_id or quoted, tag, each))
+        return Chunk(template, ids, calls, messages, announcements, token, terms.due, terms.task_id is None)
 
     def _jobs(self, task: Any, terms: "_Terms", ids: Sequence[str]) -> "list[Job[Any]]":
         if type(task).AsyncResult is celery.Task.AsyncResult:
@@ -313,23 +289,15 @@ class Producer:
 class _Setup:
     """What holds as long as process and configuration stay the same."""
 
-    def __init__(self, conf: Any, url: str, budget: float) -> None:
-        self.url = url
-        """Where to enqueue; empty if that is Celery's affair."""
+    def __init__(self, conf: Any, sender: Sender | None) -> None:
+        self.sender = sender
+        """Where to enqueue; ``None`` if that is Celery's affair."""
         self.pid = os.getpid()  # the parent's connections are the parent's, and messages tell who sent them
         self.templates: dict[tuple[Any, ...], Template | None] = {}
-        self.declared: set[str] = set()
         self.tags = map(f'"{os.urandom(8).hex()}-{{:x}}"'.format, count())
-        self.line = _Line(url, budget) if url else None
-        """For threads."""
         self.inherits_priority = conf.task_inherit_parent_priority
-        self.listeners = False
-        """Whether anybody heard the last announcement."""
         self._changes, self._maps = dict(conf.changes), len(conf.maps)
         self._eager_keys = conf._to_keys("task_always_eager")  # noqa: SLF001  # reading it by its name costs 3 us
-        self._look_for_listeners_at = 0.0
-        self._budget = budget
-        self._streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Stream] = WeakKeyDictionary()
 
     def holds(self, conf: Any) -> bool:
         """Whether nothing has changed."""
@@ -342,27 +310,6 @@ class _Setup:
                 if key in mapping:
                     return bool(mapping[key])
         return False
-
-    def has_listeners(self) -> bool:
-        """Whether anybody may want to hear of jobs; if nobody did, that is asked anew now and then."""
-        now = time.monotonic()
-        if not self.listeners and now < self._look_for_listeners_at:
-            return False
-        self._look_for_listeners_at = now + _LOOK_FOR_LISTENERS
-        return True
-
-    def stream(self) -> "_Stream":
-        """For the running event loop."""
-        loop = asyncio.get_running_loop()
-        stream = self._streams.get(loop)
-        if stream is None:
-            stream = self._streams[loop] = _Stream(self.url, self._budget)
-        return stream
-
-    def close(self) -> None:
-        """Close the connection of threads."""
-        if self.line is not None:
-            self.line.close()
 
 
 @dataclass(slots=True)
@@ -383,190 +330,13 @@ class _Terms:
     """The task that runs here, which keeps account of what it enqueues."""
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """What goes to the server in one call."""
-
-    template: Template
-    ids: list[str]
-    calls: Sequence[Call]
-    messages: list[str]
-    announcements: list[str]
-    token: str
-    due: float | None
-    has_new_ids: bool
-
-    def words(self) -> tuple[str, ...]:
-        """How many keys, the keys and the arguments of the script."""
-        place = self.template.place
-        keys = place.keys(self.ids)
-        return str(len(keys)), *keys, *place.arguments(self.messages, self.token, self.due, self.announcements)
-
-
-class _Port(Protocol):
-    """In what the blocking and the asyncio way differ."""
-
-    def budgeted(self) -> AbstractContextManager[None]:
-        """Bound what is sent in the block, where its connection does not do so by itself."""
-        ...
-
-    def execute(self, *words: str) -> Awaitable[Any]:
-        """Send a command, and wait for its reply."""
-        ...
-
-    async def deliver(self, chunk: _Chunk, send: "_Send") -> None:
-        """Send a chunk, alone or with others."""
-        ...
-
-    async def aside(self, function: Callable[..., T], *args: Any) -> T:
-        """Call what may take long."""
-        ...
-
-    async def pause(self, seconds: float) -> None:
-        """Wait, and let others have a turn."""
-        ...
-
-
-_Send = Callable[[_Port, _Chunk], Awaitable[None]]
-
-
-class _Line(BlockingClient):
-    """One connection for all threads."""
-
-    def __init__(self, url: str, budget: float) -> None:
-        # A thread waits for the one that has the connection, and then for its own reply; a second attempt is to fit in.
-        super().__init__(url, timeout=budget / 3, name="backburner-producer")
-        pool = self._client.connection_pool
-        pool.connection_class = limited(pool.connection_class)
-        self._budget = budget
-
-    def budgeted(self) -> AbstractContextManager[None]:
-        return deadline(self._budget)
-
-    async def execute(self, *words: str) -> Any:
-        return self.execute_command(*words)
-
-    async def deliver(self, chunk: _Chunk, send: _Send) -> None:
-        await send(self, chunk)
-
-    async def aside(self, function: Callable[..., T], *args: Any) -> T:
-        return function(*args)
-
-    async def pause(self, seconds: float) -> None:
-        if seconds:
-            time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
-
-
-class _Stream(PipelinedClient):
-    """One connection for all coroutines of a loop. What they enqueue of one task in one tick is one chunk."""
-
-    budgeted = staticmethod(nullcontext)
-
-    def __init__(self, url: str, budget: float) -> None:
-        super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
-        self._loop = asyncio.get_running_loop()
-        self._gathering: dict[Template, tuple[_Chunk, list[asyncio.Future[None]]]] = {}
-        self._sending: set[asyncio.Task[None]] = set()
-
-    def execute(self, *words: str) -> Awaitable[Any]:
-        return self.execute_command(*words)
-
-    async def deliver(self, chunk: _Chunk, send: _Send) -> None:
-        if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
-            await send(self, chunk)
-            return
-        template, future = chunk.template, self._loop.create_future()
-        if template not in self._gathering:
-            mine = replace(chunk, ids=chunk.ids[:], messages=chunk.messages[:], announcements=chunk.announcements[:])
-            self._gathering[template] = mine, [future]
-            self._loop.call_soon(self._send_gathered, template, send)
-        else:
-            gathered, futures = self._gathering[template]
-            gathered.ids += chunk.ids
-            gathered.messages += chunk.messages
-            gathered.announcements += chunk.announcements
-            futures.append(future)
-            if len(futures) == CHUNK:
-                self._send_gathered(template, send)
-        await future
-
-    def _send_gathered(self, template: Template, send: _Send) -> None:
-        if template in self._gathering:
-            task = self._loop.create_task(self._send_for_all(*self._gathering.pop(template), send))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-
-    async def _send_for_all(self, chunk: _Chunk, futures: list[asyncio.Future[None]], send: _Send) -> None:
-        try:
-            await send(self, chunk)
-        except Exception as error:  # noqa: BLE001  # raised for each caller
-            for future in futures:
-                if not future.done():
-                    future.set_exception(again(error))
-        else:
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
-        finally:
-            for future in futures:
-                future.cancel()  # no-op, unless this ends with its loop
-
-    async def aside(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.to_thread(function, *args)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class AMQP(celery.app.amqp.AMQP):
-    """Celery's message factory, publishing over connections of our own."""
-
-    @property
-    def producer_pool(self) -> Any:
-        """The pool of producers that tasks are published with."""
-        if self._producer_pool is None:  # type: ignore[has-type]  # the stubs leave it out
-            pool = pools.producers[cast("Celery", self.app).connection_for_publishing()]
-            pool.limit = self.app.pool.limit
-            self._producer_pool = pool
-        return self._producer_pool
-
-    publisher_pool = producer_pool
-
-
-@contextmanager
-def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
-    """Publish in the block, in Celery's way: within `budget` seconds, as one delivery, with foreign errors translated.
-
-    Raises:
-        PublishError: the broker did not take the job.
-    """
-    began = time.monotonic()
-    try:
-        with deadline(budget), delivery():
-            yield
-    except PublishError:
-        raise
-    except _FOREIGN as error:
-        raise _not_enqueued(app, task, began, error) from error
-
-
-def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
-    """What was written when the job was enqueued: name, queue, enqueued (ms). Empty if it never was.
-
-    ``None`` means that nothing can be said: this broker keeps no records.
-    """
-    with app.producer_or_acquire() as producer:
-        read = getattr(producer.channel, "job_record", None)
-        return None if read is None else read(job_id)
-
-
 def new_id() -> str:
     """A random UUID of version 4, as Celery's are, in a third of the time."""
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
-def _tell_receivers(chunk: _Chunk) -> None:
+def _tell_receivers(chunk: Chunk) -> None:
     template = chunk.template
     for (args, kwargs), message in zip(chunk.calls, chunk.messages, strict=True):
         signals.after_task_publish.send(
@@ -576,16 +346,6 @@ def _tell_receivers(chunk: _Chunk) -> None:
             exchange="",
             routing_key=template.queue,
         )
-
-
-def _not_enqueued(app: celery.Celery, task: str, began: float, error: BaseException) -> NotEnqueued:
-    broker = mask_password(str(app.conf.broker_write_url))
-    return NotEnqueued(
-        f"the job {task!r} was not enqueued: {broker} did not confirm it within {time.monotonic() - began:.2f} s "
-        f"({str(error) or 'no answer'}). Check that the broker runs and can be reached (CELERY_BROKER_URL "
-        "or REDIS_URL); CELERY_PUBLISH_TIMEOUT says how long to try. A broker that is only slow may take "
-        "the job later"
-    )
 
 
 def _server(conf: Any) -> str:

@@ -27,7 +27,7 @@ from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.outcome import outcome
-from backburner.queue.producer import job_record
+from backburner.queue.publishing import job_record
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery

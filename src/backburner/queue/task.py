@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 import celery
 
 from backburner.queue import arguments as annotated
-from backburner.queue.producer import Call, Producer
+from backburner.queue.producer import Producer
 from backburner.queue.result import EagerJob, Job
+from backburner.queue.sending import Call
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery

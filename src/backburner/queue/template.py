@@ -6,6 +6,7 @@ differs from job to job is left open. What cannot be told in this way is `Unsuit
 """
 
 import json
+import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +30,9 @@ from kombu.utils.json import JSONEncoder, dumps
 from backburner.queue.delivery import Place
 
 _NONCE: Final = uuid4().hex
-_MESSAGE: Final = ("id", "root", "parent", "reply_to", "eta", "expires", "expiration", "args", "kwargs", "tag", "body")
-_EVENT: Final = ("id", "root", "parent", "eta", "expires", "args", "kwargs", "clock", "utcoffset", "timestamp")
+_COMMON: Final = ("parent", "reply_to", "eta", "expires", "expiration")
+_OWN: Final = ("id", "root", "args", "kwargs", "tag", "body")
+_EVENTS: Final = (*_OWN, *_COMMON, "clock", "utcoffset", "timestamp")
 
 _serialization: Any = kombu.serialization  # the stubs leave the registry out
 _encoder: Final = json.encoder.c_make_encoder and json.encoder.c_make_encoder(  # type: ignore[attr-defined]
@@ -38,6 +40,9 @@ _encoder: Final = json.encoder.c_make_encoder and json.encoder.c_make_encoder(  
 )
 quote: Final = encode_basestring_ascii
 """A text as JSON."""
+
+Encoded = tuple[str, str, str]
+"""A call's arguments, as JSON: what people are shown of them, by position and by name, and the body."""
 
 
 class Unsuitable(Exception):
@@ -71,9 +76,10 @@ class Template:
         if expires:
             headers["expires"] = _slot("expires")
             properties["expiration"] = _slot("expiration")
-        self._message = _with_slots(message, _MESSAGE)
+        self._message = _Form(message, (*_OWN, *_COMMON))
         self._clock: Any = app.clock  # type: ignore[attr-defined]  # the stubs leave it out
-        self._event = self._announcement = channel_of_events = ""
+        self._event: _Form | None = None
+        channel_of_events = ""
         if app.conf.task_send_sent_event:
             channel_of_events = self._record_event(app, channel, headers)
         self.place = Place(
@@ -88,35 +94,56 @@ class Template:
     @property
     def announces(self) -> bool:
         """Whether jobs are announced."""
-        return bool(self._event)
+        return self._event is not None
 
-    def fill(self, values: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> str:
-        """A job's message.
-
-        Args:
-            values: JSON for what `_MESSAGE` names; what is made of `args` and `kwargs` is added.
-            args: of the task.
-            kwargs: of the task.
+    def encoded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Encoded:
+        """What a message tells of a call.
 
         Raises:
             EncodeError: the arguments are no JSON.
         """
-        values["args"] = quote(representation(args, self._args_size, self._levels))
-        values["kwargs"] = quote(representation(kwargs, self._kwargs_size, self._levels)) if kwargs else '"{}"'
         try:
-            values["body"] = _base64(encode((args, kwargs, self.embedded)))
+            body = _base64(encode((args, kwargs, self.embedded)))
         except Exception as error:
             raise EncodeError(str(error) or repr(error)) from error  # as kombu does
-        return self._message % values
+        return (
+            quote(representation(args, self._args_size, self._levels)),
+            quote(representation(kwargs, self._kwargs_size, self._levels)) if kwargs else '"{}"',
+            body,
+        )
 
-    def announce(self, values: dict[str, str]) -> str:
-        """The event task-sent for the message that was filled with these values."""
+    def messages(self, common: Mapping[str, str]) -> Callable[[str, str, str, Encoded], str]:
+        """What makes messages that have their `_COMMON` values, as JSON, in common: of a job's id, its root's id, a
+        delivery tag (all JSON) and the arguments.
+        """
+        form, blank = self._message.places, self._message.filled(common)
+        ids, roots, tags = form["id"], form["root"], form["tag"]
+        [shown_args], [shown_kwargs], [body] = form["args"], form["kwargs"], form["body"]
+
+        def message(job_id: str, root: str, tag: str, encoded: Encoded) -> str:
+            parts = blank.copy()
+            for i in ids:
+                parts[i] = job_id
+            for i in roots:
+                parts[i] = root
+            for i in tags:
+                parts[i] = tag
+            parts[shown_args], parts[shown_kwargs], parts[body] = encoded
+            return "".join(parts)
+
+        return message
+
+    def announcement(self, common: Mapping[str, str], job_id: str, root: str, tag: str, encoded: Encoded) -> str:
+        """The event task-sent for the message that was made of the same."""
+        if self._event is None:
+            raise ValueError("jobs of this task are not announced")
+        args, kwargs, _ = encoded
+        values = {**common, "id": job_id, "root": root, "args": args, "kwargs": kwargs}
         values["clock"] = str(self._clock.forward())
         values["utcoffset"] = str(utcoffset())
         values["timestamp"] = repr(time.time())
-        values["body"] = _base64(self._event % values)
-        values["tag"] = f'{values["tag"][:-1]}e"'
-        return self._announcement % values
+        body = _base64("".join(self._event.filled(values)))
+        return "".join(self._announcement.filled({"body": body, "tag": f'{tag[:-1]}e"'}))
 
     def headers(self, message: str) -> dict[str, Any]:
         """Of a message that was filled in."""
@@ -136,8 +163,8 @@ class Template:
         event = _body(message) | {name: _slot(name) for name in ("clock", "utcoffset", "timestamp")}
         message["body"] = _slot("body")
         message["properties"]["delivery_tag"] = _slot("tag")
-        self._event = _with_slots(event, _EVENT)
-        self._announcement = _with_slots(message, ("body", "tag"))
+        self._event = _Form(event, _EVENTS)
+        self._announcement = _Form(message, ("body", "tag"))
         return str(channel.global_keyprefix + topic)
 
 
@@ -260,14 +287,27 @@ def _slot(name: str) -> str:
     return f"{_NONCE}:{name}"
 
 
-def _with_slots(message: Mapping[str, Any], names: Iterable[str]) -> str:
-    """The message as JSON with ``%(name)s`` in the place of its slots."""
-    text = dumps(message).replace("%", "%%")
-    for name in names:
-        text = text.replace(quote(_slot(name)), f"%({name})s")
-    if _NONCE in text:
-        raise Unsuitable("the message holds an id where none was expected")
-    return text
+class _Form:
+    """A message as JSON, open where its slots are."""
+
+    def __init__(self, message: Mapping[str, Any], names: Iterable[str]) -> None:
+        self._parts = re.split(f'"{_NONCE}:([a-z_]+)"', dumps(message))
+        self.places: dict[str, list[int]] = {name: [] for name in names}
+        """Which parts the slots are."""
+        for i in range(1, len(self._parts), 2):
+            if self._parts[i] not in self.places:
+                raise Unsuitable("the message holds an id where none was expected")
+            self.places[self._parts[i]].append(i)
+        if any(_NONCE in part for part in self._parts):
+            raise Unsuitable("the message holds an id inside of a text")
+
+    def filled(self, values: Mapping[str, str]) -> list[str]:
+        """The parts, with these values in their places."""
+        parts = self._parts.copy()
+        for name, value in values.items():
+            for i in self.places.get(name, ()):
+                parts[i] = value
+        return parts
 
 
 def encode(value: Any) -> str:

@@ -1,0 +1,84 @@
+"""Celery's own path to the broker, bounded, and what both paths have in common: their errors, and the job's record.
+
+Messages are Celery's here, with all that `Producer` leaves to it. The connections are of our transport, so a second
+attempt is the same delivery to the server, and nothing takes longer than its budget.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import celery
+import celery.app.amqp
+import redis
+from kombu import pools
+from kombu.exceptions import OperationalError
+
+from backburner.errors import PublishError
+from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.transport.redis import delivery
+from backburner.redis.url import mask_password
+
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
+
+FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, OSError)
+"""What may go wrong with a broker."""
+
+
+class NotEnqueued(PublishError, OperationalError):
+    """A `PublishError` that code written for Celery knows as well: Celery promises an OperationalError."""
+
+
+class AMQP(celery.app.amqp.AMQP):
+    """Celery's message factory, publishing over connections of our own."""
+
+    @property
+    def producer_pool(self) -> Any:
+        """The pool of producers that tasks are published with."""
+        if self._producer_pool is None:  # type: ignore[has-type]  # the stubs leave it out
+            pool = pools.producers[cast("Celery", self.app).connection_for_publishing()]
+            pool.limit = self.app.pool.limit
+            self._producer_pool = pool
+        return self._producer_pool
+
+    publisher_pool = producer_pool
+
+
+@contextmanager
+def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
+    """Publish in the block, in Celery's way: within `budget` seconds, as one delivery, with foreign errors translated.
+
+    Raises:
+        PublishError: the broker did not take the job.
+    """
+    began = time.monotonic()
+    try:
+        with deadline(budget), delivery():
+            yield
+    except PublishError:
+        raise
+    except FOREIGN as error:
+        raise not_enqueued(app, task, began, error) from error
+
+
+def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
+    """What was written when the job was enqueued: name, queue, enqueued (ms). Empty if it never was.
+
+    ``None`` means that nothing can be said: this broker keeps no records.
+    """
+    with app.producer_or_acquire() as producer:
+        read = getattr(producer.channel, "job_record", None)
+        return None if read is None else read(job_id)
+
+
+def not_enqueued(app: celery.Celery, task: str, began: float, error: BaseException) -> NotEnqueued:
+    """The error for the caller; `began` is in monotonic time."""
+    broker = mask_password(str(app.conf.broker_write_url))
+    return NotEnqueued(
+        f"the job {task!r} was not enqueued: {broker} did not confirm it within {time.monotonic() - began:.2f} s "
+        f"({str(error) or 'no answer'}). Check that the broker runs and can be reached (CELERY_BROKER_URL "
+        "or REDIS_URL); CELERY_PUBLISH_TIMEOUT says how long to try. A broker that is only slow may take "
+        "the job later"
+    )

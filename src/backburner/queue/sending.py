@@ -1,0 +1,283 @@
+"""How messages reach the broker: a chunk in one call of ``enqueue.lua``, over a connection that all threads share, or
+all coroutines of an event loop.
+
+Each chunk has a budget. Nothing is sent twice without need, and a second attempt is the same delivery to the script.
+How long a name lookup takes is the one thing that nobody can bound.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import redis
+
+from backburner.cache.runtime import run
+from backburner.queue.deadline import deadline, limited
+from backburner.queue.delivery import ENQUEUE
+from backburner.queue.publishing import FOREIGN, not_enqueued
+from backburner.queue.template import Template
+from backburner.redis.blocking import BlockingClient
+from backburner.redis.command import again
+from backburner.redis.pipelined import PipelinedClient
+
+if TYPE_CHECKING:
+    from backburner.queue.app import Celery
+
+T = TypeVar("T")
+
+CHUNK: Final = 200
+"""Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
+_ATTEMPTS: Final = 2
+_PAUSE: Final = 0.05
+"""Share of the budget between attempts: who cut a connection may cut the next one too."""
+_LOOK_FOR_LISTENERS: Final = 0.1
+"""Seconds without events about jobs, while nobody listens: making one costs a third of what a job costs."""
+
+Call = tuple[Sequence[Any], dict[str, Any]]
+"""Arguments of a task."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What goes to the server in one call."""
+
+    template: Template
+    ids: list[str]
+    calls: Sequence[Call]
+    messages: list[str]
+    announcements: list[str]
+    token: str
+    due: float | None
+    has_new_ids: bool
+
+    def words(self) -> tuple[str, ...]:
+        """How many keys, the keys and the arguments of the script."""
+        place = self.template.place
+        keys = place.keys(self.ids)
+        return str(len(keys)), *keys, *place.arguments(self.messages, self.token, self.due, self.announcements)
+
+
+class Port(Protocol):
+    """In what the blocking and the asyncio way differ."""
+
+    def budgeted(self) -> AbstractContextManager[None]:
+        """Bound what is sent in the block, where its connection does not do so by itself."""
+        ...
+
+    def execute(self, *words: str) -> Awaitable[Any]:
+        """Send a command, and wait for its reply."""
+        ...
+
+    async def deliver(self, chunk: Chunk) -> None:
+        """Send a chunk, alone or with others.
+
+        Raises:
+            PublishError: the server did not confirm it.
+        """
+        ...
+
+    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
+        """Send a chunk while the caller goes on. What is returned waits until it is delivered."""
+        ...
+
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what may take long."""
+        ...
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, and let others have a turn."""
+        ...
+
+
+class Sender:
+    """The connections to one server, and what is known of it."""
+
+    def __init__(self, app: "Celery", url: str, budget: float) -> None:
+        self._app = app
+        self._url = url
+        self._budget = budget
+        self._declared: set[str] = set()
+        self._heard = False
+        self._look_for_listeners_at = 0.0
+        self._streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Stream] = WeakKeyDictionary()
+        self.line = _Line(self, url, budget)
+        """For threads."""
+
+    def stream(self) -> Port:
+        """For the running event loop."""
+        loop = asyncio.get_running_loop()
+        stream = self._streams.get(loop)
+        if stream is None:
+            stream = self._streams[loop] = _Stream(self, self._url, self._budget)
+        return stream
+
+    def has_listeners(self) -> bool:
+        """Whether anybody may want to hear of jobs; if nobody did, that is asked anew now and then."""
+        now = time.monotonic()
+        if not self._heard and now < self._look_for_listeners_at:
+            return False
+        self._look_for_listeners_at = now + _LOOK_FOR_LISTENERS
+        return True
+
+    def close(self) -> None:
+        """Close the connection of threads. Those of event loops end with their loops."""
+        self.line.close()
+
+    async def send(self, port: Port, chunk: Chunk) -> None:
+        """Send a chunk; it is delivered then.
+
+        Raises:
+            PublishError: the server did not confirm it.
+        """
+        began, attempts, script = time.monotonic(), 0, ("EVALSHA", ENQUEUE.sha)
+        template, words = chunk.template, chunk.words()
+        with port.budgeted():
+            while True:
+                try:
+                    if template.queue not in self._declared:
+                        for binding in template.bindings:
+                            await port.execute(*binding)
+                        self._declared.add(template.queue)
+                    heard = await port.execute(*script, *words)
+                except redis.exceptions.NoScriptError:
+                    script = ("EVAL", ENQUEUE.text)
+                except FOREIGN as error:
+                    attempts += 1
+                    self._declared.discard(template.queue)  # the next server may be an empty one
+                    # A second attempt is the same delivery to the script. An error of the server's own stays one.
+                    late = time.monotonic() - began > self._budget / 2
+                    if attempts == _ATTEMPTS or late or isinstance(error, redis.ResponseError):
+                        raise not_enqueued(self._app, template.place.task, began, error) from error
+                    await port.pause(_PAUSE * self._budget)
+                else:
+                    if chunk.announcements:
+                        self._heard = heard > 0
+                    return
+
+
+class _Line(BlockingClient):
+    """One connection for all threads."""
+
+    def __init__(self, sender: Sender, url: str, budget: float) -> None:
+        # A thread waits for the one that has the connection, and then for its own reply; a second attempt is to fit in.
+        super().__init__(url, timeout=budget / 3, name="backburner-producer")
+        pool = self._client.connection_pool
+        pool.connection_class = limited(pool.connection_class)
+        self._budget = budget
+        self._sender = sender
+
+    def budgeted(self) -> AbstractContextManager[None]:
+        return deadline(self._budget)
+
+    async def execute(self, *words: str) -> Any:
+        return self.execute_command(*words)
+
+    async def deliver(self, chunk: Chunk) -> None:
+        await self._sender.send(self, chunk)
+
+    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
+        # A thread that waits for the server leaves the interpreter to the one that makes the next chunk.
+        delivered: Future[None] = Future()
+        context, sending = copy_context(), self._sender.send(self, chunk)
+        Thread(target=_finish, args=(delivered, context.run, sending), daemon=True).start()
+
+        async def arrival() -> None:
+            delivered.result()
+
+        return arrival
+
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        return function(*args)
+
+    async def pause(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
+
+
+class _Stream(PipelinedClient):
+    """One connection for all coroutines of a loop. What they enqueue of one task in one tick is one chunk."""
+
+    budgeted = staticmethod(nullcontext)
+
+    def __init__(self, sender: Sender, url: str, budget: float) -> None:
+        super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
+        self._loop = asyncio.get_running_loop()
+        self._sender = sender
+        self._gathering: dict[Template, tuple[Chunk, list[asyncio.Future[None]]]] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def execute(self, *words: str) -> Awaitable[Any]:
+        return self.execute_command(*words)
+
+    async def deliver(self, chunk: Chunk) -> None:
+        if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
+            await self._sender.send(self, chunk)
+            return
+        template, future = chunk.template, self._loop.create_future()
+        if template not in self._gathering:
+            mine = replace(chunk, ids=chunk.ids[:], messages=chunk.messages[:], announcements=chunk.announcements[:])
+            self._gathering[template] = mine, [future]
+            self._loop.call_soon(self._send_gathered, template)
+        else:
+            gathered, futures = self._gathering[template]
+            gathered.ids += chunk.ids
+            gathered.messages += chunk.messages
+            gathered.announcements += chunk.announcements
+            futures.append(future)
+            if len(futures) == CHUNK:
+                self._send_gathered(template)
+        await future
+
+    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
+        sending = self._start(self._sender.send(self, chunk))
+        return lambda: sending
+
+    def _send_gathered(self, template: Template) -> None:
+        if template in self._gathering:
+            self._start(self._send_for_all(*self._gathering.pop(template)))
+
+    def _start(self, sending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = self._loop.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+        return task
+
+    def _sent(self, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        if not task.cancelled():
+            task.exception()  # who was cancelled meanwhile does not ask for it
+
+    async def _send_for_all(self, chunk: Chunk, futures: list[asyncio.Future[None]]) -> None:
+        try:
+            await self._sender.send(self, chunk)
+        except Exception as error:  # noqa: BLE001  # raised for each caller
+            for future in futures:
+                if not future.done():
+                    future.set_exception(again(error))
+        else:
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+        finally:
+            for future in futures:
+                future.cancel()  # no-op, unless this ends with its loop
+
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.to_thread(function, *args)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def _finish(delivered: "Future[None]", run_in: Callable[..., Any], sending: Coroutine[Any, Any, None]) -> None:
+    try:
+        delivered.set_result(run_in(run, sending))
+    except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+        delivered.set_exception(error)
