@@ -26,7 +26,7 @@ from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, Job
 from backburner.queue.producer import Producer
-from backburner.queue.sending import CHUNK, Sender
+from backburner.queue.sending import CHUNK, _Ahead
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
@@ -90,6 +90,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return execute(self, *words)
 
         monkeypatch.setattr(client, "execute_command", spy)
+
+    def spy_ahead(self: Any, words: Any, ask: Any = _Ahead.ask) -> Any:
+        commands.append(words[0])
+        return ask(self, words)
+
+    monkeypatch.setattr(_Ahead, "ask", spy_ahead)
     return commands
 
 
@@ -474,37 +480,30 @@ def test_many_jobs_are_enqueued_in_their_order_with_one_call_for_each_chunk(
     assert all(job.state == "PENDING" for job in jobs[:3])
 
 
+@pytest.mark.parametrize("awaited", [False, True])
 def test_while_the_server_takes_one_chunk_the_next_one_is_made_and_not_sent(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
+    app: Celery, url: str, monkeypatch: pytest.MonkeyPatch, awaited: bool
 ) -> None:
     add = app.tasks["add"]
     add.delay(1, 2)
-    make, send = Producer._chunk, Sender.send
+    make, arrive = Producer._chunk, Producer._arrived
     happened: list[str] = []
-    second = threading.Event()
 
     def made(self: Producer, *args: Any) -> Any:
-        chunk = make(self, *args)
         happened.append("made")
-        if happened.count("made") == 2:
-            second.set()
-        return chunk
+        return make(self, *args)
 
-    async def sent(self: Sender, *args: Any) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            assert second.wait(10)
-        happened.append("sent")
-        await send(self, *args)
+    async def arrived(self: Producer, *args: Any) -> None:
+        with redis.Redis.from_url(url) as client:
+            assert client.llen("celery") <= 1 + CHUNK * (happened.count("arrived") + 1)
+        await arrive(self, *args)
+        happened.append("arrived")
 
     monkeypatch.setattr(Producer, "_chunk", made)
-    monkeypatch.setattr(Sender, "send", sent)
-    for enqueue in (lambda: add.delay_many([(1, 2)] * 3 * CHUNK), lambda: asyncio.run(many(add, 3 * CHUNK))):
-        happened.clear()
-        second.clear()
-        assert len(enqueue()) == 3 * CHUNK
-        assert sorted(happened[:3]) == ["made", "made", "sent"]
-        assert happened[-1] == "sent", "the last one had to wait for those before it"
-        assert len(happened) == 6
+    monkeypatch.setattr(Producer, "_arrived", arrived)
+    jobs = asyncio.run(many(add, 3 * CHUNK)) if awaited else add.delay_many([(1, 2)] * 3 * CHUNK)
+    assert len(jobs) == 3 * CHUNK
+    assert happened == ["made", "made", "arrived", "made", "arrived", "arrived"]
 
 
 async def many(task: Any, count: int) -> list[Job[Any]]:

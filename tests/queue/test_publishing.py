@@ -203,20 +203,58 @@ def test_many_jobs_are_bounded_too_and_the_error_tells_how_many_are_enqueued(
         add.delay_many([(1, 2)] * CHUNK * 2)
     assert not hasattr(caught.value, "__notes__")
     proxy.pass_through()
+    add.delay(0, 0)
     sent = 0
 
-    def stall_after_the_first(*command: Any) -> Any:
+    def stall_after_the_first(command: Any) -> Any:
         nonlocal sent
-        sent += command[0] == "EVALSHA"
+        sent += 1
         if sent == 2:
             proxy.stall()
-        return execute(*command)
+        return ask(command)
 
-    line = add.app.producer._setup.sender.line
-    execute, line.execute_command = line.execute_command, stall_after_the_first
+    ahead = add.app.producer._setup.sender.line._ahead
+    ask, ahead.ask = ahead.ask, stall_after_the_first
     with pytest.raises(PublishError) as caught:
         add.delay_many([(1, 2)] * CHUNK * 2)
     assert caught.value.__notes__ == [f"The first {CHUNK} of {2 * CHUNK} jobs were enqueued."]
+
+
+def test_what_was_sent_ahead_is_not_enqueued_twice_if_its_reply_is_lost(app: Celery, url: str) -> None:
+    add = app.tasks["add"]
+    add.delay(0, 0)
+    ahead = app.producer._setup.sender.line._ahead
+    lost: list[bool] = []
+
+    def ask(command: Any) -> Any:
+        reply = real(command)
+        return lambda: lost.append(reply()) or False
+
+    real, ahead.ask = ahead.ask, ask
+    assert len(add.delay_many([(1, 2)] * (2 * CHUNK + 1))) == 2 * CHUNK + 1
+    assert lost == [True] * 3
+    assert len(queued(url)) == 1 + 2 * CHUNK + 1
+
+
+def test_who_is_interrupted_between_two_chunks_leaves_nothing_behind_that_hurts(app: Celery, url: str) -> None:
+    add = app.tasks["add"]
+    add.delay(0, 0)
+    ahead = app.producer._setup.sender.line._ahead
+
+    def interrupted(command: Any) -> Any:
+        reply = real(command)
+
+        def never_read() -> bool:
+            raise KeyboardInterrupt
+
+        return never_read if reply else None
+
+    real, ahead.ask = ahead.ask, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        add.delay_many([(1, 2)] * 2 * CHUNK)
+    ahead.ask = real
+    add.delay_many([(1, 2)] * 2 * CHUNK)
+    assert len(queued(url)) == 1 + CHUNK + 2 * CHUNK
 
 
 def test_awaiting_a_hanging_broker_does_not_hold_up_the_loop(

@@ -6,31 +6,30 @@ How long a name lookup takes is the one thing that nobody can bound.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import copy_context
 from dataclasses import dataclass, replace
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis
 
-from backburner.cache.runtime import run
 from backburner.queue.deadline import deadline, limited
 from backburner.queue.delivery import ENQUEUE
 from backburner.queue.publishing import FOREIGN, not_enqueued
 from backburner.queue.template import Template
 from backburner.redis.blocking import BlockingClient
-from backburner.redis.command import again
+from backburner.redis.command import again, packed
 from backburner.redis.pipelined import PipelinedClient
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
 
 T = TypeVar("T")
+
+log = logging.getLogger("backburner.queue")
 
 CHUNK: Final = 200
 """Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
@@ -118,6 +117,10 @@ class Sender:
             stream = self._streams[loop] = _Stream(self, self._url, self._budget)
         return stream
 
+    def knows(self, chunk: Chunk) -> bool:
+        """Whether the chunk needs no preparation, and nobody is to hear of it: that is heard in a reply."""
+        return chunk.template.queue in self._declared and not chunk.announcements
+
     def has_listeners(self) -> bool:
         """Whether anybody may want to hear of jobs; if nobody did, that is asked anew now and then."""
         now = time.monotonic()
@@ -172,6 +175,7 @@ class _Line(BlockingClient):
         pool.connection_class = limited(pool.connection_class)
         self._budget = budget
         self._sender = sender
+        self._ahead = _Ahead(pool)
 
     def budgeted(self) -> AbstractContextManager[None]:
         return deadline(self._budget)
@@ -183,15 +187,20 @@ class _Line(BlockingClient):
         await self._sender.send(self, chunk)
 
     def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
-        # A thread that waits for the server leaves the interpreter to the one that makes the next chunk.
-        delivered: Future[None] = Future()
-        context, sending = copy_context(), self._sender.send(self, chunk)
-        Thread(target=_finish, args=(delivered, context.run, sending), daemon=True).start()
+        ends = time.monotonic() + self._budget
+        reply = self._ahead.ask(("EVALSHA", ENQUEUE.sha, *chunk.words())) if self._sender.knows(chunk) else None
 
         async def arrival() -> None:
-            delivered.result()
+            with deadline(ends - time.monotonic()):
+                # What failed, or was answered with an error, is the same delivery when it is sent as usual.
+                if reply is None or not reply():
+                    await self._sender.send(self, chunk)
 
         return arrival
+
+    def close(self) -> None:
+        super().close()
+        self._ahead.close()
 
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
@@ -199,6 +208,49 @@ class _Line(BlockingClient):
     async def pause(self, seconds: float) -> None:
         if seconds:
             time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
+
+
+class _Ahead:
+    """Connections for threads that send, do something else, and read later: others must not wait for that.
+
+    Who has one has it for himself. One that is not given back, for whatever reason, is closed by being forgotten.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._free: list[Any] = []
+
+    def ask(self, command: tuple[str, ...]) -> Callable[[], bool] | None:
+        """Send a command; ``None`` if that failed. What is returned reads the reply, and tells whether all is well."""
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        try:
+            connection.send_packed_command((packed(command),))
+        except FOREIGN as error:
+            log.debug("jobs could not be sent ahead: %s", error)
+            connection.disconnect()
+            return None
+
+        def reply() -> bool:
+            try:
+                connection.read_response()
+            except redis.exceptions.NoScriptError:
+                return False
+            except FOREIGN as error:
+                log.debug("jobs that were sent ahead are sent once more: %s", error)
+                connection.disconnect()
+                return False
+            self._free.append(connection)
+            return True
+
+        return reply
+
+    def close(self) -> None:
+        """Close those that nobody has."""
+        while self._free:
+            self._free.pop().disconnect()
 
 
 class _Stream(PipelinedClient):
@@ -274,10 +326,3 @@ class _Stream(PipelinedClient):
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-def _finish(delivered: "Future[None]", run_in: Callable[..., Any], sending: Coroutine[Any, Any, None]) -> None:
-    try:
-        delivered.set_result(run_in(run, sending))
-    except BaseException as error:  # noqa: BLE001  # raised where it is waited for
-        delivered.set_exception(error)
