@@ -60,7 +60,9 @@ class PublishingChannel(stock.Channel):
         """Remove a job that waits for its time. Whether it was there."""
         keys = Keys(self.global_keyprefix)
         with self._plain_client.pipeline() as pipeline:  # one transaction
-            removed, _ = pipeline.zrem(keys.delayed, job_id).hdel(keys.delayed_entries, job_id).execute()
+            pipeline.zrem(keys.delayed, job_id)
+            pipeline.hdel(keys.delayed_entries, job_id)
+            removed, _ = pipeline.execute()
         return bool(removed)
 
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
