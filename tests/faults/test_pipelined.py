@@ -139,7 +139,7 @@ def test_cancelled_callers_of_a_slow_server_leave_the_stream_in_step(proxy: Faul
 
 
 def test_waiting_for_room_ends_with_the_connection(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backburner.redis.pipelined.MAX_PENDING", 10)
+    monkeypatch.setattr("backburner.redis.stream.MAX_PENDING", 10)
 
     async def main(client: PipelinedClient) -> None:
         await client.execute_command("PING")

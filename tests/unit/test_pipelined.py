@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from backburner.redis import pipelined
+from backburner.redis import stream
 from backburner.redis.pipelined import PipelinedClient
 
 LARGE = 1_000_000
@@ -91,7 +91,7 @@ def test_a_caller_cancelled_while_connecting_does_not_cancel_the_others(redis_ur
 
 
 def test_callers_beyond_the_limit_wait_and_all_are_served(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelined, "MAX_PENDING", 10)
+    monkeypatch.setattr(stream, "MAX_PENDING", 10)
     highest = 0
 
     async def main(client: PipelinedClient) -> None:
@@ -99,7 +99,7 @@ def test_callers_beyond_the_limit_wait_and_all_are_served(redis_url: str, monkey
             nonlocal highest
             reply = await client.execute_command("ECHO", number)
             assert client._stream is not None
-            highest = max(highest, client._stream._pending)
+            highest = max(highest, client._stream.pending)
             return reply
 
         tasks = [asyncio.create_task(ask(number)) for number in range(300)]
@@ -115,7 +115,7 @@ def test_callers_beyond_the_limit_wait_and_all_are_served(redis_url: str, monkey
 
 
 def test_unsent_bytes_are_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelined, "MAX_UNSENT_BYTES", 2 * LARGE)
+    monkeypatch.setattr(stream, "MAX_UNSENT_BYTES", 2 * LARGE)
 
     async def main(client: PipelinedClient) -> None:
         sets = [asyncio.ensure_future(client.execute_command("SET", f"key:{n}", b"x" * LARGE)) for n in range(20)]

@@ -6,11 +6,12 @@ node when it is made, and ends when that node says that the slot has moved. Spre
 not offered; several caches with different tags spread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import redis
 import redis.asyncio
+import redis.connection
 from redis.exceptions import MovedError
 
 Address = tuple[str, int]
@@ -29,6 +30,19 @@ def _keeper(reply: Any, slot: int, asked: Address) -> Address:
 
 def _moved(slot: int, error: Exception) -> redis.ConnectionError:
     return redis.ConnectionError(f"slot {slot} has moved to another node of the cluster: {error}")
+
+
+def error_of(slot: int | None) -> Callable[[str], Exception]:
+    """What makes errors of the texts that servers send, on connections to the keeper of a slot, or to any server."""
+    parse: Callable[[str], Exception] = redis.connection.DefaultParser.parse_error
+    if slot is None:
+        return parse
+
+    def parse_or_end(text: str) -> Exception:
+        error = parse(text)
+        return _moved(slot, error) if isinstance(error, MovedError) else error
+
+    return parse_or_end
 
 
 def _nobody(nodes: Sequence[Address], error: Exception | None) -> redis.ConnectionError:
