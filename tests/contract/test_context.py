@@ -61,12 +61,23 @@ def test_a_tag_named_in_a_blocking_callback_of_an_asyncio_verb_counts_too(cache:
     assert cache.missing("key")
 
 
-def test_a_tag_that_is_appended_counts_from_when_the_callback_returns(cache: Any) -> None:
+def test_a_flush_of_a_tag_that_is_appended_later_is_not_missed(cache: Any) -> None:
     def load(ctx: Context) -> str:
-        ctx.tags.append("user:5")
         _flush_elsewhere(cache, "user:5")
+        ctx.tags.append("user:5")
         return "value"
 
+    assert cache.remember("key", 60, load) == "value"
+    assert cache.missing("key")
+
+
+def test_a_flush_of_before_and_one_of_another_tag_are_none_of_its_business(cache: Any) -> None:
+    def load(ctx: Context) -> str:
+        _flush_elsewhere(cache, "user:6")
+        ctx.tags.append("user:5")
+        return "value"
+
+    _flush_elsewhere(cache, "user:5")
     cache.remember("key", 60, load)
     assert cache.has("key")
     cache.tags("user:5").flush()

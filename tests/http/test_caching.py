@@ -484,6 +484,22 @@ async def test_a_group_that_is_flushed_while_its_response_is_renewed_wins(
     assert (await ask(app)).text == "/a 3"
 
 
+async def test_a_group_that_is_flushed_while_its_first_response_is_computed_wins(
+    through: Through, cache: Cache, origin: Origin
+) -> None:
+    origin.headers = {"cache-control": "max-age=60", "cache-groups": '"books"'}
+    origin.gate = asyncio.Event()
+    app = through()
+    reading = asyncio.create_task(ask(app))
+    await origin.called(1)
+    await cache.tags("books").aflush()
+    late = asyncio.create_task(ask(app))
+    origin.gate.set()
+    assert (await reading).text == "/a 1"
+    assert (await late).text == "/a 2"
+    assert [(await ask(app)).text for _ in range(2)] == ["/a 2", "/a 2"]
+
+
 async def test_a_flushed_tag_empties_the_responses_that_a_rule_gave_it(cache: Cache, origin: Origin) -> None:
     rules = {"/a*": Policy(tags=["books"]), "/private*": None}
     app = CacheMiddleware(origin, cache=cache, rules=rules)

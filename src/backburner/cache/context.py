@@ -19,8 +19,8 @@ class Context:
     key: str
     ttl: TTL
     tags: list[str]
-    """Of the entry. Those that are appended here count from when the callback returns: a flush before that is missed.
-    `tag` and `atag` have no such gap."""
+    """Of the entry. A flush of those that are appended here counts from when the callback began, if that is no more
+    than a minute ago; of those named by `tag` and `atag`, from then on, however long it takes."""
     _pin: Pin
     _apin: Pin
     versions: dict[str, bytes] = field(default_factory=dict)

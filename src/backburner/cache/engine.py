@@ -466,6 +466,16 @@ class Engine:
         versions = await self.store.pin_tags(tags, lifetime + _TAGS_OUTLIVE)
         return tuple(zip(tags, versions, strict=True))
 
+    async def pin_late(self, turn: Turn, tags: Sequence[str], lifetime: float) -> TagVersions | None:
+        """The versions of tags that are named only when a value has been computed; ``None`` if one of them was flushed
+        since its turn began, so that the value is dead.
+
+        Raises:
+            StoreError: the store cannot tell.
+        """
+        versions = await self.pin(tags, lifetime)
+        return None if tags and await self.store.flushed_since(tags, turn.began) else versions
+
     def _stored(self, key: str) -> None:
         self._counters.of(key).stored += 1
         if Stored in self._events.listening:

@@ -19,6 +19,7 @@ MAX_SHOWN: Final = 200
 command."""
 
 _TAG_MARK: Final = "\x01tag:"
+_FLUSHED_MARK: Final = "\x01flushed:"
 _LEASE_MARK: Final = "\x01lease:"
 _WAKE_MARK: Final = "\x01wake:"
 _LOCK_MARK: Final = "\x01lock:"
@@ -136,6 +137,10 @@ class Keyspace:
         """The tag whose version lies there; ``None`` if it is no tag's place."""
         rest = name[len(self.prefix) :]
         return rest[len(_TAG_MARK) :] if rest.startswith(_TAG_MARK) else None
+
+    def flushed(self, tag: str) -> str:
+        """Where it is noted when a tag was flushed."""
+        return f"{self.prefix}{_FLUSHED_MARK}{tag}"
 
     def lease(self, key: str) -> str:
         """Where the lease on computing a key lies."""

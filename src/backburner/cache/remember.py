@@ -265,12 +265,14 @@ class ReadThrough:
             entry = self._engine.entry(key, value, lifetime, computation.seconds, grace=grace)
             if turn is not None and not context.skipped and not flight.superseded:
                 try:
-                    entry.tags = await self._versions(turn, context, plan, lifetime + grace)
+                    versions = await self._versions(turn, context, plan, lifetime + grace)
                 except StoreError as error:
                     self._engine.degraded("remember", (key,), error)
                 else:
                     finished = True
-                    flight.overtaken = key not in await self._engine.finish(turn, {key: entry})
+                    entry.tags = versions or ()
+                    held = await self._engine.finish(turn, {} if versions is None else {key: entry})
+                    flight.overtaken = key not in held or versions is None
         except Exception:
             rest = plan.throttle if found.value is not MISSING else 0.0
             raise
@@ -294,13 +296,15 @@ class ReadThrough:
 
         return Context(key, plan.lifetime, list(plan.tags), pin_with(self._blocking), pin_with(self._engine))
 
-    async def _versions(self, turn: Turn, context: Context, plan: Plan, lifetime: float) -> TagVersions:
-        """The versions that the tags of a computed entry had when they were named."""
+    async def _versions(self, turn: Turn, context: Context, plan: Plan, lifetime: float) -> TagVersions | None:
+        """The versions that the tags of a computed entry had when they were named; ``None`` if one that was named last
+        has been flushed while it was computed."""
         known = dict(turn.versions) | context.versions
         named = check_tags((*known, *context.tags)) if known or context.tags else ()
-        # All of them, if the callback wants the entry to live for longer than the versions were asked to.
-        late = [tag for tag in named if tag not in known or lifetime > plan.longest]
-        return tuple((dict(await self._engine.pin(late, lifetime)) | known).items()) if late else tuple(known.items())
+        if known and lifetime > plan.longest:  # longer than the versions were asked to
+            await self._engine.pin(tuple(known), lifetime)
+        late = await self._engine.pin_late(turn, [tag for tag in named if tag not in known], lifetime)
+        return None if late is None else (*known.items(), *late)
 
 
 def _takes_context(callback: Callable[..., Any]) -> bool:

@@ -420,8 +420,11 @@ class Call:
         entry = self._entry(stored, now)
         wanted = dict.fromkeys((*place.tags, *self._named, *groups))
         known = self._named | {tag: version for tag, version in turn.versions if tag in wanted}
-        late = [tag for tag in wanted if tag not in known]
-        entry.tags = (*known.items(), *await engine.pin(late, entry.expires_at - now))
+        late = await engine.pin_late(turn, [tag for tag in wanted if tag not in known], entry.expires_at - now)
+        if late is None:
+            await engine.give_up(turn)
+            return (), False
+        entry.tags = (*known.items(), *late)
         outcomes = {place.key: entry}
         if place.variants is not None:
             if set(fields) <= set(place.variants.fields):

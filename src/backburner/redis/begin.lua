@@ -10,7 +10,7 @@
 -- ARGV[5…] a random version for each tag, used where there is none; then, for each key, the 8 bytes that tell when the
 --          entry seen was made; empty: there was none; '*': never mind
 -- Result   for each key 1: granted, 0: another entry, or {token of the holder, milliseconds that its lease still lasts};
---          then the versions of the tags, unless there are keys and none was granted
+--          then the versions of the tags and, if there are keys, the time in microseconds, unless none was granted
 -- O(number of tags and keys)
 local tags = tonumber(ARGV[4])
 local result, granted = {}, tags == #KEYS
@@ -57,5 +57,9 @@ for i = 1, tags do
     end
   end
   result[#result + 1] = version
+end
+if tags < #KEYS then
+  local time = redis.call('TIME')
+  result[#result + 1] = time[1] * 1000000 + time[2]
 end
 return result

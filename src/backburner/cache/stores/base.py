@@ -10,12 +10,15 @@ nothing else.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from backburner.cache.entry import Entry, TagVersions
 from backburner.cache.stores.limits import Limits
 from backburner.cache.stores.locks import Locks
 from backburner.events import Tier
+
+REMEMBERED: Final = 60.0
+"""Seconds for which a server knows when a tag was flushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Turn:
     """Of their tags, read now."""
     token: str
     """Of the leases on them."""
+    began: int = 0
+    """When that was, by a clock of the store's own; see `Store.flushed_since`."""
     taken: Mapping[str, Taken] = field(default_factory=dict)
 
 
@@ -148,6 +153,11 @@ class Store(Protocol):
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
         """The current versions of tags, given to them where missing, and kept for at least `lifetime` seconds."""
+        ...
+
+    async def flushed_since(self, tags: Sequence[str], began: int) -> bool:
+        """Whether any of these tags was flushed since a turn began, or may have been. Of what is longer ago than
+        `REMEMBERED` seconds, only a store in memory knows."""
         ...
 
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:

@@ -7,6 +7,7 @@ however many entries there are.
 
 import math
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from sys import getsizeof
@@ -21,7 +22,7 @@ from backburner.cache.stores.ends import Ends
 from backburner.cache.stores.limits import MemoryLimits
 from backburner.cache.stores.locks import MemoryLocks
 from backburner.cache.stores.policies import policy_of
-from backburner.cache.stores.versions import Versions
+from backburner.cache.stores.versions import MOST_IDLE, Versions
 from backburner.errors import ConfigError, ValueTooLarge
 from backburner.events import Tier
 from backburner.size import byte_count
@@ -80,6 +81,8 @@ class MemoryStore:
         self._computing: dict[str, str] = {}  # tokens of turns, taken away from keys that are written or removed
         self.generation = 0
         """Counts the times that any tag was flushed."""
+        self._flushed: OrderedDict[str, int] = OrderedDict()  # the generations in which tags were flushed last
+        self._flushes_forgotten = 0
         self._ends = Ends()
         self._policy = policy_of(policy, self._ends)
         self._entries = self._policy.entries
@@ -198,10 +201,14 @@ class MemoryStore:
         with self._lock:
             return self._tags.pin(tags)
 
-    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:  # noqa: ARG002
-        versions = tuple(zip(tags, await self.pin_tags(tags, lifetime), strict=True))
-        turn = Turn(tuple(seen), versions, secrets.token_hex(8))
+    async def flushed_since(self, tags: Sequence[str], began: int) -> bool:
         with self._lock:
+            return max(self._flushes_forgotten, *(self._flushed.get(tag, 0) for tag in tags)) > began
+
+    async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:  # noqa: ARG002
+        with self._lock:
+            versions = tuple(zip(tags, self._tags.pin(tags), strict=True))
+            turn = Turn(tuple(seen), versions, secrets.token_hex(8), self.generation)
             self._computing.update(dict.fromkeys(seen, turn.token))
         return turn
 
@@ -232,9 +239,13 @@ class MemoryStore:
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
         with self._lock:
+            self.generation += 1
             for tag in tags:
                 self._tags.flush(tag)
-            self.generation += 1
+                self._flushed[tag] = self.generation
+                self._flushed.move_to_end(tag)
+            while len(self._flushed) > MOST_IDLE:
+                _, self._flushes_forgotten = self._flushed.popitem(last=False)
 
     async def flush(self) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ What lies there, all of it under the cache's prefix:
 
     {prefix}{key}          string   an entry (see ``entry.py``)    expires with the entry; never, if put for ever
     {prefix}\\x01tag:{tag}  string   8 random bytes, its version    outlives the entries that carry it
+    {prefix}\\x01flushed:{tag} string  when it was, by its clock       a minute later
     {prefix}\\x01lease:{key}  string  token of who computes          with the lease, or when it has computed
     {prefix}\\x01wake:{token} list    one item, passed on            seconds after the lease ended
     {prefix}\\x01lock:{{name}} hash   owner, until, fence            a minute after the lock did
@@ -30,7 +31,7 @@ from redis.exceptions import NoScriptError
 from backburner.cache.compression import Compression
 from backburner.cache.entry import MARK, TIME, TIMES, TIMES_OFFSET, VERSION_BYTES, Entry
 from backburner.cache.keys import Keyspace
-from backburner.cache.stores.base import Find, Outcome, Rest, Seen, Taken, Turn
+from backburner.cache.stores.base import REMEMBERED, Find, Outcome, Rest, Seen, Taken, Turn
 from backburner.cache.stores.limits import RedisLimits
 from backburner.cache.stores.locks import RedisLocks
 from backburner.errors import CodecError, StoreError, StoreUnavailable
@@ -207,6 +208,10 @@ class RedisStore:
         names = [self._keyspace.tag(tag) for tag in tags]
         return await self._begin(names, (), "", (), lifetime, 0)
 
+    async def flushed_since(self, tags: Sequence[str], began: int) -> bool:
+        noted = await self._command("MGET", *map(self._keyspace.flushed, tags))
+        return any(when is not None and int(when) >= began for when in noted)
+
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
         token = secrets.token_hex(_TOKEN_BYTES)
         marks = [b"*" if mark is None else mark for mark in seen.values()]
@@ -219,7 +224,10 @@ class RedisStore:
             for key, answer in answers.items()
             if isinstance(answer, list)
         }
-        return Turn(granted, tuple(zip(tags, result[len(seen) :], strict=bool(granted))), token, taken)
+        if not granted:
+            return Turn((), (), token, taken=taken)
+        *versions, began = result[len(seen) :]
+        return Turn(granted, tuple(zip(tags, versions, strict=True)), token, began, taken)
 
     async def _begin(
         self,
@@ -276,7 +284,8 @@ class RedisStore:
         return popped is not None
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
-        await self._change(_FLUSH_TAGS, [self._keyspace.tag(tag) for tag in tags])
+        names = [name for tag in tags for name in (self._keyspace.tag(tag), self._keyspace.flushed(tag))]
+        await self._change(_FLUSH_TAGS, names, [_milliseconds(REMEMBERED)])
 
     async def flush(self) -> None:
         cursor: int | bytes = 0

@@ -265,6 +265,9 @@ class TieredStore:
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
         return await self._far.pin_tags(tags, lifetime)
 
+    async def flushed_since(self, tags: Sequence[str], began: int) -> bool:
+        return await self._far.flushed_since(tags, began)
+
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
         return await self._far.begin(seen, tags, lifetime, lease)
 
