@@ -110,6 +110,8 @@ class Place:
         self.variants: Variants | None = None
         self.variants_end = 0.0
         self._distinction = distinction
+        self.unreadable = False
+        """Whether something lay there that cannot be read."""
         self.mark: bytes | None = None
         """Of what was found under the key (see `Entry.mark`)."""
         self._headers = headers
@@ -123,7 +125,7 @@ class Place:
         self.key, self.variants = self.primary, None
         entry, decision = await self.engine.judge(self.primary)
         self.mark = b"" if entry is None else entry.mark
-        value = value_of(self.primary, entry, self.engine.tell) if entry and decision is not Decision.MISS else None
+        value = self._read(self.primary, entry, decision)
         if self._distinction and not isinstance(value, Variants):
             entry, value = await self._told_apart()
         if entry is None or value is None:
@@ -135,13 +137,20 @@ class Place:
         stale_since = entry.fresh_until
         entry, decision = await self.engine.judge(self.key)
         self.mark = b"" if entry is None else entry.mark
-        value = value_of(self.key, entry, self.engine.tell) if entry and decision is not Decision.MISS else None
+        value = self._read(self.key, entry, decision)
         if entry is None or not isinstance(value, Stored):
             return None
         if stale_since < entry.created or entry.fresh_until < stale_since:
             return Found(value, entry, entry.fresh_until, entry.refresh_at)
         # All variants that were there were made stale then, by one who did not know them.
         return Found(value, entry, stale_since, stale_since)
+
+    def _read(self, key: str, entry: Entry | None, decision: Decision) -> Stored | Variants | None:
+        if entry is None or decision is Decision.MISS:
+            return None
+        value = value_of(key, entry, self.engine.tell)
+        self.unreadable |= value is None
+        return value
 
     async def _told_apart(self) -> tuple[Entry, Stored | Variants | None]:
         now = self.engine.runtime.now()
@@ -250,9 +259,13 @@ class Call:
                     self.forwarded += "; collapsed"
                     self._land(found.stored, found.entry.tags)
                     return False
+                # Nothing was seen there, and nobody is at it; and yet there is something.
+                self._place.unreadable |= found is None and key not in turn.taken
         except StoreError as error:
             self.detail = "store-unavailable"
             self._engine.degraded("respond", (key,), error)
+        if self._place.unreadable:
+            self.detail = self.detail or "unreadable"
         self._started = self._engine.runtime.elapsed()
         return True
 

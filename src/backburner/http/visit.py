@@ -157,6 +157,7 @@ class Visit:
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._detail = call.detail or self._detail
                 self._sign(message["headers"], call.forwarded)
             await self._send(message)
 

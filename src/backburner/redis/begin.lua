@@ -14,10 +14,17 @@
 -- O(number of tags and keys)
 local tags = tonumber(ARGV[4])
 local result, granted = {}, tags == #KEYS
+
+local function is_another(entry, seen)
+  if seen == '*' then return false end
+  if seen == '' then return redis.call('EXISTS', entry) == 1 end
+  return redis.call('GETRANGE', entry, 4, 11) ~= seen
+end
+
 for i = tags + 1, #KEYS, 2 do
   local lease, seen = KEYS[i], ARGV[4 + tags + #result + 1]
   local answer
-  if seen ~= '*' and redis.call('GETRANGE', KEYS[i + 1], 4, 11) ~= seen then
+  if is_another(KEYS[i + 1], seen) then
     answer = 0
   elseif redis.call('SET', lease, ARGV[1], 'NX', 'PX', ARGV[2]) then
     answer = 1
