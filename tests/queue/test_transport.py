@@ -110,7 +110,7 @@ def reader(redis_url: str) -> Iterator[MakeReader]:
 @pytest.fixture
 def send(redis_url: str) -> Iterator[Send]:
     """Publish with stock kombu, as a stock producer does."""
-    with kombu.Connection(redis_url, transport_options={"priority_steps": list(range(10))}) as connection:
+    with kombu.Connection(redis_url) as connection:
         producer = connection.Producer(serializer="json")
 
         def send(payload: Any, queue: str = "q", **options: Any) -> None:
@@ -135,12 +135,54 @@ def test_a_message_is_leased_until_it_is_acknowledged(
     eventually(lambda: not client.exists(one.leased))
 
 
-def test_priorities_are_ten_and_the_first_is_zero(reader: MakeReader, send: Send) -> None:
+def test_priorities_are_ten_and_the_first_is_zero_whoever_sends(
+    reader: MakeReader, send: Send, redis_url: str, client: Any
+) -> None:
     order = [9, 1, 5, 0, 2, 8, 3, 7, 4, 6]
+    with kombu.Connection(redis_url, transport=TRANSPORT) as ours:
+        producer = ours.Producer(serializer="json")
+        for priority in order:
+            send(priority, priority=priority)
+            producer.publish(priority, routing_key="q", priority=priority)
+    assert set(client.keys("q*")) == {f"q{end}" for end in ("", "\x06\x163", "\x06\x166", "\x06\x169")}
+    assert reader(prefetch=3).take(3) == [0, 0, 1]
+    assert reader(prefetch=0).take(17) == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
+
+
+def test_thousands_are_sorted_a_part_at_a_time(reader: MakeReader, client: Any, redis_url: str) -> None:
+    def message(priority: int) -> str:
+        info = {"exchange": "", "routing_key": "q"}
+        properties = {"delivery_info": info, "priority": priority, "delivery_tag": f"{priority}"}
+        return json.dumps({"body": str(priority), "headers": {}, "content-type": "application/json",
+                           "content-encoding": "utf-8", "properties": properties})  # fmt: skip
+
+    client.lpush("q", *[message(2)] * 1500, *[message(1)] * 1500, message(0))
+    one = reader(prefetch=2)
+    one.channel.tick()
+    assert one.take(2) == [0, 1]
+    assert one.take(2) == [1, 1]
+    assert client.llen("q") == 0
+    assert one.channel._size("q") == 2997
+
+
+def test_the_last_of_ours_leaves_what_stock_consumers_look_at(reader: MakeReader, send: Send, client: Any) -> None:
+    order = [2, 5, 2, 4, 1, 8, 1]
     for priority in order:
         send(priority, priority=priority)
-    assert reader(prefetch=3).take(3) == [0, 1, 2]
-    assert reader(prefetch=0).take(7) == [3, 4, 5, 6, 7, 8, 9]
+    first, last = reader(prefetch=1), reader("elsewhere")
+    last.drain(1, timeout=0.1)
+    assert first.drain(1) == [1]
+    assert {"q\x06\x161", "q\x06\x162"} <= set(client.keys("q*"))
+    first.close()
+    assert {"q\x06\x161", "q\x06\x162"} <= set(client.keys("q*")), "another one of ours is there"
+    last.close()
+    again = reader(prefetch=1)
+    assert again.drain(1) == [1]
+    again.close()
+    stock = [message["properties"]["priority"] for message in map(json.loads, reversed(client.lrange("q", 0, -1)))]
+    assert stock == [1, 1, 2, 2]
+    assert set(client.keys("q*")) == {"q", "q\x06\x163", "q\x06\x166"}
+    assert reader().take(7) == sorted(order)
 
 
 def test_a_full_queue_does_not_keep_another_waiting(reader: MakeReader, send: Send) -> None:

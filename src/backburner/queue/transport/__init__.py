@@ -4,7 +4,8 @@ All keys are of one database and begin with kombu's `global_keyprefix`, if there
 
     <queue>                       list: waiting messages of priority 0, as stock kombu has it. LPUSH adds, RPOP takes.
     <queue>\\x06\\x16<priority>     list: those of priority 1 to 9. 0 goes first, 9 last, as with stock kombu on Redis.
-                                  Producers may use fewer steps (kombu's are 0, 3, 6, 9); consumers look at all ten.
+                                  Producers use those that stock workers look at, 0, 3, 6 and 9; consumers look at all
+                                  ten, and put what they meet too early into the list of its own priority.
     backburner:delayed            sorted set: what is not due yet. Score: when, in seconds since 1970. Member: the job's
                                   id; if that is taken, or there is none, the message's delivery tag.
     backburner:delayed:entries    hash: member to entry. An entry is the list to push to, a newline, the message.
@@ -15,6 +16,7 @@ All keys are of one database and begin with kombu's `global_keyprefix`, if there
                                   Expires.
     backburner:failed             sorted set: what will not be tried again. Score: since when. Member: as for delayed.
     backburner:failed:<member>    hash: reason, detail, list, message.
+    backburner:failed-untold      set: members whose result is to be written, for no worker could.
     backburner:job:<id>           string: that the job was enqueued; see ``enqueue.lua``. Expires.
 
 To enqueue is to LPUSH to the list; or, where the server's clock is before the message's eta, to ZADD to the delayed set

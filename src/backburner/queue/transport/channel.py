@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
-from backburner.queue.keys import Keys
+from backburner.queue.keys import PRIORITIES, Keys
 from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
@@ -229,6 +229,7 @@ class Channel(PublishingChannel):
         if not no_ack and queue not in self._fanout_queues:
             self._leased_queues[kwargs["consumer_tag"]] = queue
             self._turns.append(queue)
+            self._tell_consumer()
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
@@ -255,6 +256,7 @@ class Channel(PublishingChannel):
         if self.claims is None:
             self.consumer = self._consumer()
             self.consumer.give_back = self.give_back
+            self._tell_consumer()
             self.claims = Claims(self._connect_async, self.consumer, self.keys)
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
@@ -266,6 +268,17 @@ class Channel(PublishingChannel):
         if self.claims is None or not self._leased_queues or self.qos.credit <= 0:
             return _TICK
         return min(_TICK, max(0.0, self.claims.next_at - monotonic()))
+
+    def _tell_consumer(self) -> None:
+        if self.consumer is not None:
+            pairs = [(priority, self.priority(priority)) for priority in reversed(PRIORITIES)]
+            self.consumer.sorts = [
+                self.keys.list(queue, each)
+                for queue in self._turns
+                for pair in pairs
+                if len({*pair}) == 2
+                for each in pair
+            ]
 
     def _consumer(self) -> Consumer:
         left = _idle.pop(self._server, [])

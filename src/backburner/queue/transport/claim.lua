@@ -14,7 +14,8 @@
 --
 -- Returns the time, the time when the next delayed message is due (or ''), how many consumers there are, 1 if there is
 -- nothing more to be had, then the entries. With 1, the connection is told when that changes, if it asked for CLIENT
--- TRACKING. The error LEASELOST says that the consumer was taken for dead. O(lists + messages).
+-- TRACKING. The error LEASELOST says that the consumer was taken for dead. O(lists + messages), and of messages with
+-- priorities, 1000 that are to be sorted first.
 local leased, consumers, delayed, entries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local wanted, number, queues = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -42,23 +43,38 @@ if #due > 0 then
 end
 
 local reply = {string.format('%.6f', now), '', redis.call('ZCARD', consumers), 0}
-local head, alone = #reply, false
+local head, alone, sorted = #reply, false, 0
 
--- One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it kills the
--- consumer, it is the oldest lease.
-local function take(list, count)
+local function priority_of(message, likely)
+    if string.find(message, '"priority": ' .. likely, -200, true) then
+        return likely
+    end
+    local own = tonumber(string.match(message, '^.*"priority":%s*(%d+)'))
+    return own and own <= 9 and own or likely
+end
+
+-- Producers put several priorities into one list, as stock kombu does. What is met there too early goes to a list of its
+-- own. One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it kills
+-- the consumer, it is the oldest lease.
+local function take(key, count)
+    local list, priority = KEYS[key], math.floor((key - 5) / queues)
     local messages = redis.call('RPOP', list, count) or {}
     for i, message in ipairs(messages) do
+        local own = priority_of(message, priority)
         local again = string.find(message, '"redelivered": true', 1, true)
-        if alone or (again and #reply > head) then
+        if own > priority then
+            redis.call('LPUSH', KEYS[key + (own - priority) * queues], message)
+            sorted = sorted + 1
+        elseif alone or (again and #reply > head) then
             alone = true
             for j = #messages, i, -1 do
                 redis.call('RPUSH', list, messages[j])
             end
             return false
+        else
+            alone = again
+            reply[#reply + 1] = list .. '\n' .. message
         end
-        alone = again
-        reply[#reply + 1] = list .. '\n' .. message
     end
     return #messages == count
 end
@@ -73,16 +89,22 @@ if lost then
 end
 
 for first = 5, #KEYS, queues do
-    local open = {unpack(KEYS, first, first + queues - 1)}
-    while #open > 0 and wanted > #reply - head and not alone do
+    local open = {}
+    for key = first, first + queues - 1 do
+        open[#open + 1] = key
+    end
+    while #open > 0 and wanted > #reply - head and not alone and sorted < 1000 do
         local share, more = math.ceil((wanted - #reply + head) / #open), {}
-        for _, list in ipairs(open) do
+        for _, key in ipairs(open) do
             local left = wanted - #reply + head
-            if left > 0 and not alone and take(list, math.min(share, left)) then
-                more[#more + 1] = list
+            if left > 0 and not alone and take(key, math.min(share, left)) then
+                more[#more + 1] = key
             end
         end
         open = more
+    end
+    if sorted >= 1000 then
+        break -- and be asked again at once
     end
 end
 
@@ -97,7 +119,7 @@ end
 
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 reply[2] = next_due[2] or ''
-if #reply - head < wanted and not alone then
+if #reply - head < wanted and not alone and sorted < 1000 then
     -- Read, so that the server tells when they change.
     for i = 5, #KEYS do
         redis.call('LLEN', KEYS[i])

@@ -41,6 +41,8 @@ _LAST_LOOKS: Final = 0.25
 """Seconds between looks, while a worker is told to stop, for messages that nobody here will read any more."""
 _PAUSE: Final = 0.25
 """Seconds between attempts to reach a server that is gone."""
+_SORTED: Final = 2000
+"""Messages in one go, when the last consumer leaves."""
 _CRASHES_EXPIRE: Final = 7 * 86_400
 """Seconds for which it is remembered that a message killed a worker."""
 
@@ -50,6 +52,7 @@ _RESTORE = script("restore")
 _POSTPONE = script("postpone")
 _BURY = script("bury")
 _CRASH = script("crash")
+_UNSORT = script("unsort")
 
 
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -79,6 +82,8 @@ class Consumer:
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
         self.lease = lease
+        self.sorts: list[str] = []
+        """Lists that no stock consumer looks at, the latest priority first, each before the one it looks at instead."""
         self.give_back: Callable[[], object] = lambda: None
         """Called in the thread when the worker was told to stop, to `restore` what nobody has begun."""
         self._keys = keys
@@ -194,9 +199,17 @@ class Consumer:
             if left:
                 self._call((_RESTORE, 1, self._leased, 1, *left))
             self._call(("ZREM", self._keys.consumers, self.name))
+            self._unsort()
         except (redis.RedisError, OSError) as error:
             log.warning("consumer %s could not say goodbye, its lease runs out: %s", self.name, error)
         self.over = True
+
+    def _unsort(self) -> None:
+        """Leave behind what stock workers understand. Others of ours may be there; then nothing is done."""
+        until = monotonic() + self.lease
+        while self.sorts and monotonic() < until:
+            if self._call((_UNSORT, 1 + len(self.sorts), self._keys.consumers, *self.sorts, _SORTED)) < _SORTED:
+                return
 
     def lost(self) -> None:
         """The server has taken it for dead."""

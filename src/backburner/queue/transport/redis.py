@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
+from queue import Empty
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ import kombu
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
@@ -42,7 +43,6 @@ class PublishingChannel(stock.Channel):
     from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
 
     job_record_expires: float = 86_400
-    priority_steps = PRIORITIES
 
     # Of the class below; its stubs leave them out.
     _expires: dict[str, int]
@@ -71,7 +71,7 @@ class PublishingChannel(stock.Channel):
             super()._put(queue, message, **options)
             return
         expires = self._expires.get(queue, 0)
-        lists = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires else []
+        lists = _lists(queue) if expires else []
         place = Place(
             prefix=self.global_keyprefix,
             key=self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
@@ -87,6 +87,36 @@ class PublishingChannel(stock.Channel):
             args=place.arguments([dumps(message)], token, _unix_time(headers.get("eta"))),
             client=self._plain_client,
         )
+
+    # Producers use four lists for a queue, as stock kombu does; consumers sort what is in them into ten.
+
+    def _size(self, queue: str) -> int:
+        with self.conn_or_acquire() as client, client.pipeline() as pipeline:
+            for list_ in _lists(queue):
+                pipeline.llen(list_)
+            return sum(pipeline.execute())
+
+    def _purge(self, queue: str) -> int:
+        with self.conn_or_acquire() as client, client.pipeline() as pipeline:
+            for list_ in _lists(queue):
+                pipeline.llen(list_).delete(list_)
+            return sum(pipeline.execute()[::2])
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        super()._delete(queue, *args, **kwargs)
+        with self.conn_or_acquire() as client:
+            client.delete(*_lists(queue))
+
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        with self.conn_or_acquire() as client:
+            return bool(client.exists(*_lists(queue)))
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # kombu's name
+        with self.conn_or_acquire() as client:
+            for list_ in _lists(queue):
+                if message := client.rpop(list_):
+                    return loads(message.decode())
+        raise Empty
 
     @property
     def _plain_client(self) -> "redis.Redis":
@@ -133,6 +163,10 @@ def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
 
 def _first_host_again(urls: list[str]) -> Iterator[str]:
     return itertools.repeat(urlsplit(urls[0]).hostname or "")
+
+
+def _lists(queue: str) -> list[str]:
+    return [Keys().list(queue, priority) for priority in PRIORITIES]
 
 
 def _unix_time(eta: str | None) -> float | None:
