@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import celery.exceptions
 import pytest
 import redis
+from billiard.exceptions import WorkerLostError
 
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
@@ -123,7 +125,7 @@ def test_a_job_that_kills_what_runs_it_is_kept_after_three_deaths_and_others_are
     app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
 ) -> None:
     deadly = ledger.folder / "deadly"
-    app.send_task("die", (str(deadly),))
+    job = app.send_task("die", (str(deadly),))
     for _ in range(4):
         app.send_task("work", (ledger.entry(), 0))
     with ExitStack() as stack, redis.Redis.from_url(server.url, decode_responses=True) as client:
@@ -139,6 +141,9 @@ def test_a_job_that_kills_what_runs_it_is_kept_after_three_deaths_and_others_are
         (member,) = eventually(kept, timeout=60)
         assert client.hget(f"backburner:failed:{member}", "reason") == "crashed"
         eventually(lambda: not ledger.unfinished(), timeout=30)
+        with pytest.raises(WorkerLostError, match="its worker died 3 times"):
+            job.get(timeout=20)
+        eventually(lambda: not client.exists("backburner:failed-untold"))
     assert len(ledger.lines(deadly)) == 3
 
 
@@ -151,7 +156,7 @@ def test_a_message_whose_task_nobody_knows_waits_for_a_worker_that_does(
         eventually(lambda: old.says("nobody here knows the task 'new'"), timeout=20)
         with worker("-P solo", KNOWS_NEW="1"):
             assert job.get(timeout=30) == 21
-        app.send_task("unheard.of")
+        unheard = app.send_task("unheard.of")
         eventually(lambda: old.says("nobody here knows the task 'unheard.of'"))
         for key in client.scan_iter("backburner:unknown:*"):
             assert client.ttl(key) > 0
@@ -159,3 +164,5 @@ def test_a_message_whose_task_nobody_knows_waits_for_a_worker_that_does(
         (member,) = eventually(lambda: client.zrange("backburner:failed", 0, -1), timeout=20)
         record = client.hgetall(f"backburner:failed:{member}")
         assert (record["reason"], record["detail"]) == ("unknown task", "unheard.of")
+        with pytest.raises(celery.exceptions.NotRegistered):
+            unheard.get(timeout=10)

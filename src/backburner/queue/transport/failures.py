@@ -14,7 +14,7 @@ import celery.app.task
 import kombu.serialization
 from billiard.exceptions import WorkerLostError
 from celery import states
-from kombu.exceptions import DecodeError, KombuError
+from kombu.exceptions import DecodeError, SerializationError, SerializerNotInstalled
 from kombu.utils.json import loads
 
 from backburner.queue.keys import Keys
@@ -26,6 +26,8 @@ log = logging.getLogger("backburner.queue")
 _PAUSE: Final = 10.0
 """Seconds until one that could not be told is tried again."""
 _AT_ONCE: Final = 100
+_UNREADABLE: Final = (SerializationError, SerializerNotInstalled, ValueError, LookupError, TypeError, AttributeError)
+"""What a message that is not Celery's leads to."""
 
 Context: Any = celery.app.task.Context
 _serialization: Any = kombu.serialization  # the stubs leave the registry out
@@ -64,7 +66,10 @@ class Teller:
             if message:
                 if keys.queue(list_) not in self._app.amqp.queues.consume_from:
                     continue
-                self._mark(member, reason, detail, message)
+                try:
+                    self._mark(member, reason, detail, message)
+                except _UNREADABLE:
+                    log.exception("that %s failed (%s: %s) is not told to the result backend", member, reason, detail)
             wire.call(("SREM", keys.untold, member))
 
     def _mark(self, member: str, reason: str, detail: str, text: str) -> None:
@@ -74,7 +79,7 @@ class Teller:
         if app.backend.get_state(request.id) in states.READY_STATES:
             return
         error = WorkerLostError(detail) if reason == "crashed" else DecodeError(f"the message can't be read: {detail}")
-        task = app.tasks.get(request.task)
+        task = app.tasks.get(getattr(request, "task", None))
         stores = not request.ignore_result or getattr(task, "store_errors_even_if_ignored", False)
         app.backend.mark_as_failure(request.id, error, request=request, store_result=stores)
         with app.events.default_dispatcher() as dispatcher:
@@ -86,7 +91,7 @@ def _request(text: str, accept: Any) -> Any:
     try:
         message = loads(text)
         headers, properties = dict(message["headers"]), message["properties"]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except _UNREADABLE:
         return Context()
     try:
         body = message["body"]
@@ -95,7 +100,7 @@ def _request(text: str, accept: Any) -> Any:
         args, kwargs, embedded = _serialization.loads(
             body, message["content-type"], message["content-encoding"], accept=accept
         )
-    except (KombuError, ValueError, LookupError, TypeError, AttributeError):
+    except _UNREADABLE:
         args, kwargs, embedded = (), {}, {}
     return Context(
         headers, args=args, kwargs=kwargs, delivery_info=properties.get("delivery_info") or {}, **(embedded or {})
