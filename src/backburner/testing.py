@@ -119,7 +119,7 @@ class FaultProxy:
 
     @property
     def mode(self) -> str:
-        """The name of the method that was called last, ``reset`` excepted."""
+        """The name of the method that was called last, ``reset`` and ``silence`` excepted."""
         return self._switch.mode.name
 
     @property
@@ -160,6 +160,10 @@ class FaultProxy:
     def reset(self) -> None:
         """Reset (RST) the connections that are open now, once. How new ones are treated does not change."""
         self._run(self._drop_connections(reset=True))
+
+    def silence(self) -> None:
+        """Half-open: of the connections that are open now the other end is gone, and nobody says so. New ones work."""
+        self._run(self._silence_connections())
 
     def close(self) -> None:
         """Close everything and end the thread. Closing twice does nothing."""
@@ -207,6 +211,10 @@ class FaultProxy:
         if tasks:
             await asyncio.wait(tasks)
 
+    async def _silence_connections(self) -> None:
+        for connection in self._open.values():
+            connection.silent = True
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._switch.mode is _REFUSE:  # accepted just before the listening socket was closed
             writer.transport.abort()
@@ -235,6 +243,7 @@ class _Connection:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.delivered = 0
+        self.silent = False
         self._proxy = proxy
         self._switch = switch
         self._client_reader, self._client = reader, writer
@@ -264,13 +273,16 @@ class _Connection:
 
     def reset_on_close(self) -> None:
         connected = self._client.get_extra_info("socket")
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        with contextlib.suppress(OSError):  # closed this very moment
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     async def _forward_requests(self, server: asyncio.StreamWriter) -> None:
         try:
             while chunk := await self._client_reader.read(_CHUNK):
                 self._proxy.request_bytes += len(chunk)
                 await self._switch.hold()
+                if self.silent:
+                    continue
                 server.write(chunk)
                 await server.drain()
             server.write_eof()
@@ -291,6 +303,10 @@ class _Connection:
             arrived, chunk = await self._replies.get()
             await self._switch.hold(arrived)
             last = not chunk
+            if self.silent:
+                if last and self._client_reader.at_eof():
+                    return
+                continue
             cut_after = self._switch.mode.cut_after
             if cut_after is not None and self.delivered + len(chunk) >= cut_after:
                 chunk, last = chunk[: cut_after - self.delivered], True

@@ -438,6 +438,69 @@ def test_a_connection_that_fell_silent_is_replaced_within_seconds(
         proxy.pass_through()
 
 
+def test_full_memory_while_a_worker_starts_is_an_error_after_which_it_tries_again(redis_url: str, client: Any) -> None:
+    with kombu.Connection(redis_url, transport=TRANSPORT) as connection:
+        queue = kombu.Queue("new", kombu.Exchange("new"), routing_key="new")(connection.channel())
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(connection.connection_errors, match="memory"):
+                queue.declare()
+        finally:
+            client.config_set("maxmemory", 0)
+        queue.declare()
+
+
+def test_what_was_acknowledged_while_the_server_was_away_is_said_when_it_is_back(
+    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
+) -> None:
+    with FaultProxy("127.0.0.1", _port(client)) as proxy:
+        one = reader(url=proxy.url, lease=2)
+        send("hello")
+        one.drain(1)
+        consumer, leased = one.consumer, one.leased
+        proxy.refuse()
+        one.messages.pop().ack()
+        with pytest.raises(redis.ConnectionError):
+            one.drain(1)
+        one.channel._leave()
+        assert client.hlen(leased) == 1
+        proxy.pass_through()
+        eventually(lambda: not client.exists(leased))
+        assert client.llen("q") == 0
+        consumer.stop()
+
+
+def test_a_lease_goes_on_while_celery_takes_its_time_to_connect_again(
+    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
+) -> None:
+    with FaultProxy("127.0.0.1", _port(client)) as proxy:
+        one = reader(url=proxy.url, lease=2)
+        send("hello")
+        one.drain(1)
+        consumer = one.consumer
+        proxy.reset()
+        with pytest.raises(redis.ConnectionError):
+            one.drain(2)
+        one.connection.collect()  # as Celery does
+        lease = client.zscore(KEYS.consumers, consumer.name)
+        eventually(lambda: client.zscore(KEYS.consumers, consumer.name) > lease)
+        consumer.stop()
+
+
+def test_a_lease_outlives_a_connection_that_fell_silent(
+    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
+) -> None:
+    with FaultProxy("127.0.0.1", _port(client)) as proxy:
+        one = reader(url=proxy.url, lease=1)
+        send("hello")
+        one.drain(1)
+        proxy.silence()
+        lease = client.zscore(KEYS.consumers, one.consumer.name)
+        eventually(lambda: client.zscore(KEYS.consumers, one.consumer.name) > lease + 1)
+        assert not one.consumer.over
+        one.close()
+
+
 @pytest.mark.parametrize(
     "options", [{"lease": 0}, {"lease": "long"}, {"max_deliveries": 0}, {"watchdog": -1}, {"unknown_task_grace": None}]
 )

@@ -190,6 +190,21 @@ def test_reset_breaks_open_connections_once(proxy: FaultProxy) -> None:
         assert receive(client, 1) == b"y"
 
 
+def test_silence_is_for_the_connections_that_are_open_and_for_ever(proxy: FaultProxy, server: EchoServer) -> None:
+    with connect(proxy, timeout=0.1) as client:
+        client.sendall(b"x")
+        assert receive(client, 1) == b"x"
+        proxy.silence()
+        client.sendall(b"y")
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        with connect(proxy) as other:
+            other.sendall(b"z")
+            assert receive(other, 1) == b"z"
+        assert server.received == 2
+    until(lambda: proxy.open_connections == 0)
+
+
 def test_reset_works_during_a_stall(proxy: FaultProxy) -> None:
     proxy.stall()
     with connect(proxy) as client:

@@ -16,6 +16,7 @@ from typing import Any
 import kombu.transport.redis
 import kombu.transport.virtual
 import orjson
+import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.backoff import NoBackoff
@@ -76,13 +77,22 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             self.undecodable = error
             raise
 
+    def done(self) -> None:
+        """Acknowledge ahead of `ack`, from any thread."""
+        if self._error is None:
+            self.channel.qos.ack(self.delivery_tag)
+
     def ack(self, multiple: bool = False) -> None:
-        error = getattr(self, "undecodable", None) or (self.errors[0][1] if self.errors else None)
-        if error is None or self.acknowledged:
+        if self._error is None or self.acknowledged:
             super().ack(multiple)
             return
-        self.channel.qos.bury(self.delivery_tag, "undecodable", repr(error))
+        self.channel.qos.bury(self.delivery_tag, "undecodable", repr(self._error))
         self._state = "REJECTED"
+
+    @property
+    def _error(self) -> BaseException | None:
+        """Why it can't be decoded."""
+        return getattr(self, "undecodable", None) or (self.errors[0][1] if self.errors else None)
 
     def reject(self, requeue: bool = False) -> None:
         task = self.headers.get("task", "")
@@ -245,6 +255,13 @@ class Channel(PublishingChannel):
         leased = self._leased_queues.values()
         return [queue for queue in super().active_queues if queue not in leased]
 
+    def _queue_bind(self, *args: Any) -> None:
+        try:
+            super()._queue_bind(*args)  # type: ignore[misc]  # as above
+        except redis.OutOfMemoryError as error:
+            # Tried again. Of other errors of the server's a worker ends, and one that starts now would.
+            raise redis.ConnectionError(str(error)) from error
+
     # ---- taking messages
 
     def tick(self) -> None:
@@ -390,13 +407,13 @@ class Channel(PublishingChannel):
         return f"{self.connection.client.as_uri(include_password=True)} {self.global_keyprefix}"
 
     def _leave(self) -> None:
-        """Part from the consumer. It lives on if it holds messages, for the next channel."""
+        """Part from the consumer. It lives on if it holds messages or has something to say, for the next channel."""
         claims, self.claims = self.claims, None
         if claims is None:
             return
         claims.close()
         claims.consumer.rest()
-        if self.qos.held and not claims.consumer.over:
+        if (self.qos.held or claims.consumer.has_news) and not claims.consumer.over:
             _idle.setdefault(self._server, []).append(claims.consumer)
         else:
             claims.consumer.stop()

@@ -118,6 +118,11 @@ class Consumer:
         """Whether it is certain that nobody else can have the message. Asks nobody."""
         return not self.over and number >= self._first and time.clock_gettime(_clock) < self._held_until
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything that the server has not heard yet, as far as one can tell."""
+        return bool(self._acks or self._decisions) or self._settling.locked()
+
     def start(self) -> None:
         """Make it known to the server, and keep it so.
 

@@ -1,9 +1,10 @@
 """Celery's request of a task, for messages that are leased.
 
 It asks whether the lease holds just before the task is begun: a process may have been stopped meanwhile, and its
-messages been given to others. When a worker is told to stop, what has not begun is given back at once, and begins no
-more. And the transport is told when a process of the pool died of a message, which Celery puts back into the queue
-(`task_reject_on_worker_lost`) like any other that is rejected.
+messages been given to others. It acknowledges as the task ends, where Celery waits until its event loop comes round: in
+a solo worker that is after all jobs that came along. When a worker is told to stop, what has not begun is given back at
+once, and begins no more. And the transport is told when a process of the pool died of a message, which Celery puts back
+into the queue (`task_reject_on_worker_lost`) like any other that is rejected.
 """
 
 import logging
@@ -29,6 +30,13 @@ class _Leased:
     id: str
     name: str
     message: Any
+    acknowledged: bool
+
+    def acknowledge(self) -> None:
+        """Acknowledge, in whichever thread this is."""
+        if not self.acknowledged and (done := getattr(self.message, "done", None)):
+            done()
+        super().acknowledge()  # type: ignore[misc]  # of the class this stands before
 
     def revoked(self) -> bool:
         """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""
