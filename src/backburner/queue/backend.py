@@ -5,6 +5,8 @@ through the process's one `Listener`. The server may go and come back meanwhile:
 messages and chords are stock Celery's.
 """
 
+import asyncio
+import itertools
 import math
 import threading
 import time
@@ -15,10 +17,13 @@ from typing import Any
 import celery.backends.redis as stock
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
+from kombu.utils.functional import fxrange
 
 from backburner.queue.deadline import limited, remaining
 from backburner.queue.listener import Listener
-from backburner.queue.reporting import settle
+from backburner.queue.pool import bridge
+from backburner.queue.pool.client import Client
+from backburner.queue.reporting import has_reports, settle
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
@@ -138,6 +143,8 @@ class _Patient:
     expires: int | None
     result_consumer: Any
     as_uri: Callable[..., str]
+    retry_policy: dict[str, Any]
+    connection_errors: tuple[type[Exception], ...]
 
     @cached_property
     def listener(self) -> Listener:
@@ -146,8 +153,11 @@ class _Patient:
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **options: Any) -> Any:
         """Store a state, behind everything that the job has reported before."""
-        if state in _FOLLOWS_REPORTS:
-            settle(task_id)
+        if state in _FOLLOWS_REPORTS and has_reports(task_id):
+            if bridge.is_here():
+                bridge.in_thread(settle, task_id)
+            else:
+                settle(task_id)
         return super().store_result(task_id, result, state, *args, **options)  # type: ignore[misc]  # as below
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
@@ -163,7 +173,27 @@ class _Patient:
         """Call `fun`; retry as stock Celery does (for twenty seconds), but never inside a deadline."""
         if remaining() is not None:
             return fun(*args)
+        if bridge.is_here():
+            return self._ensure_on_loop(fun, args, policy)
         return super().ensure(fun, args, **policy)  # type: ignore[misc]  # of the backend this stands before
+
+    def _ensure_on_loop(self, fun: Callable[..., Any], args: tuple[Any, ...], policy: dict[str, Any]) -> Any:
+        # Stock Celery's pauses would stop the loop.
+        policy = self.retry_policy | policy
+        pauses = iter(fxrange(policy["interval_start"], policy["interval_max"], policy["interval_step"], True))
+        for attempt in itertools.count():
+            try:
+                return fun(*args)
+            except self.connection_errors as error:
+                if policy["max_retries"] is not None and attempt >= policy["max_retries"]:
+                    raise
+                connection: Any = self
+                pause = connection.on_connection_error(policy["max_retries"], error, pauses, attempt)
+                bridge.wait_for(asyncio.sleep(pause))
+        raise AssertionError("unreachable")
+
+    def _get_client(self) -> type[Client]:
+        return Client
 
     def _set(self, key: bytes, value: bytes, expires: int | None = None) -> None:
         # Stock Celery's, without a command that redis-py warns of.

@@ -59,6 +59,11 @@ def log(message: str, *, level: str = "info", **fields: Any) -> None:
     _report("log", {"message": message, "level": level, **fields})
 
 
+def has_reports(job_id: str) -> bool:
+    """Whether there is something to `settle`."""
+    return job_id in _reports
+
+
 def settle(job_id: str) -> None:
     """Send what the job has reported, and wait for that: its result follows."""
     with _lock:

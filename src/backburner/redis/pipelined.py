@@ -35,6 +35,7 @@ class PipelinedClient:
         timeout: seconds for each step of connecting, and for each reply.
         name: what CLIENT LIST shows.
         on_push: is given push messages, such as invalidations, as they come; the connection then speaks RESP3.
+        client: connects to the server as this one would.
 
     Raises:
         ConfigError: the URL is no server's.
@@ -47,13 +48,15 @@ class PipelinedClient:
         timeout: float = 0.25,
         name: str = "backburner",
         on_push: Callable[[list[Any]], None] | None = None,
+        client: "redis.asyncio.Redis | None" = None,
     ) -> None:
         server = ServerURL.parse(url)
         self._server = server.masked
         self._error_of = error_of(server.slot)
         self._timeout = timeout
         self._on_push = on_push
-        self._client = aconnect(url, timeout=timeout, name=name)  # kept: a Sentinel's pool lives as long as it does
+        # Kept: a Sentinel's pool lives as long as it does.
+        self._client = client or aconnect(url, timeout=timeout, name=name)
         self._stream: Stream | None = None
 
     def __repr__(self) -> str:
