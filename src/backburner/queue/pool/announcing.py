@@ -1,0 +1,104 @@
+"""Events for Flower and its kind leave in a thread, many in one message; the loop never waits for them.
+
+While nobody listens, those of tasks are not sent but for one message in a while, whose reply tells whether somebody
+does by now. Whoever begins to listen misses those of the first tenth of a second, as with events of enqueueing.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any, Final
+
+from kombu.utils.json import dumps
+
+log = logging.getLogger("backburner.queue")
+
+_TASKS: Final = "task.multi"
+_MANY: Final = 500
+"""Events in one message."""
+_SILENCE: Final = 0.1
+_MOST: Final = 100_000
+"""Events that may wait for a server which is away."""
+_LAST: Final = "worker.offline"
+_PATIENCE: Final = 1.0
+
+
+class Announcing:
+    """Takes the place of a dispatcher's own publishing.
+
+    Args:
+        dispatcher: Celery's, of one connection.
+    """
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._publish: Callable[..., None] = dispatcher._publish  # noqa: SLF001  # there is no public name
+        dispatcher._publish = self.publish  # noqa: SLF001
+        self._waiting: deque[tuple[Any, Any, str, dict[str, Any]]] = deque(maxlen=_MOST)
+        self._changed = Condition()
+        self._busy = False
+        self._over = False
+        self._silent_until = 0.0
+        _overhear(dispatcher, self._heard)
+        Thread(target=self._run, name="backburner-events", daemon=True).start()
+
+    def publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
+        """As the dispatcher's: an event, or a list of them."""
+        if routing_key == _TASKS and monotonic() < self._silent_until:
+            return
+        with self._changed:
+            self._waiting.append((event, producer, routing_key, options))
+            self._changed.notify_all()
+        if routing_key == _LAST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until everything has left, for a moment."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._busy), _PATIENCE)
+
+    def close(self) -> None:
+        """Send what there is, and end."""
+        self.flush()
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._over)
+                if not self._waiting:
+                    return
+                event, producer, routing_key, options = self._waiting.popleft()
+                self._busy = True
+                if routing_key == _TASKS:
+                    event = list(event)
+                    while self._waiting and self._waiting[0][2] == _TASKS and len(event) < _MANY:
+                        event += self._waiting.popleft()[0]
+            try:
+                self._publish(event, producer, routing_key, **options)
+            except Exception:
+                log.exception("events could not be sent")
+
+    def _heard(self, routing_key: str, listeners: int) -> None:
+        if routing_key == _TASKS:
+            self._silent_until = 0.0 if listeners else monotonic() + _SILENCE
+
+
+def _overhear(dispatcher: Any, heard: Callable[[str, int], None]) -> None:
+    """Have `heard` told how many listeners got what was published. Servers other than Redis do not tell."""
+    channel: Any = getattr(dispatcher.producer, "channel", None)
+    topics_of = getattr(channel, "_get_publish_topics", None)
+    if topics_of is None:
+        return
+
+    def put(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
+        text = dumps(message)
+        with channel.conn_or_acquire() as client:
+            heard(routing_key, sum(client.publish(topic, text) for topic in topics_of(exchange, routing_key)))
+
+    channel._put_fanout = put  # noqa: SLF001  # there is no public name
