@@ -13,6 +13,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
+import redis.asyncio
+
 from backburner.redis.client import aconnect
 from backburner.redis.cluster import error_of
 from backburner.redis.command import Pipeline, packed
