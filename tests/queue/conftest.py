@@ -30,6 +30,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """For one test alone."""
+    with EmbeddedServer(tmp_path / "own server") as server:
+        yield server
+
+
+@pytest.fixture
 def url(server: EmbeddedServer) -> str:
     with redis.Redis.from_url(server.url) as client:
         client.flushall()

@@ -125,11 +125,67 @@ def test_remote_control(tasks: Any, pool: Program, tmp_path: Path, eventually: E
     assert job.get(timeout=10) == "released"
 
 
-def test_warm_shutdown_waits(
-    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+def test_who_blocks_the_loop_is_named(tasks: Any, pool: Program, eventually: Eventually) -> None:
+    job = tasks["co.hog"].delay(0.5)
+    job.get(timeout=10)
+    eventually(lambda: pool.says("the event loop runs again"))
+    assert f"by co.hog[{job.id}]" in pool.output
+    assert "time.sleep(seconds)" in pool.output, "its stack"
+
+
+@pytest.mark.slow
+def test_who_ignores_being_cancelled_is_abandoned(
+    tasks: Any, pool: Program, tmp_path: Path, eventually: Eventually
 ) -> None:
-    tasks, path = define(make_app(url)).tasks, tmp_path / "released"
-    with start_worker(url, POOL, "coroutines") as worker:
+    path = tmp_path / "began"
+    job = tasks["co.stubborn"].delay(str(path))
+    with pytest.raises(TimeLimitExceeded):
+        job.get(timeout=10)
+    eventually(lambda: pool.says(f"co.stubborn[{job.id}] goes on 5 s after it was cancelled"), timeout=20)
+    inspect = tasks["co.hold"].app.control.inspect(timeout=0.5, limit=1)
+    eventually(lambda: [stats["pool"]["running"] for stats in inspect.stats().values()] == [0], timeout=10)
+
+
+@pytest.mark.slow
+def test_soft_shutdown_waits_a_while_then_gives_back(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    tasks, path, soon = define(make_app(own_server.url)).tasks, tmp_path / "released", tmp_path / "soon"
+    with start_worker(own_server.url, POOL, "coroutines") as worker:
+        held = tasks["co.hold"].delay(str(path))
+        nap = tasks["co.nap_told"].delay(0.3, str(soon))
+        eventually(lambda: runs(path) == runs(soon) == 1)
+        worker.process.send_signal(signal.SIGQUIT)
+        worker.process.wait(10)
+        assert nap.get(timeout=1) is None
+        assert Path(f"{path}.cancelled").exists()
+    path.touch()
+    with start_worker(own_server.url, POOL, "coroutines"):
+        assert held.get(timeout=10) == "released"
+    assert runs(path) == 2
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_ran_is_run_by_another(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    tasks, path = define(make_app(own_server.url)).tasks, tmp_path / "released"
+    options = POOL.replace("200", "500")
+    with start_worker(own_server.url, options, "coroutines") as worker:
+        jobs = tasks["co.hold"].delay_many([(str(path),)] * 600)
+        eventually(lambda: runs(path) == 500, timeout=20)
+        worker.process.kill()
+        path.touch()
+        with start_worker(own_server.url, options, "coroutines"):
+            assert {job.get(timeout=30) for job in jobs} == {"released"}
+    assert runs(path) == 1100, "those that ran were run again, the others once"
+
+
+def test_warm_shutdown_waits(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    tasks, path = define(make_app(own_server.url)).tasks, tmp_path / "released"
+    with start_worker(own_server.url, POOL, "coroutines") as worker:
         job = tasks["co.hold"].delay(str(path))
         eventually(lambda: runs(path) == 1)
         worker.process.send_signal(signal.SIGTERM)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,6 @@ from tests.processes import Program
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close, runs
 
 Eventually = Callable[..., Any]
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path / "own server") as server:
-        yield server
 
 
 def celery_command(arguments: str, url: str, cwd: Path = PROGRAMS) -> str:

@@ -5,7 +5,7 @@ Everything Celery documents works. This module only puts the parts together; eac
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import celery
@@ -19,6 +19,7 @@ from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.dependencies import Dependencies
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
+from backburner.queue.pool import bridge
 from backburner.queue.pool.serving import Serving
 from backburner.queue.producer import Producer
 from backburner.queue.publishing import publishing
@@ -171,6 +172,8 @@ class Celery(celery.Celery):
         Raises:
             PublishError: the broker did not take the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
+        if bridge.is_here():  # a job of the asyncio pool, which must not keep the loop waiting
+            return bridge.in_thread(partial(self.send_task, name, *args, **options))
         budget = self.settings.celery_publish_timeout
         if options.get("retries"):
             budget *= _RETRY_PATIENCE

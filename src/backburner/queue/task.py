@@ -7,11 +7,13 @@ whose own base is a plain ``celery.Task`` gets this one behind it.
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import celery
 
 from backburner.queue import arguments as annotated
+from backburner.queue.pool import bridge
 from backburner.queue.producer import Producer
 from backburner.queue.result import EagerJob, Job
 from backburner.queue.sending import Call
@@ -67,8 +69,12 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         if options:
             self._localize(options)
         args, kwargs = args or (), kwargs or {}
-        jobs = self._producer.publish(self, [(args, kwargs)], options)
-        return cast("Job[T_co]", super().apply_async(args, kwargs, **options) if jobs is None else jobs[0])
+        jobs = self._publish([(args, kwargs)], options)
+        if jobs is not None:
+            return jobs[0]
+        # A job of the asyncio pool must not keep the loop waiting.
+        celerys = partial(super().apply_async, args, kwargs, **options)
+        return cast("Job[T_co]", bridge.in_thread(celerys) if bridge.is_here() else celerys())
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -106,7 +112,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
                 tells how many were enqueued before.
         """
         several = self._several(calls, options)
-        jobs = self._producer.publish(self, several, options) if self._is_ours else None
+        jobs = self._publish(several, options) if self._is_ours else None
         return self._one_by_one(several, options) if jobs is None else jobs
 
     async def adelay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job[T_co]]:
@@ -114,6 +120,11 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         several = self._several(calls, options)
         jobs = await self._producer.apublish(self, several, options) if self._is_ours else None
         return await self._aside(several, options) if jobs is None else jobs
+
+    def _publish(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job[T_co]] | None:
+        if bridge.is_here():
+            return bridge.wait_for(self._producer.apublish(self, calls, options))
+        return self._producer.publish(self, calls, options)
 
     @property
     def _producer(self) -> Producer:

@@ -49,6 +49,10 @@ def define(app):
         time.sleep(seconds)
         return threading.current_thread() is threading.main_thread(), os.getpid()
 
+    @task(name="co.hog")
+    async def hog(seconds):
+        time.sleep(seconds)  # noqa: ASYNC251  # what is to be noticed
+
     @task(name="co.nap")
     async def nap(seconds):
         await asyncio.sleep(seconds)
@@ -136,7 +140,7 @@ def define(app):
         finally:
             tell(path)
 
-    @task(name="co.stubborn")
+    @task(name="co.stubborn", time_limit=0.2)
     async def stubborn(path):
         """Never end."""
         tell(path)
@@ -145,6 +149,11 @@ def define(app):
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
                 tell(f"{path}.cancelled")
+
+    @task(name="co.nap_told")
+    async def nap_told(seconds, path):
+        tell_again(f"{path}.runs")
+        await asyncio.sleep(seconds)
 
     @task(name="co.hold")
     async def hold(path):
@@ -167,3 +176,6 @@ def begun(**_):
 
 
 app = define(Celery("coroutines"))
+app.conf.worker_soft_shutdown_timeout = 0.5
+app.conf.worker_blocked_after = 0.3
+app.conf.broker_transport_options = {"lease": 2}

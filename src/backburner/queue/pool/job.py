@@ -72,11 +72,17 @@ class Job:
         self._soft, self._hard = limits
         self._timers: list[TimerHandle] = []
         self._in_body = False
+        self._body_has_ended = False
         self._soft_is_due = False
         self._abandoned = False
 
     def __str__(self) -> str:
         return f"{self.name}[{self.id}]"
+
+    @property
+    def keeps_the_worker(self) -> bool:
+        """Whether a worker that is to end waits for it."""
+        return True
 
     def start(self, context: Context) -> None:
         """Run, in a context that belongs to nobody else."""
@@ -100,7 +106,7 @@ class Job:
         raise NotImplementedError
 
     def _hard_limit(self) -> None:
-        if self.over:
+        if self.over or self._body_has_ended:
             return
         self.over = True
         if self._on_timeout is not None:
@@ -158,13 +164,13 @@ class CoroutineJob(Job):
                 raise CancelledError from None
             raise RuntimeError(f"{self.name} raised {error!r}, which ends the job and not the worker") from error
         finally:
-            self._in_body = False
+            self._in_body, self._body_has_ended = False, True
         if self.over:
             raise CancelledError
         return result
 
     def terminate(self, signal: Any = None) -> None:  # noqa: ARG002  # Celery's name
-        if not self.over:
+        if not (self.over or self._body_has_ended):
             self.over = True
             self._stop()
 
@@ -243,10 +249,14 @@ class ThreadJob(Job):
         self._pool.threads.call(lambda: context.run(self._run))
 
     def terminate(self, signal: Any = None) -> None:  # noqa: ARG002  # Celery's name
-        if not self.over and self._is_waiting:
-            self.over = True
-        elif not self.over:
-            log.warning("%s runs in a thread: it is ended where it next reports progress, or not at all", self)
+        if not (self.over or self._is_waiting):
+            log.warning("%s runs in a thread: it ends where it next reports progress, or by itself", self)
+        self.over = True
+        self._pool.wake()
+
+    @property
+    def keeps_the_worker(self) -> bool:
+        return not self.over
 
     def _run(self) -> None:
         if self.over:

@@ -8,7 +8,7 @@ from celery import bootsteps
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 
-from backburner.queue.pool import bridge
+from backburner.queue.pool import bridge, shutdown
 from backburner.queue.pool.announcing import Announcing
 
 
@@ -49,4 +49,5 @@ def _serve(serve: Callable[[Callable[[], None]], None], consumer: Any, start: Ca
     consumer.on_connection_error_after_connected = partial(
         bridge.in_thread, consumer.on_connection_error_after_connected
     )
+    shutdown.install(consumer.pool, consumer)
     serve(start)

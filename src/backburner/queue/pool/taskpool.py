@@ -7,10 +7,14 @@ on it as asyncio tasks, functions in threads.
 import asyncio
 import atexit
 import logging
+import math
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
@@ -25,11 +29,15 @@ from backburner.queue.pool import bridge
 from backburner.queue.pool.job import CoroutineJob, Job, ThreadJob
 from backburner.queue.pool.poller import Poller
 from backburner.queue.pool.threads import Threads
+from backburner.queue.pool.watchdog import Watchdog
 
 log = logging.getLogger("backburner.queue")
 
 _THREADS: Final = 32
 """For ``def`` tasks, at most."""
+_BLOCKED_AFTER: Final = 1.0
+"""Seconds for which a task may block the loop until it is named in the log; ``worker_blocked_after`` in the app's
+configuration is another number of them."""
 _ENDING: Final = 10.0
 """Seconds that coroutines get to end in a cold shutdown."""
 
@@ -59,6 +67,7 @@ class TaskPool(BasePool):
         self._poller: Poller | None = None
         self._hub: Any = None
         self._interruption: BaseException | None = None
+        self._blocked_after: float = self.app.conf.get("worker_blocked_after") or _BLOCKED_AFTER
 
     # ---- the process
 
@@ -79,6 +88,8 @@ class TaskPool(BasePool):
             except BaseException as error:  # noqa: BLE001  # raised below, as the loop would make something else of it
                 outcome.append(error)
 
+        watchdog = Watchdog(self.loop, threading.get_ident(), self._blocked_after)
+        watchdog.start()
         living = self.loop.create_task(live(), name="Celery's consumer")
         while not living.done():
             try:
@@ -88,6 +99,7 @@ class TaskPool(BasePool):
                     log.exception("a task that a job had started wanted to end the worker, which goes on")
                 else:
                     living.cancel()
+        watchdog.stop()
         if self._interruption is not None:
             raise self._interruption
         if outcome:
@@ -106,26 +118,36 @@ class TaskPool(BasePool):
 
     def on_stop(self) -> None:
         """Wait until all jobs have ended."""
-        self._finish(self._drain())
+        self.wait(None)
 
     def on_terminate(self) -> None:
         """End all jobs."""
         for job in (*self._waiting, *self._running):
             job.terminate()
-        self._finish(asyncio.wait_for(self._drain(), _ENDING))
+        self.wait(_ENDING)
+        if left := [str(job) for job in self._running if job.keeps_the_worker]:
+            log.error("jobs have not ended within %g s, the process ends without them: %s", _ENDING, ", ".join(left))
 
-    def _finish(self, draining: Coroutine[Any, Any, None]) -> None:
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until all jobs have ended, or for so long; says whether it could.
+
+        It can in a greenlet on the loop and where the loop rests, but not in the handler of a signal.
+        """
+        draining = partial(self._drain, seconds)
         if bridge.is_here():
-            bridge.wait_for(draining)
-            return
-        try:
-            self.loop.run_until_complete(draining)
-        except TimeoutError:
-            names = ", ".join(sorted(map(str, self._running)))
-            log.exception("jobs have not ended within %g s, the process ends without them: %s", _ENDING, names)
+            bridge.wait_for(draining())
+        elif self.loop.is_running():
+            return False
+        else:
+            self.loop.run_until_complete(draining())
+        return True
 
-    async def _drain(self) -> None:
-        while self._running or self._waiting or self._asides:
+    async def _drain(self, seconds: float | None) -> None:
+        ends = math.inf if seconds is None else self.loop.time() + seconds
+        mine = asyncio.current_task()
+        while (
+            self._waiting or self._asides - {mine} or any(job.keeps_the_worker for job in self._running)
+        ) and self.loop.time() < ends:
             self._changed.clear()
             self._turn_hub()
             try:
@@ -200,6 +222,11 @@ class TaskPool(BasePool):
         """The job shall not run; it has not begun."""
         self._waiting.remove(job)
         self._notice()
+
+    def wake(self, **_: Any) -> None:
+        """Look whether there is something to do. To be called from anywhere, handlers of signals too."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._notice)
 
     def done(self, job: Job) -> None:
         """The job has ended."""

@@ -1,0 +1,79 @@
+"""Names in the log who blocks the loop: a task that computes, or waits for something without ``await``.
+
+Nothing can be done about it from outside. Leases are renewed by a thread that does not need the loop, until the
+transport's own watchdog takes the worker for hung.
+"""
+
+import asyncio
+import logging
+import sys
+import traceback
+from threading import Event, Thread
+from time import monotonic
+from typing import Final
+
+log = logging.getLogger("backburner.queue")
+
+_GROWTH: Final = 4
+"""A loop that stays blocked is told of again after so many times as long."""
+_OURS: Final = ("/backburner/queue/pool/", "/celery/", "/kombu/")
+
+
+class Watchdog:
+    """Asks the loop now and then whether it runs.
+
+    Args:
+        loop: of the thread that makes this.
+        limit: seconds for which it may not run.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ident: int, limit: float) -> None:
+        self._loop = loop
+        self._ident = ident
+        self._limit = limit
+        self._over = Event()
+        self._answered = Event()
+        self._thread = Thread(target=self._run, name="backburner-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._over.set()
+        self._answered.set()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._answered.clear()
+            try:
+                self._loop.call_soon_threadsafe(self._answered.set)
+            except RuntimeError:
+                return  # the loop is closed
+            asked = monotonic()
+            told = 0
+            patience = self._limit
+            while self._loop.is_running() and not self._answered.wait(patience):
+                told += 1
+                self._tell(monotonic() - asked)
+                patience *= _GROWTH
+            if told:
+                log.warning("the event loop runs again; it was blocked for %.1f s", monotonic() - asked)
+            self._over.wait(self._limit / 2)
+
+    def _tell(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._ident)  # noqa: SLF001  # has no other name
+        task = asyncio.current_task(self._loop)
+        log.error(
+            "the event loop has been blocked for %.1f s by %s, so that no other job goes on. It is at\n%s",
+            seconds,
+            "something that is no task" if task is None else task.get_name(),
+            "".join(traceback.format_list(_users_part(traceback.extract_stack(frame)))),
+        )
+
+
+def _users_part(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The end of the stack, from where it leaves our code and Celery's."""
+    last = max((i for i, frame in enumerate(stack) if any(part in frame.filename for part in _OURS)), default=-1)
+    return stack[last + 1 :] or stack
