@@ -49,5 +49,5 @@ def _serve(serve: Callable[[Callable[[], None]], None], consumer: Any, start: Ca
     consumer.on_connection_error_after_connected = partial(
         bridge.in_thread, consumer.on_connection_error_after_connected
     )
-    shutdown.install(consumer.pool, consumer)
+    shutdown.install(consumer.pool)
     serve(start)

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from celery import signals
-from kombu.common import ignore_errors
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -20,14 +19,9 @@ _COLD = "worker_Cold"
 """What Celery calls its handlers of signals that end jobs."""
 
 
-def install(pool: Any, consumer: Any) -> None:
+def install(pool: Any) -> None:
     """For a worker whose consumer is about to run on the pool's loop."""
-    worker = consumer.controller
     signals.worker_shutting_down.connect(pool.wake, weak=False)
-    if worker is None or not hasattr(worker, "wait_for_soft_shutdown"):
-        return
-    stock = worker.wait_for_soft_shutdown
-    worker.wait_for_soft_shutdown = partial(_wait, pool, worker, stock)
     for number in (signal.SIGTERM, signal.SIGQUIT):
         _wrap(pool, number)
     interrupted = signal.getsignal(signal.SIGINT)
@@ -52,11 +46,3 @@ def _later(pool: Any, stock: Handler, number: int, frame: FrameType | None) -> N
         pool.loop.call_soon_threadsafe(pool.aside, stock, number, None)
     else:
         stock(number, frame)
-
-
-def _wait(pool: Any, worker: Any, stock: Callable[[], None]) -> None:
-    # Celery's loop would stand still; this one must not take more jobs.
-    if worker.consumer.task_consumer:
-        ignore_errors(worker.consumer, worker.consumer.task_consumer.cancel)
-    if not pool.wait(worker.app.conf.worker_soft_shutdown_timeout):
-        stock()

@@ -53,7 +53,11 @@ def _soft_shutdown(conf: Any) -> None:
     _shutting_down()
     if isinstance(_consumer.pool, solo.TaskPool):
         return  # the job would wait for this thread to come back to it
-    until = time.monotonic() + (conf.worker_soft_shutdown_timeout or 0)
+    seconds = conf.worker_soft_shutdown_timeout or 0
+    wait = getattr(_consumer.pool, "wait", None)
+    if wait is not None and wait(seconds):
+        return  # in the asyncio pool, whose jobs need this thread
+    until = time.monotonic() + seconds
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
         time.sleep(_LOOK)
 
