@@ -236,3 +236,105 @@ def test_without_the_server_timeouts_hold_all_the_same() -> None:
     assert cache.remember("key", 60, lambda: "other", hard_timeout=10) in ("new", "other")
     _let_land(cache)
     cache.close()
+
+
+def test_a_blocking_verb_inside_the_event_loop_of_who_computes_keeps_to_its_timeout_too(redis_url: str) -> None:
+    async def main() -> None:
+        cache = Cache(redis_url, strict=True, timeout=5)
+        leads, go, stop = asyncio.Event(), asyncio.Event(), threading.Event()
+
+        async def load() -> str:
+            leads.set()
+            await go.wait()
+            return "of the leader"
+
+        leader = asyncio.create_task(cache.aremember("key", 60, load))
+        await leads.wait()
+        with pytest.raises(CallbackTimeout):
+            cache.remember("key", 60, lambda: stop.wait(10), hard_timeout=SHORT)
+        with pytest.raises(LookupError, match="no such row"):
+            cache.remember("key", 60, _fail, hard_timeout=10)
+        assert cache.remember("key", 60, lambda: "mine", hard_timeout=10) == "mine"
+        assert cache.remember_many(["key"], 60, lambda keys: dict.fromkeys(keys, 1), hard_timeout=10) == {"key": 1}
+        stop.set()
+        go.set()
+        assert await leader == "of the leader"
+        assert await cache.aget("key") == "of the leader"
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
+def _fail(*_: object) -> None:
+    raise LookupError("no such row")
+
+
+# Several keys: the timeouts are for all of them together
+
+
+def _pairs(*keys: str) -> dict[str, str]:
+    return {key: f"new {key}" for key in keys}
+
+
+def test_a_list_with_a_soft_timeout_gives_what_there_is_of_before(
+    cache: Any, clock: Clock, slow: Callable[..., Slow]
+) -> None:
+    cache.remember_many(["a", "b"], 10, lambda keys: dict.fromkeys(keys, "old"), grace=60)
+    clock.advance(11)
+    cache.put("c", "fresh")
+    told, load = _told(cache), slow(_pairs("a", "b"))
+    for _ in range(3):
+        found = cache.remember_many(["a", "b", "c"], 10, lambda _: load(), grace=60, soft_timeout=SHORT)
+        assert found == {"a": "old", "b": "old", "c": "fresh"}
+    assert set(told) == {LateCallback("a", SHORT, stale=True), LateCallback("b", SHORT, stale=True)}
+    load.go()
+    _let_land(cache)
+    assert cache.many(["a", "b"]) == _pairs("a", "b")
+    assert load.calls == 1
+
+
+def test_a_list_with_a_hard_timeout_raises_and_its_values_are_stored_when_they_are_there(
+    cache: Any, slow: Callable[..., Slow]
+) -> None:
+    load = slow(_pairs("a", "b"))
+    for keys in (["a", "b", "none"], ["b"], ["other", "a"]):
+        with pytest.raises(CallbackTimeout, match="hard_timeout"):
+            cache.remember_many(keys, 10, lambda _: load(), hard_timeout=SHORT)
+    with pytest.raises(CallbackTimeout):
+        cache.remember("b", 10, load, hard_timeout=SHORT)
+    load.go()
+    _let_land(cache)
+    assert cache.many(["a", "b", "none"]) == _pairs("a", "b")
+    assert load.calls <= 2  # once for the first list, and once for the other key
+
+
+def test_a_list_within_its_timeouts_is_as_one_without(cache: Any) -> None:
+    assert cache.remember_many(["a", "none"], 10, lambda _: _pairs("a"), hard_timeout=10) == _pairs("a")
+    cache.put("b", None)
+    assert cache.remember_many(["a", "b"], 10, _fail, hard_timeout=10) == {**_pairs("a"), "b": None}
+    with pytest.raises(LookupError, match="no such row"):
+        cache.remember_many(["a", "c"], 10, _fail, soft_timeout=1, hard_timeout=10)
+    assert cache.remember_many(["c"], 10, lambda _: _pairs("c"), soft_timeout=1) == _pairs("c")
+
+
+def test_a_late_list_that_fails_is_told_and_what_was_removed_stays_removed(
+    cache: Any, slow: Callable[..., Slow]
+) -> None:
+    told, failing, load = _told(cache), slow(LookupError("gone")), slow(_pairs("b", "c"))
+    with pytest.raises(CallbackTimeout):
+        cache.remember_many(["a"], 10, lambda _: failing(), hard_timeout=SHORT)
+    with pytest.raises(CallbackTimeout):
+        cache.remember_many(["b", "c"], 10, lambda _: load(), hard_timeout=SHORT)
+    cache.forget("b")
+    failing.go()
+    load.go()
+    _let_land(cache)
+    assert [event.key for event in told if isinstance(event, RefreshFailed)] == ["a"]
+    assert cache.many(["a", "b", "c"]) == _pairs("c")
+
+
+def test_a_list_that_is_there_begins_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache("memory://")
+    cache.put_many(_pairs("a", "b"))
+    monkeypatch.setattr(threading, "Thread", None)
+    assert cache.remember_many(["a", "b"], 10, _fail, hard_timeout=10) == _pairs("a", "b")

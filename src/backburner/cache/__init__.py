@@ -6,7 +6,7 @@ from backburner.cache.explanation import Explanation
 from backburner.cache.limiter import Limiter
 from backburner.cache.locks import Lock
 from backburner.cache.memo import MemoizedCache
-from backburner.cache.plan import ManyOptions, Options
+from backburner.cache.plan import FlexibleOptions, Options
 from backburner.cache.scope import memo_scope
 from backburner.cache.stats import Stats
 from backburner.cache.stores.limits import Allowance
@@ -16,9 +16,9 @@ __all__ = [
     "Cache",
     "Context",
     "Explanation",
+    "FlexibleOptions",
     "Limiter",
     "Lock",
-    "ManyOptions",
     "MemoizedCache",
     "Options",
     "Stats",

@@ -26,7 +26,7 @@ from backburner.cache.leases import Leases
 from backburner.cache.limiter import Limiter
 from backburner.cache.locks import Lock
 from backburner.cache.owed import Owed
-from backburner.cache.plan import FlexibleOptions, ManyOptions, Options, Plan
+from backburner.cache.plan import FlexibleOptions, Options, Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.remember_many import ReadThroughMany
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
@@ -512,7 +512,7 @@ class Verbs:
         callback: ManyCallback[Any] = ...,
         *,
         type: type[T],
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, T]: ...
     @overload
     def remember_many(
@@ -522,7 +522,7 @@ class Verbs:
         callback: ManyCallback[T] = ...,
         *,
         type: object = None,
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, T]: ...
     def remember_many(
         self,
@@ -531,7 +531,7 @@ class Verbs:
         callback: ManyCallback[Any] = _no_callback,
         *,
         type: Any = None,
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, Any]:
         """The values of keys; those missing are computed by one call of `callback` with the list of them, which gives a
         dict. Keys that it leaves out have no value, and nothing is stored for them.
@@ -541,8 +541,11 @@ class Verbs:
 
         Args:
             type: of each value, as for `remember`.
-            options: see `ManyOptions`. With `grace`, values of before are given when the callback fails and all keys
-                that it was called for have one.
+            options: see `Options`. With `grace`, values of before are given when the callback fails and all keys
+                that it was called for have one. The timeouts are for the whole list.
+
+        Raises:
+            CallbackTimeout: nothing for some key within `hard_timeout`.
         """
         names = [check_key(key) for key in keys]
         plan = self._plan_many(callback, ttl, options, type)
@@ -556,7 +559,7 @@ class Verbs:
         callback: AsyncManyCallback[Any] = ...,
         *,
         type: type[T],
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, T]: ...
     @overload
     async def aremember_many(
@@ -566,7 +569,7 @@ class Verbs:
         callback: ManyCoroutines[T] = ...,
         *,
         type: object = None,
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, T]: ...
     @overload
     async def aremember_many(
@@ -576,7 +579,7 @@ class Verbs:
         callback: ManyCallback[T] = ...,
         *,
         type: object = None,
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, T]: ...
     async def aremember_many(
         self,
@@ -585,16 +588,16 @@ class Verbs:
         callback: AsyncManyCallback[Any] = _no_callback,
         *,
         type: Any = None,
-        **options: Unpack[ManyOptions],
+        **options: Unpack[Options],
     ) -> dict[str, Any]:
         """As `remember_many`; the callback may be a coroutine function."""
         names = [check_key(key) for key in keys]
         plan = self._plan_many(callback, ttl, options, type)
         return await ReadThroughMany(self._aengine()).remember(names, plan)
 
-    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: ManyOptions, type: Any) -> Plan:
+    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: Options, type: Any) -> Plan:
         lifetime, shape = self._engine().lifetime(ttl), shape_of(type)
-        return Plan.of(callback, lifetime, self._tags, options, shape=shape, known=ManyOptions)
+        return Plan.of(callback, lifetime, self._tags, options, shape=shape)
 
     # Counting
 

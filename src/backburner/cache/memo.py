@@ -93,6 +93,6 @@ class _KeptReading(ReadThrough):
         super().__init__(engine, blocking)
         self._keeper = keeper
 
-    async def remember(self, key: str, plan: Plan) -> object:
+    async def remember(self, key: str, plan: Plan, deadline: float | None = None) -> object:
         keep = self._keeper(key, plan.shape)
-        return keep(await super().remember(key, plan))
+        return keep(await super().remember(key, plan, deadline))

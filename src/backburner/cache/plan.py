@@ -42,18 +42,10 @@ class FlexibleOptions(TypedDict, total=False):
 
 
 class Options(FlexibleOptions, total=False):
-    """Options of `remember` and its kin, and of `@cached`."""
+    """Options of `remember` and its kin, `remember_many` included, and of `@cached`."""
 
     grace: Duration
     """How long the value is kept beyond its ttl, to be given when the callback fails then. 0: not at all."""
-
-
-class ManyOptions(TypedDict, total=False):
-    """Options of `remember_many`, as those of `remember`."""
-
-    grace: Duration
-    none_ttl: Duration
-    jitter: Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +80,16 @@ class Plan:
         options: Mapping[str, Any],
         *,
         shape: Shape | None = None,
-        known: type[Options | ManyOptions] = Options,
     ) -> Self:
         """The plan that options describe.
 
         Raises:
-            TypeError: an option is not one of the `known`.
+            TypeError: there is no such option.
             ValueError: one makes no sense.
         """
         for name in options:
-            if name not in known.__annotations__:
-                raise TypeError(f"there is no option {name!r}; there are {', '.join(sorted(known.__annotations__))}")
+            if name not in Options.__annotations__:
+                raise TypeError(f"there is no option {name!r}; there are {', '.join(sorted(Options.__annotations__))}")
         given = {name: option for name, option in options.items() if option is not None}
         jitter = given.pop("jitter", 0)
         times = {name: _duration(name, option) for name, option in given.items()}

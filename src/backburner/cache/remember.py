@@ -38,29 +38,43 @@ class ReadThrough:
         self._runtime = engine.runtime
         self._flights = engine.flights
 
-    async def remember(self, key: str, plan: Plan) -> object:
+    async def remember(self, key: str, plan: Plan, deadline: float | None = None) -> object:
         """The value of a key.
+
+        Args:
+            deadline: by the runtime's `elapsed`, where the plan's hard timeout began before.
 
         Raises:
             CallbackTimeout: there was none within the plan's hard timeout.
         """
-        deadline = math.inf if plan.hard_timeout == math.inf else self._runtime.elapsed() + plan.hard_timeout
+        if deadline is None:
+            deadline = self._runtime.elapsed() + plan.hard_timeout
         while True:
             flight, leads = self._flights.join(key, self._runtime.loop())
             if leads:
                 value = await self._lead(flight, key, plan)
-                if value is MISSING:
-                    found = await self._wait(flight, key, plan, deadline)
-                    value = self._engine.value(key, found, plan.shape) if isinstance(found, Entry) else found.value
-                    if value is MISSING:
-                        raise RuntimeError(f"the callback for {key!r} was ended from outside before it gave a value")
             elif self._runtime.may_wait(flight):
                 value = await self._follow(flight, key, plan, deadline)
+                if value is MISSING:
+                    continue
             else:
-                # Waiting here could never end: neither for the flight, nor for the lease that it holds.
-                value = await self._alone(key, plan)
-            if value is not MISSING:
-                return value
+                # Waiting here could never end: neither for that flight, nor for the lease that it holds.
+                flight = Flight(None)
+                value = await self._alone(flight, key, plan)
+            if value is MISSING:
+                value = await self.arrival(flight, key, plan, deadline)
+            if value is MISSING:
+                raise RuntimeError(f"the callback for {key!r} was ended from outside before it gave a value")
+            return value
+
+    async def arrival(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
+        """The value that a flight brings which was begun for this caller, and led apart from it; `MISSING` if none.
+
+        Raises:
+            CallbackTimeout: as `remember`.
+        """
+        found = await self._wait(flight, key, plan, deadline)
+        return self._engine.value(key, found, plan.shape) if isinstance(found, Entry) else found.value
 
     async def _follow(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
         """What somebody else's flight gives; `MISSING` if the caller may lead now."""
@@ -135,9 +149,9 @@ class ReadThrough:
             if not handed_over:
                 self._flights.land(key, flight)
 
-    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding) -> None:
+    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool = True) -> None:
         try:
-            _, flight.entry = await self._obtain(key, plan, flight, found)
+            _, flight.entry = await self._obtain(key, plan, flight, found, may_wait=may_wait)
         except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
             flight.error = error
             if flight.late:
@@ -145,12 +159,16 @@ class ReadThrough:
         finally:
             self._flights.land(key, flight)
 
-    async def _alone(self, key: str, plan: Plan) -> object:
+    async def _alone(self, flight: Flight, key: str, plan: Plan) -> object:
+        """As `_lead`, with a flight that nobody else knows of."""
         found = await self._look_or_go_on(key, plan)
         if found.serves(plan):
             self._engine.count(key, found.value, found.entry, stale=found.stale)
             return found.value
-        value, _ = await self._obtain(key, plan, Flight(None), found, may_wait=False)
+        if plan.timed:
+            self._runtime.spawn(self._lead_apart(key, plan, flight, found, may_wait=False))
+            return MISSING
+        value, _ = await self._obtain(key, plan, flight, found, may_wait=False)
         return value
 
     async def _look_or_go_on(self, key: str, plan: Plan) -> Finding:

@@ -18,7 +18,7 @@ from backburner.cache.plan import Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.stores.base import Turn
 from backburner.errors import StoreError
-from backburner.events import StaleServed
+from backburner.events import RefreshFailed, StaleServed
 
 
 class ReadThroughMany:
@@ -28,17 +28,26 @@ class ReadThroughMany:
         self._engine = engine
 
     async def remember(self, keys: Sequence[str], plan: Plan) -> dict[str, object]:
-        """The values of keys, without those that the callback leaves out."""
+        """The values of keys, without those that the callback leaves out.
+
+        Raises:
+            CallbackTimeout: there was none for one of them within the plan's hard timeout.
+        """
+        deadline = self._engine.runtime.elapsed() + plan.hard_timeout
         wanted = tuple(dict.fromkeys(keys))
         led = self._lead_those_that_nobody_leads(wanted)
-        values = await _Batch(self._engine, plan, led).compute() if led else {}
+        batch = _Batch(self._engine, plan, led)
+        values = dict(await batch.compute()) if led else {}
+        one = ReadThrough(self._engine)
         for key in wanted:
             if key not in led:
                 # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
                 alone = replace(plan, callback=lambda key=key: _one(plan, key), of_list=True)
                 with suppress(LeftOut):
-                    values[key] = await ReadThrough(self._engine).remember(key, alone)
-        return {key: values[key] for key in wanted if key in values}
+                    values[key] = await one.remember(key, alone, deadline)
+            elif batch.apart and key not in values:
+                values[key] = await one.arrival(led[key], key, plan, deadline)
+        return {key: values[key] for key in wanted if values.get(key, MISSING) is not MISSING}
 
     def _lead_those_that_nobody_leads(self, keys: Sequence[str]) -> dict[str, Flight]:
         flights, loop = self._engine.flights, self._engine.runtime.loop()
@@ -64,47 +73,90 @@ class _Batch:
         self._led = led
         self._pending = dict.fromkeys(led, Finding())
         self._values: dict[str, object] = {}
+        self._answers = True
+        """Whether the store does."""
+        self.apart = False
+        """Whether the callback is called apart from the caller, since it may come too late."""
 
     async def compute(self) -> dict[str, object]:
-        """The values, once all keys have landed."""
-        since = 0.0
+        """The values, once all keys have landed; those that were there, if the others are computed apart."""
         try:
             with leading(*self._led.values()):
-                while self._pending:
-                    turn = await self._begin()
-                    if turn is None:
-                        await self._call(tuple(self._pending), None)
-                    elif turn.keys:
-                        await self._call(turn.keys, turn)
-                    elif turn.taken:
-                        since = since or self._engine.runtime.elapsed()
-                        await self._wait(turn)
+                await self._take_what_is_there()
+                if self._pending and self._plan.timed:
+                    self._engine.runtime.spawn(self._compute_apart())
+                    self.apart = True
+                else:
+                    await self._compute()
         except Exception as error:
-            for key in self._pending:
-                self._led[key].error = error
+            self._fail(error)
             raise
         else:
             return self._values
         finally:
+            if not self.apart:
+                self._land_all()
+
+    async def _compute_apart(self) -> None:
+        try:
+            await self._compute()
+        except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
+            for key in self._pending:
+                if self._led[key].late:
+                    self._engine.tell(RefreshFailed(key, error))
+            self._fail(error)
+        finally:
+            self._land_all()
+
+    async def _compute(self) -> None:
+        since = 0.0
+        try:
+            while self._pending:
+                turn = await self._begin()
+                if turn is None:
+                    await self._call(tuple(self._pending), None)
+                elif turn.keys:
+                    await self._call(turn.keys, turn)
+                elif turn.taken:
+                    since = since or self._engine.runtime.elapsed()
+                    await self._wait(turn)
+                if self._pending:
+                    await self._take_what_is_there()
+        finally:
             if since:
                 self._engine.waited(next(iter(self._led)), since, "lease")
-            # Also when cancelled or killed: neither entry nor error is set then, and followers lead.
-            for key, flight in self._led.items():
-                self._engine.flights.land(key, flight)
 
-    async def _begin(self) -> Turn | None:
-        """Take the values that are there, and ask for the leases on the rest; ``None`` if the store does not answer."""
+    def _fail(self, error: Exception) -> None:
+        for key in self._pending:
+            self._led[key].error = error
+
+    def _land_all(self) -> None:
+        # Also when cancelled or killed: neither entry nor error is set then, and followers lead.
+        for key, flight in self._led.items():
+            self._engine.flights.land(key, flight)
+
+    async def _take_what_is_there(self) -> None:
         plan, pending = self._plan, self._pending
         try:
-            for key, judged in (await self._engine.judged(tuple(pending))).items():
-                found = Finding.of(self._engine, key, plan, *judged)
-                if found.serves(plan):
-                    self._engine.count(key, found.value, found.entry, stale=found.stale)
-                    self._land(key, found.value, found.entry, stale=found.stale)
-                else:
-                    pending[key] = replace(found, sure=pending[key].sure)
-            if not pending:
-                return Turn((), (), "")
+            judgements = await self._engine.judged(tuple(pending))
+        except StoreError as error:
+            self._engine.degraded("remember_many", tuple(pending), error)
+            self._answers = False
+            return
+        for key, judged in judgements.items():
+            found = Finding.of(self._engine, key, plan, *judged)
+            if found.serves(plan):
+                self._engine.count(key, found.value, found.entry, stale=found.stale)
+                self._land(key, found.value, found.entry, stale=found.stale)
+            else:
+                pending[key] = replace(found, sure=pending[key].sure)
+
+    async def _begin(self) -> Turn | None:
+        """Ask for the leases on what is not there; ``None`` if the store does not answer."""
+        plan, pending = self._plan, self._pending
+        if not self._answers:
+            return None
+        try:
             turn = await self._engine.begin({key: pending[key].mark for key in pending}, plan.tags, plan.longest)
         except StoreError as error:
             self._engine.degraded("remember_many", tuple(pending), error)
