@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 import celery
 from celery.app import backends
 
-from backburner.queue import cancellation, coroutines, pool, reload
+from backburner.queue import cancellation, coroutines, health, pool, reload
 from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
@@ -62,6 +62,7 @@ class Celery(celery.Celery):
         """For tests: what to call in the place of a dependency, as with FastAPI."""
         self.steps["worker"].add(Living)
         self.steps["consumer"].update((cancellation.Remembered, Serving))
+        health.install(self)
         reload.install(self)
 
     def on_init(self) -> None:

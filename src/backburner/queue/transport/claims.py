@@ -17,6 +17,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.transport import worker
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.wire import Call, Wire, script
 from backburner.redis.push import PushParser
@@ -81,6 +82,8 @@ class Claims:
             redis.ConnectionError: the server has not answered for too long.
         """
         now = monotonic()
+        if credit <= 0:
+            worker.signs.claim = now
         if self._asked_at is not None:
             if now - self._asked_at > _ANSWER and not self.connection.can_read(timeout=0):
                 raise redis.ConnectionError(f"the server has not answered for {_ANSWER:g} s")
@@ -154,7 +157,7 @@ class Claims:
         for entry in entries:
             list_, _, text = entry.partition(b"\n")
             self.unseen.append(Message(self.consumer.numbered(), list_.decode(), text))
-        moment = monotonic()
+        moment = worker.signs.contact = worker.signs.claim = monotonic()
         self._pause_until = moment
         if not drained:
             self.next_at = moment

@@ -140,11 +140,11 @@ class Consumer:
 
     def beat(self) -> None:
         """The event loop runs."""
-        self._beat = monotonic()
+        self._beat = worker.signs.tick = monotonic()
 
     def rest(self) -> None:
         """From now on the event loop need not run."""
-        self._beat = None
+        self._beat = worker.signs.tick = worker.signs.claim = None
 
     def acknowledge(self, number: int) -> None:
         """The message is done with."""
@@ -305,6 +305,7 @@ class Consumer:
     def _renew(self, wire: Wire, *, sweep: bool) -> None:
         asked = time.clock_gettime(_clock)
         alive, dead, untold = wire.call(self._renewal())
+        worker.signs.contact = monotonic()
         if not alive:
             self.lost()
             return

@@ -6,6 +6,7 @@ A program that consumes with kombu alone works too; then nothing here is known, 
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import current_app, signals
@@ -28,6 +29,21 @@ stopping = False
 
 on_stop: set[Callable[[], object]] = set()
 """Called when the worker is told to stop, in a signal handler."""
+
+
+@dataclass(slots=True)
+class Signs:
+    """When things happened last, in monotonic time; ``None``: that need not happen now."""
+
+    contact: float | None = None
+    """The server answered."""
+    tick: float | None = None
+    """The event loop ran."""
+    claim: float | None = None
+    """Jobs were asked for, and the server answered; or there was no room for any."""
+
+
+signs = Signs()
 
 
 @signals.worker_ready.connect(weak=False)
@@ -75,6 +91,18 @@ def lease_requests() -> None:
 def is_here() -> bool:
     """Whether a worker runs in this process."""
     return _consumer is not None
+
+
+def queues() -> list[str]:
+    """Names of the queues that jobs are taken from."""
+    taking = getattr(_consumer, "task_consumer", None)
+    return sorted(queue.name for queue in taking.queues) if taking is not None else []
+
+
+def is_connected() -> bool:
+    """Whether Celery has a connection to the broker, as far as it knows."""
+    connection = getattr(_consumer, "connection", None)
+    return connection is not None and bool(connection.connected)
 
 
 def slots() -> int:

@@ -1,0 +1,170 @@
+"""``worker --health-port``: says over HTTP whether this worker takes jobs, for whoever restarts those that do not.
+
+``GET /health`` is a 200 while the broker answers, the event loop runs and jobs are asked for; otherwise a 503 that says
+why. A thread of its own answers, whatever the rest does: a process that is stopped or has no more memory answers
+nothing, and to whoever asks that is the same as a 503.
+"""
+
+import logging
+import os
+import socket
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from celery import bootsteps, signals
+from celery.bin.base import CeleryOption
+from celery.worker import state
+
+from backburner.queue import supervised
+from backburner.queue.transport import worker
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
+
+    from backburner.queue.app import Celery
+
+log = logging.getLogger("backburner.queue")
+
+PATIENCE = 10.0
+"""Seconds without a sign of life from the broker, the loop or the queue, after which the worker counts as ill."""
+_SLOWEST: Final = 5.0
+"""Seconds that a client may take for its request."""
+_PATHS: Final = {"/", "/health"}
+_IS_SUPERVISED: Final = supervised.is_supervised()  # read early, for a worker forgets it when it starts
+
+
+def install(app: "Celery") -> None:
+    """Give the app's ``worker`` command the options ``--health-port`` and ``--health-host``."""
+    app.user_options["worker"].update(
+        (
+            CeleryOption(
+                ("--health-port",),
+                type=int,
+                help_group="Health",
+                help="Say at http://127.0.0.1:PORT/health whether this worker takes jobs.",
+            ),
+            CeleryOption(
+                ("--health-host",),
+                default="127.0.0.1",
+                help_group="Health",
+                help="The address for it, if not that of this machine alone; 0.0.0.0 for all.",
+            ),
+        )
+    )
+    app.steps["worker"].add(Health)
+
+
+class Health(bootsteps.StartStopStep):
+    """Answers from when the worker starts until its process ends."""
+
+    def __init__(
+        self,
+        parent: "WorkController",
+        health_port: int | None = None,
+        health_host: str = "127.0.0.1",
+        **options: Any,
+    ) -> None:
+        super().__init__(parent, **options)
+        self._address = (health_host, health_port)
+        self.enabled = health_port is not None
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self, parent: "WorkController") -> None:  # noqa: ARG002  # Celery's name
+        """Listen."""
+        try:
+            self._server = _Server(self._address, shared=_IS_SUPERVISED)
+        except OSError as error:
+            log.critical("nothing can listen at --health-port %s:%d: %s", *self._address, error.strerror)
+            raise SystemExit(1) from None
+        # A process of a pool would keep the port when this one is gone.
+        os.register_at_fork(after_in_child=self._server.socket.close)
+        Thread(target=self._server.serve_forever, name="backburner-health", daemon=True).start()
+        signals.worker_shutdown.connect(self._close, weak=False)
+
+    def stop(self, parent: "WorkController") -> None:  # as above
+        """Nothing yet: that the worker is stopping is worth telling."""
+
+    def _close(self, **_: Any) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def complaint() -> str | None:
+    """Why this worker does not take jobs; ``None``: it does."""
+    if worker.stopping or any(each is not None for each in (state.should_stop, state.should_terminate)):
+        return "it is stopping"
+    if not worker.is_here():
+        return "it is starting"
+    signs, told = worker.signs, worker.queues()
+    if signs.contact is None or not told:  # another transport, or the queues were taken from it: little is known
+        return None if worker.is_connected() else "it is not connected to the broker"
+    if silent := _since(signs.contact):
+        return f"the broker has not answered for {silent:.0f} s"
+    if worker.is_busy_in_the_loop():
+        return None  # the pool `solo` does one thing at a time
+    if stands := _since(signs.tick):
+        return f"the event loop has not run for {stands:.0f} s"
+    if idle := _since(signs.claim):
+        return f"there is room for jobs, and none was asked for since {idle:.0f} s"
+    return None
+
+
+def _since(moment: float | None) -> float:
+    """The seconds since then, if they are too many."""
+    seconds = monotonic() - moment if moment is not None else 0.0
+    return seconds if seconds >= PATIENCE else 0.0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+    def __init__(self, address: Any, *, shared: bool) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler, bind_and_activate=False)
+        if shared:  # the next worker starts while this one works
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            self.server_bind()
+            self.server_activate()
+        except BaseException:
+            self.server_close()
+            raise
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _SLOWEST
+    server_version = "backburner"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        if self.path.partition("?")[0] not in _PATHS:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        reason = complaint()
+        told = {
+            "status": "failing" if reason else "ok",
+            "reason": reason,
+            "queues": worker.queues(),
+            "running": len(state.active_requests),
+        }
+        body = orjson.dumps(told) + b"\n"
+        self.send_response(HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815  # as above
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as above
+        """Into the log, where one wants to see it."""
+        log.debug(format, *args)
