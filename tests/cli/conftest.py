@@ -22,6 +22,10 @@ WITH_CELERY = """
     app = FastAPI()
     celery = Celery("tiny")
 
+    @celery.task(name="brew")
+    def brew(kind: str) -> str:
+        return f"{kind} tea"
+
     @app.get("/")
     def root() -> str:
         return "hello"

@@ -44,6 +44,31 @@ def dev(
     raise typer.Exit(checking.check() if check else running.dev(host, port, fresh=fresh))
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    options_metavar="[OPTIONS OF celery worker]",
+)
+def worker(
+    context: typer.Context,
+    celery_app: Annotated[
+        str | None, typer.Option("--app", "-A", help="The Celery application, if it is not found.")
+    ] = None,
+) -> None:
+    """Run a Celery worker for the project in this directory: --queues, --pool, --concurrency, --health-port, --reload …
+
+    All options of `celery worker` are understood; `backburner worker --help` lists them.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("celery") is None:
+        typer.echo('`backburner worker` needs celery: pip install "backburner[celery]"', err=True)
+        raise typer.Exit(1)
+    from backburner.cli import worker as working
+
+    working.worker(celery_app, context.args)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

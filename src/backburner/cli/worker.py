@@ -1,0 +1,97 @@
+"""`backburner worker`: Celery's worker, found without being told where, and shown in a few lines.
+
+All options are those of ``celery worker`` and go there as they are. What runs is Celery's own command.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from celery import concurrency, signals
+
+from backburner.cli import celery_command
+from backburner.cli.project import Project
+from backburner.errors import ConfigError
+from backburner.redis.url import mask_password
+
+_INTERNAL = ("celery.", "backburner.")
+_UNITS = {"prefork": "{} processes", "threads": "{} threads", "solo": "one job at a time"}
+_LONGEST = 100
+"""Characters of a line, about."""
+
+
+def worker(app: str | None, options: Sequence[str]) -> None:
+    """Work until told to stop; does not return.
+
+    Args:
+        app: the Celery application, as ``package.module:variable``; ``None`` for the one of the project in this
+            directory.
+        options: of ``celery worker``.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `celery` has it; this command lies elsewhere
+        sys.path.insert(0, here)
+    try:
+        name = app or _found()
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
+    signals.celeryd_after_setup.connect(_show, weak=False)
+    if not any(option.partition("=")[0] in {"--loglevel", "-l"} for option in options):
+        options = ("--loglevel=info", *options)
+    celery_command.main("worker", name, *options)
+
+
+def _found() -> str:
+    found = Project.read(Path.cwd()).celery
+    if found is None:
+        raise ConfigError(
+            f"no Celery application was found in {Path.cwd()}. Name it, as in --app package.module:variable, or in "
+            'pyproject.toml: [tool.backburner] celery = "package.module:variable"'
+        )
+    return found.name
+
+
+def _show(instance: Any, **_: Any) -> None:
+    rows = list(_rows(instance))
+    width = max(len(name) for name, _ in rows)
+    typer.echo(f"\n  {typer.style('backburner worker', bold=True)}   {instance.hostname}\n")
+    for name, what in rows:
+        first, *more = _wrapped(what)
+        typer.echo(f"  {typer.style(f'{name:<{width}}', fg='green')}   {first}")
+        for line in more:
+            typer.echo(f"  {'':<{width}}   {line}")
+    typer.echo("\n  Ctrl-C finishes what runs and stops.\n")
+    sys.stdout.flush()
+
+
+def _rows(instance: Any) -> Iterable[tuple[str, str]]:
+    """What is worth knowing of a worker, by name."""
+    app = instance.app
+    conf = app.conf
+    tasks = sorted(name for name in app.tasks if not name.startswith(_INTERNAL))
+    yield "queues", ", ".join(sorted(app.amqp.queues.consume_from))
+    yield "tasks", f"{len(tasks)}: {', '.join(tasks)}" if tasks else "none: are their modules named in include=[…]?"
+    yield "pool", _pool(instance)
+    yield "broker", mask_password(str(conf.broker_read_url or conf.broker_url))
+    yield "results", mask_password(str(conf.result_backend or "none are kept"))
+    if port := instance.options.get("health_port"):
+        yield "health", f"http://{instance.options.get('health_host')}:{port}/health"
+
+
+def _pool(instance: Any) -> str:
+    aliases: Any = vars(concurrency)["ALIASES"]  # the stubs leave it out
+    names = {where.replace(":", "."): name for name, where in aliases.items() if where and name != "processes"}
+    kind = instance.pool_cls
+    name = names.get(f"{kind.__module__}.{kind.__qualname__}", kind.__qualname__)
+    return f"{name}, {_UNITS.get(name, '{} jobs at a time').format(f'{instance.concurrency:,}')}"
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + len(word) > _LONGEST:
+            lines.append("")
+        lines[-1] += f"{word} "
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,66 @@
+"""`backburner worker`: the project's worker, found, shown and run."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from backburner import Celery, Settings
+from tests.processes import free_port, running
+from tests.queue.conftest import close
+
+Eventually = Callable[..., Any]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [False, True])
+def test_it_says_what_it_does_and_does_it(
+    with_celery: Path, redis_url: str, named: bool, eventually: Eventually
+) -> None:
+    if named:
+        shutil.move(with_celery / "main.py", with_celery / "elsewhere.py")
+    port = free_port()
+    command = (
+        f"backburner worker {'-A elsewhere:celery' if named else ''} --pool=threads -c 3 --queues tea,coffee "
+        f"--health-port {port} --without-mingle"
+    )
+    with running(command, with_celery, {"REDIS_URL": redis_url, "PYTHONPATH": ""}) as worker:
+        eventually(lambda: worker.says("ready."), timeout=30)
+        shown = dict(line.split(maxsplit=1) for line in worker.output.splitlines() if line.startswith("  "))
+        assert shown["queues"] == "coffee, tea"
+        assert shown["tasks"] == "1: brew"
+        assert shown["pool"] == "threads, 3 threads"
+        assert shown["broker"] == redis_url
+        assert shown["health"] == f"http://127.0.0.1:{port}/health"
+        with Celery("producer", settings=Settings(redis_url=redis_url), set_as_current=False) as app:
+            assert app.send_task("brew", ("green",), queue="tea").get(timeout=10) == "green tea"
+            close(app)
+        assert httpx2.get(shown["health"]).json()["queues"] == ["coffee", "tea"]
+        assert worker.stop() == 0
+
+
+@pytest.mark.slow
+def test_it_reloads(with_celery: Path, redis_url: str, eventually: Eventually) -> None:
+    program = with_celery / "main.py"
+    with running("backburner worker --pool=solo --reload", with_celery, {"REDIS_URL": redis_url}) as worker:
+        eventually(lambda: worker.says("takes over"), timeout=30)
+        program.write_text(program.read_text().replace('name="brew"', 'name="steep"'))
+        eventually(lambda: worker.says("1: steep"), timeout=30)
+
+
+@pytest.mark.slow
+def test_passwords_are_not_shown(with_celery: Path, eventually: Eventually) -> None:
+    with running("backburner worker", with_celery, {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}) as worker:
+        eventually(lambda: worker.says("Cannot connect"), timeout=30)
+        assert "redis://:***@127.0.0.1:1/0" in worker.output
+        assert "secret" not in worker.output
+
+
+def test_where_there_is_no_celery_application_that_is_said(project: Path) -> None:
+    with running("backburner worker", project) as worker:
+        assert worker.process.wait(30) == 1
+        assert worker.output.startswith("no Celery application was found in ")
+        assert "Traceback" not in worker.output
