@@ -14,7 +14,6 @@ from app import uploads
 from app.book_cache import books_changed
 from app.books_csv import BadRow, BookRow, BooksFile
 from app.catalogue import store_books
-from app.core.database import engine
 from app.models import BookImport
 from app.models.book import identity_of
 from backburner.queue import progress
@@ -39,23 +38,22 @@ class Survey:
             self.problems.append({"line": line, "reason": reason})
 
 
-def run(import_id: str) -> dict[str, Any]:
+def run(db: Session, import_id: str) -> dict[str, Any]:
     """Import the file; gives the report. Running it again, after a failure or a success, is fine.
 
     Raises:
         NoBooksError: the file has no header that names a title and an author.
         LookupError: there is no such import.
     """
-    with Session(engine(), expire_on_commit=False) as db:
-        book_import = db.get(BookImport, import_id)
-        if book_import is None:
-            raise LookupError(f"There is no import {import_id}")
-        if book_import.report is None:
-            report = _import_file(db, book_import)
-            book_import.report = report
-            db.commit()
-        uploads.discard(import_id)
-        return book_import.report or {}
+    book_import = db.get(BookImport, import_id)
+    if book_import is None:
+        raise LookupError(f"There is no import {import_id}")
+    if book_import.report is None:
+        report = _import_file(db, book_import)
+        book_import.report = report
+        db.commit()
+    uploads.discard(import_id)
+    return book_import.report or {}
 
 
 def _import_file(db: Session, book_import: BookImport) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def test_ports_are_open_to_this_machine_only() -> None:
     assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
 
 
+def test_the_worker_is_asked_at_the_port_where_it_answers() -> None:
+    worker = compose()["services"]["worker"]
+    port = re.search(r"--health-port (\d+)", worker["command"])[1]
+    assert f"http://127.0.0.1:{port}/health" in worker["healthcheck"]["test"][-1]
+
+
 def test_uploads_are_where_both_the_api_and_the_worker_look() -> None:
     api, worker = compose()["services"]["api"], compose()["services"]["worker"]
     assert api["volumes"] == worker["volumes"]

@@ -9,10 +9,11 @@ from sqlalchemy.exc import IntegrityError
 
 from app import uploads
 from app.api import jobs
-from app.api.deps import DB, CurrentUser, Id
+from app.api.deps import CurrentUser, Id
 from app.api.kept_responses import keep_for_all
 from app.api.upload import UPLOAD_BODY, receive_books_file
 from app.book_cache import books_changed, remember_book, remember_page
+from app.core.database import DB
 from app.models import Book, BookImport
 from app.problems import not_found, problems
 from app.queries import count_books, list_books

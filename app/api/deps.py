@@ -5,10 +5,9 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Path, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.orm import Session
 
 from app import login
-from app.core.database import get_db
+from app.core.database import DB
 from app.models import User
 from app.models.base import MAX_ID
 
@@ -17,7 +16,6 @@ COOKIE = "session"
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="Set by `POST /sessions`")
 _bearer = HTTPBearer(auto_error=False, description="The token that `POST /sessions` gave")
 
-DB = Annotated[Session, Depends(get_db)]
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 

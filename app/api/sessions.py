@@ -3,8 +3,9 @@
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from app import login
-from app.api.deps import COOKIE, DB, Token
+from app.api.deps import COOKIE, Token
 from app.core.config import settings
+from app.core.database import DB
 from app.models import User
 from app.problems import problems
 from app.schemas import Account, Credentials, SessionOpened

@@ -14,9 +14,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app import uploads
-from app.api.deps import DB, CurrentUser
+from app.api.deps import CurrentUser
 from app.books_csv import Header, NoBooksError, read_header
 from app.core.config import settings
+from app.core.database import DB
 
 FIELD = "file"
 

@@ -7,7 +7,8 @@ from fastapi import APIRouter, HTTPException, Response
 from sqlalchemy.exc import IntegrityError
 
 from app import login
-from app.api.deps import DB, CurrentUser, Id, Token
+from app.api.deps import CurrentUser, Id, Token
+from app.core.database import DB
 from app.models import User
 from app.problems import not_found, problems
 from app.schemas import Account, Registered, UserCreate, UserRead, UserUpdate

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
@@ -35,6 +36,10 @@ def get_db() -> Iterator[Session]:
     """A session, closed at the end; what was not committed by then is rolled back."""
     with Session(engine(), expire_on_commit=False) as session:
         yield session
+
+
+DB = Annotated[Session, Depends(get_db)]
+"""For routes and tasks: a session of their own."""
 
 
 def _sqlite(url: URL) -> Engine:

@@ -5,14 +5,14 @@ from typing import Any
 
 from celery import Task
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from app import importing, mail, uploads
 from app.core.celery_app import celery_app
-from app.core.database import engine
+from app.core.database import DB
 from app.models import User
 from app.models.base import now
+from backburner.queue import INJECTED
 
 DIVISION_SECONDS = 2.0
 
@@ -45,20 +45,19 @@ def send_email_task(email: str, subject: str, body: str) -> dict[str, str]:
     retry_backoff_max=600,
     max_retries=8,
 )
-def send_welcome_email(user_id: int) -> dict[str, str]:
+def send_welcome_email(user_id: int, db: DB = INJECTED) -> dict[str, str]:
     """Welcome a new user, once."""
-    with Session(engine()) as db:
-        user = User.get(db, id=user_id)
-        if user is None:
-            return {"status": "no such user"}
-        if user.welcomed_at is not None:
-            return {"status": "sent before"}
-        # Should it be sent twice after all, the same id lets mail programs show it once.
-        message_id = f"<welcome-{user.id}-{user.created_at.timestamp():.0f}@bookstore.localhost>"
-        body = WELCOME.format(name=user.name)
-        mail.send(mail.compose(to=user.email, subject="Welcome to the bookstore", body=body, message_id=message_id))
-        user.welcomed_at = now()
-        db.commit()
+    user = User.get(db, id=user_id)
+    if user is None:
+        return {"status": "no such user"}
+    if user.welcomed_at is not None:
+        return {"status": "sent before"}
+    # Should it be sent twice after all, the same id lets mail programs show it once.
+    message_id = f"<welcome-{user.id}-{user.created_at.timestamp():.0f}@bookstore.localhost>"
+    body = WELCOME.format(name=user.name)
+    mail.send(mail.compose(to=user.email, subject="Welcome to the bookstore", body=body, message_id=message_id))
+    user.welcomed_at = now()
+    db.commit()
     return {"status": "sent"}
 
 
@@ -87,9 +86,9 @@ def divide(x: float, y: float) -> float:
 @celery_app.task(
     name="import_books", autoretry_for=(OperationalError, StaleDataError), retry_backoff=True, max_retries=5
 )
-def import_books(import_id: str) -> dict[str, Any]:
+def import_books(import_id: str, db: DB = INJECTED) -> dict[str, Any]:
     """Bring the books of an uploaded file into the store; gives the report."""
-    return importing.run(import_id)
+    return importing.run(db, import_id)
 
 
 @celery_app.task(name="clear_uploads")

@@ -20,6 +20,7 @@ from alembic import command as alembic_commands
 from celery.bin.celery import celery as celery_command
 from typer.main import get_command
 
+from backburner import Celery
 from backburner.cli.commands import app as backburner_app
 from tests.processes import ROOT
 
@@ -60,10 +61,14 @@ def _make(arguments: list[str], _folder: Path) -> None:
 def _celery(arguments: list[str], folder: Path) -> None:
     assert arguments[0] == "-A"
     _module(arguments[1], folder)
-    command = celery_command.commands[arguments[2]]
-    known = {name for parameter in command.params for name in parameter.opts}
-    for word in arguments[3:]:
-        assert arguments[2] == "flower" or not word.startswith("-") or word.partition("=")[0] in known, word
+    _options_of_celery(arguments[2], arguments[3:])
+
+
+def _options_of_celery(command: str, arguments: list[str]) -> None:
+    ours = Celery("pages", set_as_current=False).user_options[command]
+    known = {name for parameter in (*celery_command.commands[command].params, *ours) for name in parameter.opts}
+    for word in arguments:
+        assert command == "flower" or not word.startswith("-") or word.partition("=")[0] in known, word
 
 
 def _uvicorn(arguments: list[str], folder: Path) -> None:
@@ -89,6 +94,9 @@ def _python(arguments: list[str], folder: Path) -> None:
 
 
 def _backburner(arguments: list[str], _folder: Path) -> None:
+    if arguments[0] == "worker":
+        _options_of_celery("worker", [word for word in arguments[1:] if word not in {"-A", "--app"}])
+        return
     group = get_command(backburner_app)
     command = group.commands[arguments[0]]  # type: ignore[attr-defined]  # several commands make a group
     known = {name for parameter in command.params for name in parameter.opts}
