@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import celery
+import celery.exceptions
 import psutil
 import pytest
 import redis
@@ -106,6 +107,21 @@ def test_stock_producers_and_ours_share_a_queue_with_both_kinds_of_workers(
         assert job.get(timeout=5) == 42
         assert job.snapshot().name == "stock.double"
     close(ours)
+
+
+@pytest.mark.slow
+def test_a_time_limit_cancels_a_coroutine_and_the_process_goes_on(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    app = make_app(own_server.url)
+    with start_worker(own_server.url, "--pool=prefork -c 1"):
+        process = app.tasks["whoami"].delay().get(timeout=10)
+        job = app.tasks["nap_at"].apply_async((str(tmp_path / "nap"),), soft_time_limit=1)
+        with pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
+            job.get(timeout=20)
+        assert (tmp_path / "nap.ended").exists()
+        assert app.tasks["nap"].delay(0).get(timeout=10)
+        assert app.tasks["whoami"].delay().get(timeout=10) == process
 
 
 @pytest.mark.slow
