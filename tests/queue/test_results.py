@@ -1,10 +1,13 @@
 """Waiting for results: by one connection for the whole process, without missing one."""
 
 import asyncio
+import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 
 from backburner.errors import JobFailed, ResultTimeout, UnknownJob
 from backburner.queue import Celery, Job, JobGroup
+from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.processes import Program
 from tests.queue.conftest import MakeApp, StartWorker
@@ -105,6 +109,34 @@ def test_who_waits_outlives_the_loss_of_the_connection(
         return await waiting
 
     assert len(asyncio.run(main())) == 100
+
+
+@pytest.mark.slow
+def test_a_hundred_that_wait_get_their_results_though_the_server_was_killed_meanwhile(
+    make_app: MakeApp, start_worker: StartWorker, tmp_path: Path, released: Path, eventually: Eventually
+) -> None:
+    with ExitStack() as servers:
+        first = servers.enter_context(EmbeddedServer(tmp_path / "server"))
+        port = first.port
+        app = make_app(first.url)
+        with start_worker(first.url), ThreadPoolExecutor(50) as threads:
+            jobs = app.tasks["wait_for"].delay_many([(str(released),)] * 100)
+            blocking = [threads.submit(job.get, 50) for job in jobs[:50]]
+
+            async def main() -> list[Any]:
+                waiting = asyncio.ensure_future(JobGroup(jobs[50:]).aget(timeout=50))
+                await asyncio.to_thread(eventually, lambda: app.backend.listener.subscriptions == 100)
+                await asyncio.to_thread(eventually, lambda: Path(f"{released}.runs").exists())
+                os.kill(first.pid, signal.SIGKILL)
+                await asyncio.to_thread(first.stop)
+                await asyncio.to_thread(released.touch)  # those that run end while the server is away
+                again = EmbeddedServer(tmp_path / "server", port=port)
+                await asyncio.to_thread(servers.enter_context, again)
+                return await waiting
+
+            assert asyncio.run(main()) == ["released"] * 50
+            assert [each.result(50) for each in blocking] == ["released"] * 50
+            eventually(lambda: app.backend.listener.subscriptions == 0)
 
 
 def test_a_connection_that_falls_silent_is_given_up(
