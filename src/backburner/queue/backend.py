@@ -1,8 +1,8 @@
 """Celery's Redis result backend, taught when to leave the server alone and what to do when it is gone.
 
 Nothing is subscribed when a job is enqueued. Whoever waits for a result, blocking or on an event loop, hears of it
-through the process's one `Listener`. The server may go and come back meanwhile: the waiter's own timeout decides. Keys,
-messages and chords are stock Celery's.
+through the process's one `Listener`. The server may go and come back meanwhile: the waiter's own timeout decides. To
+store a state is one round trip, and what has ended stays as it is. Keys, messages and chords are stock Celery's.
 """
 
 import asyncio
@@ -10,13 +10,15 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import celery.backends.redis as stock
+import redis
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
+from celery.exceptions import BackendStoreError
 from kombu.utils.functional import fxrange
 
 from backburner.queue.deadline import limited, remaining
@@ -24,6 +26,9 @@ from backburner.queue.listener import Listener
 from backburner.queue.pool import bridge
 from backburner.queue.pool.client import Client
 from backburner.queue.reporting import has_reports, settle
+from backburner.queue.settlement import SETTLE, Stored, server_of, settling
+from backburner.queue.starting import Starts
+from backburner.queue.transport.consumer import store_for
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
@@ -139,12 +144,26 @@ class _Watched:
 class _Patient:
     """What both backends below have in common; stands before a backend of Celery's."""
 
+    # Of the class behind it.
     client: Any
+    serializer: str
+    compression: Any
     expires: int | None
+    failure_expires: int | None
     result_consumer: Any
+    READY_STATES: frozenset[str]
+    _MAX_STR_VALUE_SIZE: int
     as_uri: Callable[..., str]
     retry_policy: dict[str, Any]
     connection_errors: tuple[type[Exception], ...]
+    encode: Any
+    get_key_for_task: Any
+    _get_result_meta: Callable[..., dict[str, Any]]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.starts = Starts(self._settle)
+        """Of jobs that run in this process."""
 
     @cached_property
     def listener(self) -> Listener:
@@ -159,6 +178,41 @@ class _Patient:
             else:
                 settle(task_id)
         return super().store_result(task_id, result, state, *args, **options)  # type: ignore[misc]  # as below
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        if self.serializer != "json" or self.compression:
+            return super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
+
+        def stored(*, begins: bool) -> Stored:
+            meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            meta["task_id"] = task_id
+            json = self.encode(meta)
+            if len(json) > self._MAX_STR_VALUE_SIZE:
+                raise BackendStoreError("the result is too large for a server")
+            keep = self.failure_expires if state == states.FAILURE else self.expires
+            return Stored(self.get_key_for_task(task_id), json, keep or 0, begins)
+
+        if state == states.STARTED:
+            self.starts.add(task_id, partial(stored, begins=True))
+            return result
+        final = stored(begins=self.starts.end(task_id))
+        if state not in self.READY_STATES or not store_for(self._server, final):
+            self.ensure(self._settle, ([final],))
+        return result
+
+    @cached_property
+    def _server(self) -> tuple[Any, ...]:
+        pool = self.client.connection_pool
+        return server_of(pool.connection_class(**pool.connection_kwargs))
+
+    def _settle(self, stored: Sequence[Stored]) -> None:
+        words = settling("", (), stored)
+        try:
+            self.client.execute_command("EVALSHA", SETTLE.sha, *words)
+        except redis.exceptions.NoScriptError:
+            self.client.execute_command("EVAL", SETTLE.text, *words)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""

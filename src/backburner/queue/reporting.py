@@ -131,6 +131,7 @@ class _Report:
 
     def _write(self, lines: list[bytes]) -> None:
         backend, job_id = self._backend, self.request.id
+        backend.starts.tell(job_id)
         meta = ""
         if self._progress is not None:
             told = {"pid": os.getpid(), "hostname": self.request.hostname, "progress": self._progress}

@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final
+from weakref import WeakSet
 
 import redis
 
 from backburner.queue.keys import Keys
+from backburner.queue.settlement import SETTLE, Stored, server_of, settling
 from backburner.queue.transport import worker
 from backburner.queue.transport.aside import Bell, Thread, original
 from backburner.queue.transport.wire import Call, Wire, script
@@ -53,6 +55,21 @@ _POSTPONE = script("postpone")
 _BURY = script("bury")
 _CRASH = script("crash")
 _UNSORT = script("unsort")
+
+_at_work: "WeakSet[Consumer]" = WeakSet()
+"""Of this process, and after a fork of its parent."""
+
+
+def store_for(server: tuple[Any, ...], state: Stored) -> bool:
+    """Have a job's result stored on a server, with the acknowledgement of its message or before it.
+
+    ``False`` if it is not for this process to do so: it does not consume there, or with more than one consumer.
+    """
+    consumers = [consumer for consumer in tuple(_at_work) if consumer.is_mine and not consumer.over]
+    if len(consumers) != 1 or consumers[0].server != server:
+        return False
+    consumers[0].store(state)
+    return True
 
 
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -93,7 +110,11 @@ class Consumer:
         self._beat: float | None = None
         self._hung = False
         self._sweep_from = 0.0
+        self.server: tuple[Any, ...] = ()
+        """See `server_of`."""
         self._acks: deque[int] = deque()
+        self._states: deque[Stored] = deque()
+        self._storing = False
         self._decisions: deque[Call] = deque()
         self._decided = Bell()
         self._full = Bell()
@@ -136,6 +157,7 @@ class Consumer:
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
         worker.on_stop.add(self._hurry)
+        _at_work.add(self)
         atexit.register(self.stop)
 
     def beat(self) -> None:
@@ -150,6 +172,11 @@ class Consumer:
         """The message is done with."""
         self._acks.append(number)
         self._notify(len(self._acks))
+
+    def store(self, state: Stored) -> None:
+        """Store what a job came to. Messages that are acknowledged later are so after it, or together with it."""
+        self._states.append(state)
+        self._notify(len(self._states))
 
     def restore(self, numbers: Iterable[int], *, seen: bool) -> None:
         """Put messages back to the front of their queues; `seen` tells the next consumer that a task saw them."""
@@ -174,7 +201,11 @@ class Consumer:
 
     def take_acks(self) -> list[int]:
         """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
-        return [self._acks.popleft() for _ in range(min(len(self._acks), _MOST_ACKS))]
+        count = min(len(self._acks), _MOST_ACKS)
+        # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
+        if self._states or self._storing:
+            return []
+        return [self._acks.popleft() for _ in range(count)]
 
     def flush(self) -> None:
         """Send what was decided, now.
@@ -242,6 +273,7 @@ class Consumer:
 
     def _call(self, call: Call) -> Any:
         wire = self._wire()
+        self.server = server_of(wire.connection)
         try:
             return wire.call(call)
         finally:
@@ -290,17 +322,26 @@ class Consumer:
     def _settle(self, wire: Wire) -> None:
         # What another thread is sending has not been said yet.
         with self._settling:
-            while self._acks or self._decisions:
-                acks = self.take_acks()
+            while self._acks or self._decisions or self._states:
+                acks = [self._acks.popleft() for _ in range(min(len(self._acks), _MOST_ACKS))]
+                self._storing = True
+                states = [self._states.popleft() for _ in range(len(self._states))]
                 decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
-                calls: list[Call] = [("HDEL", self._leased, *acks)] if acks else []
+                calls: list[Call] = []
+                if states:
+                    calls.append((SETTLE, *settling(self._leased, acks, states)))
+                elif acks:
+                    calls.append(("HDEL", self._leased, *acks))
                 try:
                     wire.call_all(calls + decisions)
                 except (redis.RedisError, OSError):
                     # Each has an effect once only, however often it is sent.
                     self._acks.extend(acks)
+                    self._states.extendleft(reversed(states))
                     self._decisions.extendleft(reversed(decisions))
                     raise
+                finally:
+                    self._storing = False
 
     def _renew(self, wire: Wire, *, sweep: bool) -> None:
         asked = time.clock_gettime(_clock)

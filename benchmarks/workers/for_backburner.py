@@ -1,0 +1,27 @@
+"""Backburner: with the same settings as stock Celery, or as it comes."""
+
+import os
+import time
+
+from job import RESULTS, STAMPS, URL, anoop, astamp, noop, stamp
+
+from backburner.queue import Celery
+from backburner.settings import Settings
+
+app = Celery("ours", settings=Settings(redis_url=URL, celery_publish_timeout=30))
+if os.environ.get("BENCH_AS_IT_COMES") != "1":
+    app.conf.update(worker_prefetch_multiplier=64, worker_send_task_events=False, task_send_sent_event=False)
+IS_ASYNC = os.environ.get("BENCH_ASYNC") == "1"
+do_nothing = app.task(anoop if IS_ASYNC else noop, name="noop", ignore_result=not RESULTS)
+tell = app.task(astamp if IS_ASYNC else stamp, name="stamp", ignore_result=True)
+
+
+async def enqueue(count: int) -> None:
+    for start in range(0, count, 10_000):
+        await do_nothing.adelay_many([()] * min(10_000, count - start))
+    await stamps(STAMPS)
+
+
+async def stamps(count: int) -> None:
+    for _ in range(count):
+        await tell.adelay(time.time())

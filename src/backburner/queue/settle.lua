@@ -1,0 +1,46 @@
+-- Store states and results of jobs and acknowledge messages, in one step: no message is done with whose result is not
+-- there.
+--
+-- KEYS[1]    the leases of a consumer; '' if nothing is acknowledged
+-- KEYS[2..]  results, as Celery has them: JSON that begins with the state; what is stored is published there too
+-- ARGV[1]    how many leases are acknowledged
+-- ARGV[2..]  their numbers; then for each result its JSON, seconds to keep it (0 for ever), and 1 if its job began since
+--            anything was last stored for it, or ''
+--
+-- What has ended stays as it is: a late double changes nothing. Only a job that begins again may still end in another
+-- way, unless it has succeeded. Returns how many were stored. O(results + acknowledged).
+local acknowledged = tonumber(ARGV[1])
+
+local function state(json)
+    return string.match(json, '^{"status":%s*"(%u+)"')
+end
+
+local function stays(before, after, begins)
+    return before == 'SUCCESS' or ((before == 'FAILURE' or before == 'REVOKED') and not begins and after ~= 'STARTED')
+end
+
+local stored, states = {}, {}
+for i = 2, #KEYS do
+    local at = acknowledged + 3 * (i - 2) + 2
+    local before = states[KEYS[i]] or state(redis.call('GETRANGE', KEYS[i], 0, 40))
+    local after = state(ARGV[at])
+    if not stays(before, after, ARGV[at + 2] == '1') then
+        states[KEYS[i]] = after
+        stored[#stored + 1] = {KEYS[i], ARGV[at], tonumber(ARGV[at + 1])}
+    end
+end
+
+-- Removed first: a server whose memory is full refuses a script that begins by adding.
+for first = 2, acknowledged + 1, 1000 do
+    redis.call('HDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, acknowledged + 1)))
+end
+for _, each in ipairs(stored) do
+    local key, result, keep = each[1], each[2], each[3]
+    if keep > 0 then
+        redis.call('SET', key, result, 'EX', keep)
+    else
+        redis.call('SET', key, result)
+    end
+    redis.call('PUBLISH', key, result)
+end
+return #stored

@@ -1,0 +1,38 @@
+"""What the server is asked when a job's state is stored: one call of ``settle.lua``, for one state or for many.
+
+A worker whose pool runs in its own process hands results to the consumer of their messages, which stores them together
+with the acknowledgements, a few milliseconds' worth at a time (`backburner.queue.transport.consumer`). Anybody else has
+them stored at once. Nothing is sent here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from backburner.redis.script import Script
+
+SETTLE: Final = Script.load("settle", package=__package__)
+
+
+class Stored(NamedTuple):
+    """A state that is to be stored."""
+
+    key: bytes
+    json: bytes | str
+    keep: int
+    """Seconds; 0 for ever."""
+    begins: bool
+    """Whether the job has begun since anything was last stored for it."""
+
+
+def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored]) -> tuple[Any, ...]:
+    """How many keys, KEYS and ARGV of the script."""
+    words: list[Any] = [1 + len(states), leases, *(state.key for state in states), len(acknowledged), *acknowledged]
+    for state in states:
+        words += (state.json, state.keep, "1" if state.begins else "")
+    return tuple(words)
+
+
+def server_of(connection: Any) -> tuple[Any, ...]:
+    """What tells whether two connections of redis-py's lead to the same database, as the same user."""
+    names = ("path", "host", "port", "db", "username")
+    return tuple(str(getattr(connection, name, None) or "") for name in names)

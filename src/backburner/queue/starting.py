@@ -1,0 +1,97 @@
+"""That a job has started, told to the server only if it takes longer than a moment: most end before anybody could look.
+
+A thread tells it, for all jobs of the process that have run for `_MOMENT` by then in one write; a job that has ended
+meanwhile has its result stored, and that is all. What the thread could not tell is a line in the log, and no job's
+affair.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from threading import Event, Lock, Thread
+from typing import Final
+
+import redis
+
+from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.settlement import Stored
+
+log = logging.getLogger("backburner.queue")
+
+_MOMENT: Final = 0.02
+"""Seconds."""
+_TIMEOUT: Final = 2.0
+
+
+class Starts:
+    """The jobs that have started here, and of which the server does not know it.
+
+    Args:
+        write: stores states, at once.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Stored]], object]) -> None:
+        self._write = write
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: dict[str, tuple[float, Callable[[], Stored]]] = {}
+        self._any = Event()
+        self._telling = Lock()
+        self._starting = Lock()
+        self._thread: Thread | None = None
+
+    def add(self, job_id: str, state: Callable[[], Stored]) -> None:
+        """A job has started; `state` is what to store if it goes on."""
+        if self._pid != os.getpid():
+            self._begin()  # the parent's thread is not here
+        self._waiting[job_id] = time.monotonic() + _MOMENT, state
+        if not self._any.is_set():
+            self._any.set()
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = Thread(target=self._run, name="backburner-starts", daemon=True)
+                    self._thread.start()
+
+    def end(self, job_id: str) -> bool:
+        """Another state is about to be stored. Whether the server has not heard that the job started, and will not."""
+        if self._waiting.pop(job_id, None) is not None:
+            return True
+        with self._telling:  # the start must not overtake what follows
+            return False
+
+    def tell(self, job_id: str) -> None:
+        """Tell it now, if that was not done.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        waiting = self._waiting.pop(job_id, None)
+        if waiting is not None:
+            self._write([waiting[1]()])
+
+    def _run(self) -> None:
+        waiting = self._waiting
+        while True:
+            self._any.wait()
+            time.sleep(_MOMENT)
+            with self._telling:
+                now = time.monotonic()
+                due = [job_id for job_id, (at, _) in waiting.copy().items() if at <= now]
+                found = [waiting.pop(job_id, None) for job_id in due]
+                if states := [each[1] for each in found if each is not None]:
+                    self._tell(states)
+            if not waiting:
+                self._any.clear()
+                if waiting:
+                    self._any.set()  # one has come in between
+
+    def _tell(self, states: Sequence[Callable[[], Stored]]) -> None:
+        try:
+            with deadline(_TIMEOUT):
+                self._write([state() for state in states])
+        except (OutOfTime, redis.RedisError, OSError) as error:
+            log.warning("that %d jobs have started was not stored: %s", len(states), str(error) or "no answer")

@@ -1,0 +1,209 @@
+"""How states of jobs are stored: in one round trip, never over what has ended, never after an acknowledgement."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import states
+
+from backburner.queue import Celery
+from backburner.queue.keys import Keys
+from backburner.queue.settlement import SETTLE, Stored, settling
+from backburner.queue.starting import Starts
+from backburner.queue.transport.consumer import Consumer, store_for
+from tests.queue.conftest import MakeApp
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def client(url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture
+def consumer(client: "redis.Redis", url: str) -> Iterator[Consumer]:
+    """One that sends nothing by itself."""
+    pool = client.connection_pool
+
+    def connect(**options: Any) -> Any:
+        return pool.connection_class(**pool.connection_kwargs | options)
+
+    consumer = Consumer(connect, Keys(), lease=30, max_deliveries=3, watchdog=60)
+    consumer.start()
+    consumer._stopping = True
+    consumer._hurry()
+    consumer._thread.join(10)
+    client.hset(Keys().leased(consumer.name), mapping={1: "celery\nm1", 2: "celery\nm2"})
+    yield consumer
+    consumer._states.clear()
+    consumer.over = True
+
+
+def stored(app: Celery, job_id: str) -> str:
+    state: str = app.backend.get_task_meta(job_id)["status"]
+    return state
+
+
+LASTING = [
+    (states.SUCCESS, states.FAILURE, states.SUCCESS),
+    (states.SUCCESS, states.RETRY, states.SUCCESS),
+    (states.SUCCESS, states.STARTED, states.SUCCESS),
+    (states.FAILURE, states.SUCCESS, states.FAILURE),
+    (states.FAILURE, states.RETRY, states.FAILURE),
+    (states.REVOKED, states.SUCCESS, states.REVOKED),
+    (states.RETRY, states.SUCCESS, states.SUCCESS),
+    ("WORKING", states.FAILURE, states.FAILURE),
+    (states.SUCCESS, "WORKING", states.SUCCESS),
+]
+
+
+@pytest.mark.parametrize(("first", "then", "lasting"), LASTING)
+def test_what_has_ended_is_not_overwritten_by_a_late_double(app: Celery, first: str, then: str, lasting: str) -> None:
+    for state in (first, then):
+        result = ValueError(state) if state in states.EXCEPTION_STATES else state
+        app.backend.store_result("the-id", result, state)
+        app.backend.starts.tell("the-id")
+    assert stored(app, "the-id") == lasting
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["in a moment", "after a while"])
+@pytest.mark.parametrize(("before", "after"), [("FAILURE", "SUCCESS"), ("REVOKED", "SUCCESS"), ("SUCCESS", "SUCCESS")])
+def test_a_job_that_begins_again_ends_anew_unless_it_has_succeeded(
+    app: Celery, before: str, after: str, told: bool
+) -> None:
+    backend = app.backend
+    backend.store_result("the-id", KeyError("before") if before != "SUCCESS" else "before", before)
+    backend.store_result("the-id", {"pid": 1}, states.STARTED)
+    if told:
+        backend.starts.tell("the-id")
+        assert stored(app, "the-id") == ("SUCCESS" if before == "SUCCESS" else "STARTED")
+    backend.store_result("the-id", "after", after)
+    meta = backend.get_task_meta("the-id")
+    assert (meta["status"], meta["result"]) == ("SUCCESS", "before" if before == "SUCCESS" else "after")
+
+
+def test_a_job_that_ends_at_once_is_one_write(
+    app: Celery, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    execute = redis.Redis.execute_command
+
+    def spy(self: Any, *words: Any, **options: Any) -> Any:
+        sent.append(words[0])
+        return execute(self, *words, **options)
+
+    app.backend.store_result("warm", 1, states.SUCCESS)
+    monkeypatch.setattr(redis.Redis, "execute_command", spy)
+    app.backend.store_result("the-id", {"pid": 1}, states.STARTED)
+    app.backend.store_result("the-id", 3, states.SUCCESS)
+    assert sent == ["EVALSHA"]
+    assert stored(app, "the-id") == "SUCCESS"
+
+
+def test_that_a_job_has_started_is_told_when_it_goes_on(app: Celery, eventually: Eventually) -> None:
+    app.backend.store_result("the-id", {"pid": 7}, states.STARTED)
+    eventually(lambda: stored(app, "the-id") == "STARTED")
+    assert app.backend.get_task_meta("the-id")["result"] == {"pid": 7}
+    assert not app.backend.starts.end("the-id"), "the server has heard of it"
+
+
+def test_starts_that_cannot_be_told_are_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    def refuse(_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    starts = Starts(refuse)
+    starts.add("the-id", lambda: Stored(b"key", "{}", 1, begins=True))
+    eventually(lambda: "that 1 jobs have started was not stored: gone" in caplog.text)
+
+
+def test_results_expire_as_configured_and_are_published_once(
+    make_app: MakeApp, url: str, client: "redis.Redis"
+) -> None:
+    app = make_app(url, result_expires=100, result_failure_expires=50)
+    with client.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.psubscribe("celery-task-meta-*")
+        assert listener.get_message(timeout=5) is None, "the subscription itself, which is left out"
+        app.backend.store_result("good", 1, states.SUCCESS)
+        app.backend.store_result("good", 2, states.SUCCESS)
+        app.backend.store_result("bad", ValueError("x"), states.FAILURE)
+        heard = [json.loads(listener.get_message(timeout=5)["data"])["task_id"] for _ in range(2)]
+        assert heard == ["good", "bad"]
+    assert 90 < client.ttl("celery-task-meta-good") <= 100
+    assert 40 < client.ttl("celery-task-meta-bad") <= 50
+
+
+def test_a_worker_stores_results_and_acknowledges_in_one_step(
+    app: Celery, consumer: Consumer, client: "redis.Redis"
+) -> None:
+    leases = Keys().leased(consumer.name)
+    app.backend.store_result("the-id", 3, states.SUCCESS)
+    assert stored(app, "the-id") == "PENDING", "it waits for its message to be acknowledged"
+    consumer.acknowledge(1)
+    assert consumer.take_acks() == [], "nobody may acknowledge before the result is there"
+    assert client.hkeys(leases) == [b"1", b"2"]
+    consumer.flush()
+    assert stored(app, "the-id") == "SUCCESS"
+    assert client.hkeys(leases) == [b"2"]
+    consumer.acknowledge(2)
+    assert consumer.take_acks() == [2]
+
+
+def test_a_result_that_could_not_be_stored_keeps_its_message_leased(
+    app: Celery, consumer: Consumer, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Keys().leased(consumer.name)
+    app.backend.store_result("the-id", 3, states.SUCCESS)
+    consumer.acknowledge(1)
+    connect, consumer.connect = consumer.connect, refused
+    with pytest.raises(redis.ConnectionError):
+        consumer.flush()
+    assert consumer.take_acks() == []
+    assert client.hkeys(leases) == [b"1", b"2"]
+    consumer.connect = connect
+    consumer.flush()
+    assert stored(app, "the-id") == "SUCCESS"
+    assert client.hkeys(leases) == [b"2"]
+
+
+def refused(**_: Any) -> Any:
+    raise redis.ConnectionError("refused")
+
+
+def test_results_for_another_server_are_not_given_to_the_consumer(
+    make_app: MakeApp, url: str, consumer: Consumer
+) -> None:
+    elsewhere = url.removesuffix("0") + "5"
+    app = make_app(url, elsewhere)
+    app.backend.store_result("the-id", 3, states.SUCCESS)
+    assert stored(app, "the-id") == "SUCCESS"
+    consumer.over = True
+    assert not store_for(consumer.server, Stored(b"key", "{}", 1, begins=False))
+
+
+@pytest.mark.parametrize("configuration", [{"result_serializer": "pickle", "accept_content": ["json", "pickle"]}])
+def test_results_that_are_no_json_are_stored_as_stock_celery_does(
+    make_app: MakeApp, url: str, configuration: dict[str, Any]
+) -> None:
+    app = make_app(url, **configuration)
+    app.backend.store_result("the-id", {1, 2}, states.SUCCESS)
+    assert app.backend.get_task_meta("the-id")["result"] == {1, 2}
+
+
+def test_a_full_server_takes_results_with_acknowledgements(client: "redis.Redis") -> None:
+    leases, message = "leases", "x" * 2000
+    client.hset(leases, mapping={1: message, 2: message})
+    words = settling(leases, [1], [Stored(b"result", '{"status": "SUCCESS"}', 60, begins=False)])
+    used = client.info("memory")["used_memory"]
+    client.config_set("maxmemory", used - 1000)
+    try:
+        assert client.execute_command("EVAL", SETTLE.text, *words) == 1
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.hkeys(leases) == [b"2"]
+    assert client.get("result") == b'{"status": "SUCCESS"}'
