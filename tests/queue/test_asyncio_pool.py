@@ -118,7 +118,7 @@ def test_remote_control(tasks: Any, pool: Program, tmp_path: Path, eventually: E
     app: Celery = tasks["co.hold"].app
     job = tasks["co.hold"].delay(str(path))
     eventually(lambda: runs(path) == 1)
-    inspect = app.control.inspect(timeout=0.5, limit=1)
+    inspect = app.control.inspect(timeout=10, limit=1)
     [[active]] = inspect.active().values()
     assert (active["id"], active["worker_pid"]) == (job.id, pool.process.pid)
     path.touch()
@@ -142,7 +142,7 @@ def test_who_ignores_being_cancelled_is_abandoned(
     with pytest.raises(TimeLimitExceeded):
         job.get(timeout=10)
     eventually(lambda: pool.says(f"co.stubborn[{job.id}] goes on 5 s after it was cancelled"), timeout=20)
-    inspect = tasks["co.hold"].app.control.inspect(timeout=0.5, limit=1)
+    inspect = tasks["co.hold"].app.control.inspect(timeout=10, limit=1)
     eventually(lambda: [stats["pool"]["running"] for stats in inspect.stats().values()] == [0], timeout=10)
 
 

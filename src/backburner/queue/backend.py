@@ -249,10 +249,6 @@ class _Patient:
     def _get_client(self) -> type[Client]:
         return Client
 
-    def get(self, key: Any) -> Any:
-        """Read. A worker does so before it stores a result, and a job that is done must not fail for that."""
-        return self.ensure(super().get, (key,))  # type: ignore[misc]  # of the backend this stands before
-
     def _set(self, key: bytes, value: bytes, expires: int | None = None) -> None:
         # Stock Celery's, without a command that redis-py warns of.
         with self.client.pipeline() as pipeline:
