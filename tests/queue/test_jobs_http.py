@@ -1,5 +1,6 @@
 """Jobs as an HTTP resource, over a real connection, with a real worker."""
 
+import asyncio
 import json
 import threading
 import uuid
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
+import psutil
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException
@@ -46,6 +48,17 @@ def api(app: Celery) -> FastAPI:
         path: str, submission: Annotated[Submission, Depends(jobs.submission)], steps: int = 0, public: bool = False
     ) -> JobAccepted:
         return await submission.aaccept(app.tasks["wait_for"], (path,), {"steps": steps}, public=public)
+
+    @api.get("/census")
+    async def count() -> dict[str, int]:
+        process = psutil.Process()
+        return {
+            "coroutines": len(asyncio.all_tasks()),
+            "subscriptions": app.backend.listener.subscriptions,
+            "connections": len(app.backend.client.client_list()),
+            "files": process.num_fds(),
+            "threads": process.num_threads(),
+        }
 
     @api.post("/tales", status_code=202)
     async def tell(path: str, lines: int, submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
@@ -151,12 +164,25 @@ def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(
 ) -> None:
     app.conf.task_default_queue = "nobodys"
     url = submit(client, "/waits", path=str(released)).json()["events"]
-    connections = len(app.backend.client.client_list())
-    for _ in range(1000):
+
+    def come_and_go() -> None:
         with client.stream("GET", url) as response:
-            next(response.iter_lines())
-    eventually(lambda: app.backend.listener.subscriptions == 0)
-    assert len(app.backend.client.client_list()) < connections + 10, "some threads have one each"
+            lines = response.iter_lines()
+            next(line for line in lines if line.startswith("event: state"))
+
+    def census() -> dict[str, int]:
+        eventually(lambda: app.backend.listener.subscriptions == 0)
+        counted: dict[str, int] = client.get("/census").json()
+        return counted
+
+    for _ in range(100):
+        come_and_go()
+    before = census()
+    for _ in range(1000):
+        come_and_go()
+    # A few more threads, each with a connection of its own, may have been needed meanwhile.
+    assert eventually(lambda: all(now <= before[name] + 10 for name, now in census().items()))
+    assert census()["coroutines"] <= before["coroutines"]
 
 
 def test_deleting_cancels(client: httpx2.Client, app: Celery, released: Path) -> None:

@@ -22,6 +22,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_type_hints
 
+import anyio
 import orjson
 import redis
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
@@ -316,23 +317,27 @@ async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[by
 async def _frames(job: Job[Any], after: str) -> AsyncGenerator[bytes]:
     """The events as they are sent, with a sign of life where there are none."""
     yield b": here\n\n"
-    events = job.aevents(after)
-    upcoming = asyncio.ensure_future(anext(events))
-    try:
-        while True:
-            done, _ = await asyncio.wait([upcoming], timeout=HEARTBEAT)
-            if not done:
-                yield b": still here\n\n"
-                continue
-            try:
-                event = upcoming.result()
-            except StopAsyncIteration:
-                return
-            place = event.id + _END if _is_end(event) else event.id
-            yield b"id: %b\nevent: %b\ndata: %b\n\n" % (place.encode(), event.kind.encode(), orjson.dumps(event.data))
-            upcoming = asyncio.ensure_future(anext(events))
-    finally:
-        upcoming.cancel()  # which ends the events too
+    async with aclosing(job.aevents(after)) as events:
+        upcoming = asyncio.ensure_future(anext(events))
+        try:
+            while True:
+                done, _ = await asyncio.wait([upcoming], timeout=HEARTBEAT)
+                if not done:
+                    yield b": still here\n\n"
+                    continue
+                try:
+                    event = upcoming.result()
+                except StopAsyncIteration:
+                    return
+                place = event.id + _END if _is_end(event) else event.id
+                yield b"id: %b\nevent: %b\ndata: %b\n\n" % (
+                    place.encode(), event.kind.encode(), orjson.dumps(event.data),
+                )  # fmt: skip
+                upcoming = asyncio.ensure_future(anext(events))
+        finally:
+            upcoming.cancel()
+            with anyio.CancelScope(shield=True):  # a client that has gone cancels again and again
+                await asyncio.wait([upcoming])  # what runs cannot be closed
 
 
 def _is_end(event: JobEvent) -> bool:
