@@ -98,7 +98,7 @@ def test_a_job_that_runs_is_cancelled(tasks: Any, tmp_path: Path, eventually: Ev
     eventually(lambda: runs(path) == 1)
     job.cancel()
     eventually(Path(f"{path}.cancelled").exists)
-    assert job.state == "REVOKED"
+    eventually(lambda: job.state == "REVOKED")
 
 
 def test_a_job_is_awaited_and_cancelled_by_a_coroutine(tasks: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from backburner.queue import Celery
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.starting import Starts
-from backburner.queue.transport.consumer import Consumer, store_for
+from backburner.queue.transport.consumer import Consumer, _at_work, store_for
 from tests.queue.conftest import MakeApp
 
 Eventually = Callable[..., Any]
@@ -33,10 +33,8 @@ def consumer(client: "redis.Redis", url: str) -> Iterator[Consumer]:
         return pool.connection_class(**pool.connection_kwargs | options)
 
     consumer = Consumer(connect, Keys(), lease=30, max_deliveries=3, watchdog=60)
-    consumer.start()
-    consumer._stopping = True
-    consumer._hurry()
-    consumer._thread.join(10)
+    consumer._call(consumer._renewal(begin=True))
+    _at_work.add(consumer)
     client.hset(Keys().leased(consumer.name), mapping={1: "celery\nm1", 2: "celery\nm2"})
     yield consumer
     consumer._states.clear()

@@ -15,6 +15,7 @@ from typing import Final
 import redis
 
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.pool import bridge
 from backburner.queue.settlement import Stored
 
 log = logging.getLogger("backburner.queue")
@@ -60,8 +61,12 @@ class Starts:
         """Another state is about to be stored. Whether the server has not heard that the job started, and will not."""
         if self._waiting.pop(job_id, None) is not None:
             return True
-        with self._telling:  # the start must not overtake what follows
-            return False
+        # The start must not overtake what follows.
+        if self._telling.locked() and bridge.is_here():
+            bridge.in_thread(self._told)
+        else:
+            self._told()
+        return False
 
     def tell(self, job_id: str) -> None:
         """Tell it now, if that was not done.
@@ -72,6 +77,11 @@ class Starts:
         waiting = self._waiting.pop(job_id, None)
         if waiting is not None:
             self._write([waiting[1]()])
+
+    def _told(self) -> None:
+        """Wait until what is being told has been."""
+        with self._telling:
+            pass
 
     def _run(self) -> None:
         waiting = self._waiting

@@ -66,10 +66,7 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
     ``False`` if it is not for this process to do so: it does not consume there, or with more than one consumer.
     """
     consumers = [consumer for consumer in tuple(_at_work) if consumer.is_mine and not consumer.over]
-    if len(consumers) != 1 or consumers[0].server != server:
-        return False
-    consumers[0].store(state)
-    return True
+    return len(consumers) == 1 and consumers[0].server == server and consumers[0].store(state)
 
 
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -142,7 +139,7 @@ class Consumer:
     @property
     def has_news(self) -> bool:
         """Whether there is anything that the server has not heard yet, as far as one can tell."""
-        return bool(self._acks or self._decisions) or self._settling.locked()
+        return bool(self._acks or self._states or self._decisions) or self._settling.locked()
 
     def start(self) -> None:
         """Make it known to the server, and keep it so.
@@ -173,10 +170,16 @@ class Consumer:
         self._acks.append(number)
         self._notify(len(self._acks))
 
-    def store(self, state: Stored) -> None:
-        """Store what a job came to. Messages that are acknowledged later are so after it, or together with it."""
+    def store(self, state: Stored) -> bool:
+        """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.
+
+        ``False`` if it is too late for that: the consumer is about to stop.
+        """
+        if self._stopping:
+            return False
         self._states.append(state)
         self._notify(len(self._states))
+        return True
 
     def restore(self, numbers: Iterable[int], *, seen: bool) -> None:
         """Put messages back to the front of their queues; `seen` tells the next consumer that a task saw them."""
