@@ -74,6 +74,54 @@ def test_what_is_asked_while_the_connection_is_busy_leaves_in_one_write(
         assert observer.info("stats")["total_reads_processed"] - before <= 4
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["read together", "one by one"])
+def test_of_replies_that_come_together_each_caller_gets_its_own_and_errors_are_errors(
+    client: BlockingClient,
+    proxy: FaultProxy,
+    threads: ThreadPoolExecutor,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    together: bool,
+) -> None:
+    if not together:  # a redis-py that keeps its parser elsewhere
+        monkeypatch.setattr(blocking, "read_ahead", lambda _: (lambda: None, None))
+        client.close()
+    client.execute_command("SET", "text", "no number")
+    proxy.stall()
+    first = _ask(threads, client, "first")
+    eventually(lambda: client._line._busy)
+    pipelines = []
+    for number in range(30):
+        pipeline = client.pipeline().execute_command("ECHO", number).execute_command("LRANGE", "absent", 0, -1)
+        if number % 5 == 0:
+            pipeline.execute_command("INCR", "text")
+        pipelines.append(threads.submit(pipeline.execute))
+    eventually(lambda: len(client._line._waiting) == 30)
+    proxy.pass_through()
+    assert first.result() == b"first"
+    for number, one in enumerate(pipelines):
+        if number % 5 == 0:
+            with pytest.raises(redis.ResponseError, match="not an integer"):
+                one.result()
+        else:
+            assert one.result() == [b"%d" % number, []]
+    assert client.execute_command("ECHO", "in step") == b"in step"
+
+
+def test_a_master_that_became_a_replica_is_left(client: BlockingClient, proxy: FaultProxy, redis_url: str) -> None:
+    before = proxy.connections
+    with redis.Redis.from_url(redis_url) as server:
+        server.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            with pytest.raises(redis.exceptions.ReadOnlyError):
+                client.pipeline().execute_command("PING").execute_command("SET", "key", 1).execute()
+        finally:
+            server.execute_command("REPLICAOF", "NO", "ONE")
+    assert client.execute_command("SET", "key", 1) == b"OK"
+    assert proxy.connections == before + 1
+
+
 def test_a_connection_lost_while_idle_costs_no_caller_an_error(
     client: BlockingClient, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,10 @@ running event loop, which they block for as long as the server takes.
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
-from weakref import WeakKeyDictionary, WeakSet, finalize
+from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 from backburner.cache.codec import codec_for
 from backburner.cache.compression import Compression
@@ -33,6 +33,7 @@ from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.shape import Shape, shape_of
 from backburner.cache.stats import Stats
 from backburner.cache.stores import MemoryStore, Near, RedisStore, Store, TieredStore
+from backburner.cache.stores.repeats import Repeats
 from backburner.cache.trouble import TROUBLE, TroubleLog
 from backburner.errors import CodecError, ConfigError
 from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
@@ -61,6 +62,10 @@ AsyncManyCallback = ManyCallback[T] | ManyCoroutines[T]
 
 def _no_callback(*_: object) -> NoReturn:
     raise TypeError("remember needs a callback, which computes the value: remember(key, ttl=300, callback=load)")
+
+
+def _no_loop() -> None:
+    """In place of a reference to one."""
 
 
 def _said(
@@ -143,8 +148,8 @@ class Verbs:
             value = await self._get(self._aengine(), check_key(key), shape_of(type))
         return default if value is MISSING else value
 
-    async def _get(self, engine: Engine, key: str, shape: Shape | None) -> object:
-        return await engine.get(key, shape)
+    def _get(self, engine: Engine, key: str, shape: Shape | None) -> Coroutine[Any, Any, object]:
+        return engine.get(key, shape)
 
     def has(self, key: str) -> bool:
         """Whether a key has a value, ``None`` included."""
@@ -658,6 +663,9 @@ class Cache(Verbs):
         ConfigError: an argument is wrong; the message says which.
     """
 
+    _latest: tuple[Callable[[], object], Engine | None]
+    """The event loop that used this last, and its engine."""
+
     def __init__(
         self,
         url: str = "redis://localhost:6379/0",
@@ -705,6 +713,7 @@ class Cache(Verbs):
         self._memory = MemoryStore.from_url(url) if url.startswith("memory://") else None
         self._server = "" if self._memory is not None else ServerURL.parse(url).masked
         self._near = None
+        self._repeats = None if l1 else Repeats()
         if l1 and self._memory is None:
             self._near = Near(
                 url,
@@ -819,6 +828,7 @@ class Cache(Verbs):
 
     async def aclose(self) -> None:
         """Close all connections: those of the blocking verbs, and those of the running event loop."""
+        self._latest = (_no_loop, None)
         engine = self._aengines.pop(asyncio.get_running_loop(), None)
         if engine is not None:
             await engine.store.close()
@@ -832,6 +842,7 @@ class Cache(Verbs):
         self._flights = Flights()
         self._leases = Leases(self._lease, lambda tokens: run(self._blocking.renew(tokens)))
         self._aengines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
+        self._latest = (_no_loop, None)
         self._blocking = self._engine_with(self._store(BlockingClient, connect), BlockingRuntime(self._clock))
 
     def _after_fork(self) -> None:
@@ -846,11 +857,15 @@ class Cache(Verbs):
 
     def _aengine(self) -> Engine:
         loop = asyncio.get_running_loop()
+        known, engine = self._latest  # looked at first, since mostly it is the only one
+        if known() is loop and engine is not None:
+            return engine
         engine = self._aengines.get(loop)
         if engine is None:
             engine = self._aengines[loop] = self._engine_with(
                 self._store(PipelinedClient, aconnect), AsyncioRuntime(self._clock)
             )
+        self._latest = ref(loop), engine
         return engine
 
     def _engine_with(self, store: Store, runtime: BlockingRuntime | AsyncioRuntime) -> Engine:
@@ -874,7 +889,7 @@ class Cache(Verbs):
         keyspace, name = Keyspace(self.prefix), "backburner-cache"
         client = connector(self._url, timeout=self._timeout, name=name)
         waiting = partial(patient, self._url, timeout=self._timeout + RedisStore.patience, name=name)
-        far = RedisStore(client, waiting, keyspace, self._breaker, self.events, self._compression)
+        far = RedisStore(client, waiting, keyspace, self._breaker, self.events, self._compression, self._repeats)
         if self._near is None:
             return far
         return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)

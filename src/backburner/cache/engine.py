@@ -99,13 +99,18 @@ class Engine:
 
     async def get(self, key: str, shape: Shape | None = None) -> object:
         """The value, or `MISSING`."""
-        # Not `many` of one: this is the way of most reads, and each coroutine that it suspends in costs.
+        # Not `many` of one, nor `judge`: this is the way of most reads, and each coroutine that it suspends in costs.
         try:
-            entry, decision = await self.judge(key)
+            if self._owed.some:
+                await self._owed.pay(self.store)
+            entry = await self.store.read_one(key)
+            current = await self.current(entry) if entry is not None and entry.tags else ()
         except StoreError as error:
             self.degraded("get", (key,), error)
             return MISSING
-        value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
+        value: object = MISSING
+        if entry is not None and decide(entry, self.runtime.now(), current).fresh:
+            value = self.value(key, entry, shape)
         self.count(key, value, entry)
         return value
 

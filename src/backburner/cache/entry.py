@@ -160,18 +160,17 @@ def _unpack_tags(data: bytes, end: int) -> TagVersions:
 class Decision(Enum):
     """What an entry is good for."""
 
-    HIT = auto()
-    REFRESH = auto()
+    HIT = 1, True
+    REFRESH = 2, True
     """As good as a hit; and somebody should renew it."""
-    STALE = auto()
-    RESTING = auto()
+    STALE = 3, False
+    RESTING = 4, False
     """Stale, and renewing it has failed just now: it is not to be tried again for a moment."""
-    MISS = auto()
+    MISS = 5, False
 
-    @property
-    def fresh(self) -> bool:
+    def __init__(self, _: int, fresh: bool) -> None:
+        self.fresh: Final = fresh
         """Whether the value may be given to anybody."""
-        return self in (Decision.HIT, Decision.REFRESH)
 
 
 def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> Decision:

@@ -12,6 +12,7 @@ here: everybody would wait for them.
 
 import os
 from _thread import allocate_lock
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -19,6 +20,7 @@ import redis
 
 from backburner.redis.client import connect
 from backburner.redis.command import Pipeline, again, packed
+from backburner.redis.push import ReadAheadParser, read_ahead
 from backburner.redis.url import ServerURL
 
 __all__ = ["BlockingClient"]
@@ -132,7 +134,9 @@ class _Line:
         self._pool = pool
         self._server = server
         self._timeout = timeout
-        self._connection: Any = None  # of who leads
+        self._connection: Any = None  # of who leads, as are these three
+        self._arrived: Callable[[], Any] = lambda: None
+        self._nothing: Any = None
         self._used_at = 0.0
         self._lock = allocate_lock()  # over the rest
         self._busy = False
@@ -212,17 +216,21 @@ class _Line:
         if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and _is_over(self._connection):
             self._disconnect()
         if self._connection is None:
-            self._connection = self._pool.connection_class(**self._pool.connection_kwargs)
+            options = self._pool.connection_kwargs | {"parser_class": ReadAheadParser}
+            self._connection = self._pool.connection_class(**options)
             self._connection.connect()
+            self._arrived, self._nothing = read_ahead(self._connection)
         return self._connection
 
     def _read(self, request: _Request) -> None:
-        connection = self._connection
+        connection, arrived, nothing = self._connection, self._arrived, self._nothing
         for _ in range(request.count):
-            try:
-                request.replies.append(connection.read_response())
-            except redis.ResponseError as error:
-                request.replies.append(error)
+            if (reply := arrived()) is nothing:
+                try:
+                    reply = connection.read_response()
+                except redis.ResponseError as error:
+                    reply = error
+            request.replies.append(reply)
         self._used_at = monotonic()
 
     def _disconnect(self) -> None:

@@ -34,6 +34,7 @@ from backburner.cache.keys import Keyspace
 from backburner.cache.stores.base import REMEMBERED, Find, Outcome, Rest, Seen, Taken, Turn
 from backburner.cache.stores.limits import RedisLimits
 from backburner.cache.stores.locks import RedisLocks
+from backburner.cache.stores.repeats import Repeats
 from backburner.errors import CodecError, StoreError, StoreUnavailable
 from backburner.events import Events, Tier, Undecodable
 from backburner.redis.breaker import Breaker
@@ -87,6 +88,7 @@ class RedisStore:
         breaker: shared by all stores of this process that talk to the same server.
         events: told of entries that cannot be read.
         compression: what becomes of payloads on their way.
+        repeats: saves reading the same bytes again; not for who changes the entries that it gets.
     """
 
     shares_values = False
@@ -100,6 +102,7 @@ class RedisStore:
         breaker: Breaker,
         events: Events,
         compression: Compression,
+        repeats: Repeats | None = None,
     ) -> None:
         self._client = client
         self._make_patient = patient
@@ -108,6 +111,7 @@ class RedisStore:
         self._breaker = breaker
         self._events = events
         self._compression = compression
+        self._repeats = repeats
         self.locks = RedisLocks(self._script, self._pop, keyspace)
         self.limits = RedisLimits(self._script, keyspace)
 
@@ -127,11 +131,22 @@ class RedisStore:
         return Find(None, True, stored, replace(entry, payload=payload), compressed=compressed)
 
     async def read_one(self, key: str) -> Entry | None:
-        return self._whole(key, self._unpack(key, await self._command("GET", self._keyspace.entry(key))))
+        # As `_command`, which would be one more coroutine: this is the way of most reads.
+        if self._breaker.open:
+            self._ask_breaker()
+        try:
+            data = self._client.execute_command("GET", self._keyspace.entry(key))
+            if data is not None and data.__class__ is not bytes:
+                data = await data
+        except (redis.RedisError, OSError) as error:
+            raise self._translated(error) from error
+        if self._breaker.open:
+            self._breaker.succeeded()
+        return None if data is None else self._entry(key, data)
 
     async def read(self, keys: Sequence[str]) -> list[Entry | None]:
         found = await self._command("MGET", *map(self._keyspace.entry, keys))
-        return [self._whole(key, self._unpack(key, data)) for key, data in zip(keys, found, strict=True)]
+        return [None if data is None else self._entry(key, data) for key, data in zip(keys, found, strict=True)]
 
     async def write(self, entries: Mapping[str, Entry], now: float) -> None:
         arguments: list[object] = []
@@ -308,6 +323,18 @@ class RedisStore:
         payload = entry.payload or b""
         stored = self._compression.pack(payload)
         return (entry if stored is payload else replace(entry, payload=stored)).pack(key)
+
+    def _entry(self, key: str, data: bytes) -> Entry | None:
+        """The entry that lies there, for reading only."""
+        repeats = self._repeats
+        if repeats is None:
+            return self._whole(key, self._unpack(key, data))
+        entry = repeats.find(key, data)
+        if entry is None:
+            entry = self._whole(key, self._unpack(key, data))
+            if entry is not None:
+                repeats.keep(key, data, entry)
+        return entry
 
     def _whole(self, key: str, entry: Entry | None) -> Entry | None:
         """With its payload as the codec made it."""
