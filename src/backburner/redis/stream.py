@@ -29,6 +29,8 @@ MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
 """Bytes of commands that may wait for the server to read; the same holds."""
 _SECOND_LOOK: Final = 0.01
 """Seconds. If the loop was busy, the reply may be there already and only waits to be read."""
+_KEPT_BUFFER: Final = 4 * 1024 * 1024
+"""Bytes that the parser keeps for what comes next. Getting memory anew for each large reply costs more than the reply."""
 _NOTHING: Final = object()
 
 
@@ -80,6 +82,7 @@ class Stream(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._suspect: float | None = None
         self._reader = Reader(protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_NOTHING)
+        self._reader.setmaxbuf(_KEPT_BUFFER)
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
