@@ -25,6 +25,10 @@ import redis
 from backburner.redis.embedded import EmbeddedServer
 
 RESULTS = Path(__file__).parent / "results"
+SHORT = "--short" in sys.argv
+"""Whether to run only what bars are about, a few rounds of it, and to write nothing: for a look while one works."""
+if SHORT:
+    sys.argv.remove("--short")
 
 Round = Callable[[], float | Awaitable[float]]
 """Measures once, and gives seconds per call."""
@@ -137,6 +141,8 @@ class Report:
 
     def write(self, server_url: str | None = None) -> None:
         """Put it into results/, with the versions that took part."""
+        if SHORT:
+            return
         versions = {name: metadata.version(name) for name in sorted({"redis", "hiredis", *self.packages})}
         if server_url is not None:
             with redis.Redis.from_url(server_url) as client:

@@ -1,10 +1,11 @@
 """What a cached response costs, of a constant one, beside the field: 11 KB of JSON, on uvicorn and granian.
 
-    make bench-http, or: python benchmarks/http_hits.py [redis://…]
+    make bench-http, or: python benchmarks/http_hits.py [--short] [redis://…]
 
 The route has two dependencies, 20 pydantic models and a response model. 64 connections, one worker; contenders take
 turns of one second. Each must give the same page and, where it caches, without calling the route. Beside
-requests for the page there are conditional ones, which contenders answer with 304 that can. Takes eight minutes.
+requests for the page there are conditional ones, which contenders answer with 304 that can. Takes eight minutes, and
+one if it is to be short, without the peers.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from harness import Bar, Figure, Report, compete, server
+from harness import SHORT, Bar, Figure, Report, compete, server
 from served import CONSTANT, COPIES, MEMORY, PAGE, SERVER, SHOPS
 from wrk import SERVERS, Burst, Served
 
@@ -35,6 +36,7 @@ BARS = (
     Bar(COPIES, 1 / 9, "fastapi-cache2, memory"),
     Bar(SERVER, 1 / 9, "fastapi-cache2, Redis"),
 )
+CONTENDERS = (CONSTANT, MEMORY, COPIES, SERVER) if SHORT else tuple(SHOPS)
 SLOWEST = "slowest of a hundred"
 ASPECTS: dict[str, Callable[[Burst], float]] = {
     "time": lambda burst: burst.each,
@@ -97,10 +99,12 @@ def tell(
 def run(report: Report, web: str, url: str) -> None:
     path = fresh_page()
     with ExitStack() as stack:
-        shops = [stack.enter_context(Served(name, web, url)) for name in SHOPS]
+        shops = [stack.enter_context(Served(name, web, url)) for name in CONTENDERS]
         tags = {shop.contender: checked(shop.wait(), path) for shop in shops}
         pages = {shop.contender: lambda shop=shop: shop.burst(path) for shop in shops}
         tell(report, f"A page, {web}", asyncio.run(race(pages)), bars=BARS)
+        if SHORT:
+            return
         conditional = {
             shop.contender: lambda shop=shop, tag=tag: shop.burst(path, {"If-None-Match": tag})
             for shop, tag in ((shop, tags[shop.contender]) for shop in shops)
