@@ -114,6 +114,57 @@ def test_callers_beyond_the_limit_wait_and_all_are_served(redis_url: str, monkey
     assert highest <= 10
 
 
+def test_a_pipeline_beyond_the_limit_waits_and_keeps_its_order(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_PENDING", 10)
+
+    async def main(client: PipelinedClient) -> None:
+        async def appended(name: str) -> Any:
+            pipeline = client.pipeline()
+            for number in range(100):
+                pipeline.execute_command("RPUSH", name, number)
+            return await pipeline.execute()
+
+        assert await asyncio.gather(*map(appended, "abc")) == [[*range(1, 101)]] * 3
+        for name in "abc":
+            assert await client.execute_command("LRANGE", name, 0, -1) == [b"%d" % number for number in range(100)]
+        assert await client.pipeline().execute() == []
+
+    _run(main, redis_url)
+
+
+def test_of_several_errors_in_a_pipeline_the_first_is_raised_and_nothing_is_left_of_the_others(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(client: PipelinedClient) -> None:
+        pipeline = client.pipeline().execute_command("SET", "text", "a").execute_command("INCR", "text")
+        pipeline.execute_command("LPUSH", "text", 1).execute_command("SET", "after", 1)
+        with pytest.raises(redis.ResponseError, match="not an integer"):
+            await pipeline.execute()
+        assert await client.execute_command("GET", "after") == b"1"
+
+    _run(main, redis_url)
+    gc.collect()  # a future whose error nobody saw would say so
+    assert not caplog.records
+
+
+def test_a_cancelled_pipeline_leaves_the_stream_in_step(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("SET", "large", b"x" * LARGE)
+        for round_ in range(5):
+            pipeline = client.pipeline()
+            for _ in range(10):
+                pipeline.execute_command("GET", "large").execute_command("INCR", "large")
+            task = asyncio.ensure_future(pipeline.execute())
+            for _ in range(round_):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await client.execute_command("ECHO", round_) == b"%d" % round_
+
+    _run(main, redis_url)
+
+
 def test_unsent_bytes_are_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "MAX_UNSENT_BYTES", 2 * LARGE)
 

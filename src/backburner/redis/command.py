@@ -20,12 +20,16 @@ def packed(command: tuple[Any, ...]) -> bytes:
     """
     if not _AS_THEY_ARE.issuperset(map(type, command)):
         # hiredis would do the same, but crashes if a signal's handler raises just then.
-        command = tuple([repr(word) if isinstance(word, int | float) else word for word in command])
+        command = tuple([word if type(word) in _AS_THEY_ARE else _said(word) for word in command])
     try:
         words: bytes = pack_command(command)
     except TypeError as error:
         raise redis.DataError(f"a command takes str, bytes, int and float only: {error}") from error
     return words
+
+
+def _said(word: Any) -> Any:
+    return repr(word) if isinstance(word, int | float) else word
 
 
 class Pipeline(Generic[R]):

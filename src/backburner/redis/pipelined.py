@@ -11,8 +11,10 @@ in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
+import redis
 import redis.asyncio
 
 from backburner.redis.client import aconnect
@@ -86,15 +88,21 @@ class PipelinedClient:
         await self._client.aclose()
 
     async def _send_all(self, commands: Sequence[bytes]) -> list[Any]:
-        replies = await asyncio.gather(*map(self._send, commands), return_exceptions=True)
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                raise reply
-        return replies
-
-    def _send(self, command: bytes) -> Awaitable[Any]:
-        stream = self._stream or self._connect()
-        return stream.send_later(command) if stream.full else stream.send(command)
+        futures: list[asyncio.Future[Any]] = []
+        try:
+            for command in commands:
+                stream = self._stream or self._connect()
+                if stream.full:
+                    await stream.room()
+                futures.append(stream.send(command))
+            if futures:
+                with suppress(redis.RedisError):
+                    await futures[-1]  # replies come in order: then all have come, or never will
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # the first one is raised; the others are no news then
 
     def _connect(self) -> Stream:
         pool = self._client.connection_pool

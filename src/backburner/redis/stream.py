@@ -30,7 +30,7 @@ MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
 _SECOND_LOOK: Final = 0.01
 """Seconds. If the loop was busy, the reply may be there already and only waits to be read."""
 _KEPT_BUFFER: Final = 4 * 1024 * 1024
-"""Bytes that the parser keeps for what comes next. Getting memory anew for each large reply costs more than the reply."""
+"""Bytes that the parser keeps for what comes next: memory got anew for each large reply costs more than the reply."""
 _NOTHING: Final = object()
 
 
@@ -106,11 +106,19 @@ class Stream(asyncio.Protocol):
 
     async def send_later(self, command: bytes) -> Any:
         """As `send`, once there is room."""
+        await self.room()
+        return await self.send(command)
+
+    async def room(self) -> None:
+        """Wait until there is room.
+
+        Raises:
+            redis.RedisError: the connection has ended meanwhile.
+        """
         while self.full:
             await self._room.wait()
         if self._failure is not None:
             raise again(self._failure)
-        return await self.send(command)
 
     async def close(self) -> None:
         """End, and wait until the connection is closed."""
