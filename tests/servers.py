@@ -79,21 +79,40 @@ class Cluster:
     """Three nodes that share the slots among themselves."""
 
     def __init__(self, folder: Path, stack: ExitStack, eventually: Any) -> None:
-        self.ports = [free_port() for _ in range(3)]
-        # Gossip goes over a second port; the usual one, 10,000 higher, may not exist or be taken.
-        for port, gossip in [(port, free_port()) for port in self.ports]:
-            options = ["--cluster-enabled", "yes", "--cluster-port", str(gossip), "--cluster-node-timeout", "2000"]
-            stack.enter_context(redis_server(folder / str(port), "--port", str(port), *options))
-        self.nodes = [stack.enter_context(redis.Redis(port=port, decode_responses=True)) for port in self.ports]
-        gossips = []
-        for number, node in enumerate(self.nodes):
-            eventually(lambda node=node: answers(node), timeout=20)
+        self._folder, self._stack, self._eventually = folder, stack, eventually
+        self.ports: list[int] = []
+        self.nodes: list[Any] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for number in range(3):
+            node = self._start()
             node.execute_command("CLUSTER ADDSLOTSRANGE", number * _SLOTS // 3, (number + 1) * _SLOTS // 3 - 1)
-            gossips.append(node.config_get("cluster-port")["cluster-port"])
-        for port, gossip in zip(self.ports[1:], gossips[1:], strict=True):
-            self.nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", port, gossip)
+        self._introduce(1, 2)
+
+    def _start(self) -> Any:
+        port, gossip = free_port(), free_port()
+        # Gossip goes over a second port; the usual one, 10,000 higher, may not exist or be taken.
+        options = ["--cluster-enabled", "yes", "--cluster-port", str(gossip), "--cluster-node-timeout", "2000"]
+        server = redis_server(self._folder / str(port), "--port", str(port), *options)
+        self.processes.append(self._stack.enter_context(server))
+        node = self._stack.enter_context(redis.Redis(port=port, decode_responses=True))
+        self._eventually(lambda: answers(node), timeout=20)
+        self.ports.append(port)
+        self.nodes.append(node)
+        return node
+
+    def _introduce(self, *numbers: int) -> None:
+        for number in numbers:
+            gossip = self.nodes[number].config_get("cluster-port")["cluster-port"]
+            self.nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", self.ports[number], gossip)
         for node in self.nodes:
-            eventually(lambda node=node: self._agrees(node), timeout=30)
+            self._eventually(lambda node=node: self._agrees(node), timeout=30)
+
+    def add_replica(self, of: int) -> None:
+        """Begin another node, which takes over from one if it dies."""
+        replica = self._start()
+        self._introduce(len(self.nodes) - 1)
+        replica.execute_command("CLUSTER REPLICATE", self.nodes[of].execute_command("CLUSTER MYID"))
+        self._eventually(lambda: replica.info("replication").get("master_link_status") == "up", timeout=30)
 
     @property
     def url(self) -> str:
@@ -107,7 +126,20 @@ class Cluster:
 
     def keeper(self, slot: int) -> int:
         """The number of the node that keeps a slot, by its own account."""
-        return next(n for n, node in enumerate(self.nodes) if slot in self._own(node))
+        return next(n for n, node in enumerate(self.nodes) if answers(node) and slot in self._own(node))
+
+    def begin_moving(self, slot: int, to: int) -> None:
+        """Open a slot for a move to another node, key by key."""
+        source, target = self.nodes[self.keeper(slot)], self.nodes[to]
+        target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source.execute_command("CLUSTER MYID"))
+        source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target.execute_command("CLUSTER MYID"))
+
+    def move_keys(self, slot: int, to: int, *, but: int = 0) -> None:
+        """Move what lies there, save some keys."""
+        source = self.nodes[self.keeper(slot)]
+        keys = source.execute_command("CLUSTER GETKEYSINSLOT", slot, 100_000)
+        if moved := sorted(keys)[but:]:
+            source.execute_command("MIGRATE", "127.0.0.1", self.ports[to], "", 0, 5000, "REPLACE", "KEYS", *moved)
 
     def move(self, slot: int, to: int) -> None:
         """Give an empty slot to another node."""
@@ -117,7 +149,7 @@ class Cluster:
 
     def _agrees(self, node: Any) -> bool:
         state = node.execute_command("CLUSTER INFO")
-        return bool(state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "3")
+        return bool(state["cluster_state"] == "ok" and state["cluster_known_nodes"] == str(len(self.nodes)))
 
     def _own(self, node: Any) -> list[int]:
         [mine] = [told for told in node.execute_command("CLUSTER NODES").values() if "myself" in told["flags"]]

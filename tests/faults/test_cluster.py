@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,73 @@ def test_a_slot_that_moves_takes_the_cache_and_its_copies_along(
         assert cluster.keeper(SLOT) != before
         assert cluster.nodes[before].dbsize() == 0
         eventually(lambda: _hears(cache, other), timeout=15)
+
+
+def test_while_a_slot_is_moved_key_by_key_nothing_breaks_and_nothing_removed_comes_back(
+    cache: Any, cluster: Cluster, eventually: Eventually
+) -> None:
+    values = {f"key:{number}": number for number in range(40)}
+    with closing(Cache(cluster.url, prefix=PREFIX, timeout=1.0)) as other:
+        assert cache.put_many(values)
+        assert cache.tags("books").put("tagged", "of before")
+        eventually(lambda: cache.stats().tracking == "tracking" and other.many(values) == values)
+        to = (cluster.keeper(SLOT) + 1) % 3
+        cluster.begin_moving(SLOT, to)
+        cluster.move_keys(SLOT, to, but=20)
+        for key, value in values.items():  # half of them are here, half of them there
+            assert cache.get(key) in (value, None)
+            assert cache.remember(key, 60, lambda value=value: value) == value
+        assert cache.many(values).items() <= values.items()
+        for number in range(0, 40, 4):
+            cache.forget(f"key:{number}")
+            assert cache.get(f"key:{number}") is None
+            cache.put(f"key:{number + 1}", "new")
+            assert cache.get(f"key:{number + 1}") in ("new", None)
+        cache.add("added", 1)
+        cache.increment("counted")
+        cache.touch("key:2", 60)
+        cache.expire("key:3")
+        cache.pull("key:3")
+        cache.tags("books").flush()
+        assert cache.get("tagged") is None
+        cluster.move_keys(SLOT, to)
+        cluster.move(SLOT, to)
+        eventually(lambda: cache.put("after", 1), timeout=20)
+        assert cache.get("tagged") is None
+        for number in range(0, 40, 4):
+            assert cache.get(f"key:{number}") is None
+            assert cache.get(f"key:{number + 1}") in ("new", None)
+            assert cache.get(f"key:{number + 2}") in (number + 2, None)
+        eventually(lambda: other.get("after") == 1, timeout=20)
+        eventually(lambda: not any(f"key:{number}" in other.many(values) for number in range(0, 40, 4)))
+        assert other.get("tagged") is None
+        eventually(lambda: _hears(cache, other), timeout=15)
+
+
+def test_a_replica_that_takes_over_takes_the_cache_over(tmp_path: Path, eventually: Eventually) -> None:
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, eventually)  # one of its own, since it loses a node
+        keeper = cluster.keeper(SLOT)
+        cluster.add_replica(of=keeper)
+        cache = stack.enter_context(closing(Cache(cluster.url, prefix=PREFIX, timeout=1.0)))
+        other = stack.enter_context(closing(Cache(cluster.url, prefix=PREFIX, timeout=1.0)))
+        loop = stack.enter_context(asyncio.Runner()).get_loop()
+        asynchronous = Asynchronous(cache, loop)
+        assert cache.put("key", "value")
+        assert asynchronous.get("key") == "value"
+        eventually(lambda: cache.stats().tracking == "tracking" and cache.get("key") and cache.stats().memory_items)
+        assert cluster.nodes[keeper].wait(1, 5000) == 1  # the replica has it
+        cluster.processes[keeper].kill()
+        assert cache.remember("computed", 60, lambda: "without the server") == "without the server"
+        cache.forget("key")  # which it is told as soon as there is somebody to tell
+        assert cache.get("key") is None
+        eventually(lambda: cache.put("after", 1), timeout=30)
+        assert cluster.keeper(SLOT) == 3
+        assert (cache.get("key"), other.get("key")) == (None, None)
+        eventually(lambda: asynchronous.put("later", 2), timeout=10)
+        assert asynchronous.get("after") == 1
+        eventually(lambda: _hears(cache, other), timeout=15)
+        loop.run_until_complete(cache.aclose())
 
 
 def _hears(cache: Any, other: Cache) -> bool:

@@ -170,6 +170,19 @@ def test_what_was_invalidated_while_the_server_was_away_is_not_served_when_it_is
     assert cache.remember("key", 60, lambda: "computed") == "computed"
 
 
+def test_what_is_written_once_the_server_is_back_stays(cache: Any, proxy: FaultProxy, eventually: Eventually) -> None:
+    proxy.refuse()
+    assert not cache.put("put", "while it was away")
+    assert not cache.forget("added")
+    assert not cache.forget("counted")
+    assert cache.remember("remembered", 60, lambda: 1) == 1
+    proxy.pass_through()
+    eventually(lambda: cache.put("put", "afterwards"))  # without a read in between
+    assert cache.add("added", "afterwards")
+    assert cache.increment("counted", 5) == 5
+    assert cache.many(["put", "added", "counted"]) == {"put": "afterwards", "added": "afterwards", "counted": 5}
+
+
 def test_a_strict_cache_raises(proxy: FaultProxy) -> None:
     cache = Cache(proxy.url, timeout=BUDGET, strict=True)
     proxy.refuse()

@@ -8,7 +8,7 @@ callback raises passes through as it is.
 
 import math
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from random import random
 from typing import Final, Literal, TypeVar
@@ -154,8 +154,7 @@ class Engine:
         return await self._or_else(MISSING, "pull", (key,), self._pull(key, shape))
 
     async def _pull(self, key: str, shape: Shape | None) -> object:
-        if self._owed.some:
-            await self._owed.pay(self.store)
+        await self._pay()
         self.flights.supersede((key,))
         entry = await self.store.take(key)
         self.flights.supersede((key,))
@@ -181,6 +180,7 @@ class Engine:
         )
 
     async def _put(self, entries: dict[str, Entry], lifetime: float, tags: Sequence[str]) -> bool:
+        await self._pay_first()
         versions = await self.pin(tags, lifetime)
         for entry in entries.values():
             entry.tags = versions
@@ -200,6 +200,7 @@ class Engine:
         return await self._or_else(False, "add", (key,), self._add(key, entry, lifetime, tags))
 
     async def _add(self, key: str, entry: Entry, lifetime: float, tags: Sequence[str]) -> bool:
+        await self._pay_first()
         entry.tags = await self.pin(tags, lifetime)
         now = self.runtime.now()
         found = await self.store.add(key, entry, now)
@@ -224,6 +225,7 @@ class Engine:
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
     async def _increment(self, key: str, amount: int, begin: Entry, lifetime: float, tags: Sequence[str]) -> int | None:
+        await self._pay_first()
         begin.tags = await self.pin(tags, lifetime)
         now = self.runtime.now()
         tags_checked = False
@@ -305,6 +307,21 @@ class Engine:
         return True
 
     # Steps that all of them share
+
+    async def _pay(self) -> None:
+        """Make good what the store could not be told before, ahead of a read that would not be true without it.
+
+        Raises:
+            StoreError: it still cannot be told.
+        """
+        if self._owed.some:
+            await self._owed.pay(self.store)
+
+    async def _pay_first(self) -> None:
+        """As `_pay`, ahead of a write that would be undone by it. If it cannot be told, the write is tried all the
+        same, for what it does in this process, and undone later: a miss, and no old value."""
+        with suppress(StoreError):
+            await self._pay()
 
     def value(self, key: str, entry: Entry, shape: Shape | None = None) -> object:
         """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read, or it
@@ -414,7 +431,7 @@ class Engine:
         Raises:
             StoreError: the store cannot tell.
         """
-        if self._owed.some:
+        if self._owed.some:  # as `_pay`; most reads are spared another coroutine
             await self._owed.pay(self.store)
         entry = await self.store.read_one(key)
         return entry, decide(entry, self.runtime.now(), await self.current(entry) if entry and entry.tags else ())
@@ -430,8 +447,7 @@ class Engine:
 
     async def judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
         """As `judge`, for several keys."""
-        if self._owed.some:
-            await self._owed.pay(self.store)
+        await self._pay()
         entries = dict(zip(keys, await self.store.read(keys), strict=True))
         tags = tuple({tag for entry in entries.values() if entry is not None for tag, _ in entry.tags})
         current = dict(zip(tags, await self.store.tag_versions(tags), strict=True)) if tags else {}
