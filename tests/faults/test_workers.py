@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -18,50 +17,22 @@ from billiard.exceptions import WorkerLostError
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
 from backburner.settings import Settings
+from tests.faults.chaos.account import History, account
+from tests.faults.ledger import Ledger
 from tests.processes import Program, running
 from tests.queue.conftest import close
 
 Eventually = Callable[..., Any]
 PROGRAMS = Path(__file__).parent / "programs"
 LEASE = 2.0
-ACKNOWLEDGED = 0.2
-"""Seconds after which the end of a job has reached the server: some milliseconds, were the machine our own."""
-
-
-class Ledger:
-    """What tasks wrote down, a file for each job."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.jobs: list[Path] = []
-
-    def entry(self) -> str:
-        """For a new job to write to."""
-        self.jobs.append(self.folder / str(len(self.jobs)))
-        return str(self.jobs[-1])
-
-    def lines(self, job: Path) -> list[list[str]]:
-        return [line.split() for line in job.read_text().splitlines()] if job.exists() else []
-
-    def unfinished(self) -> list[Path]:
-        return [job for job in self.jobs if not any(what == "end" for what, *_ in self.lines(job))]
-
-    def runs(self) -> Counter[int]:
-        """How many jobs were started how often."""
-        return Counter(sum(what == "start" for what, *_ in self.lines(job)) for job in self.jobs)
-
-    def done_again(self, kills: list[float]) -> list[float]:
-        """How long before the next kill jobs ended that were done again, where there was time to acknowledge them."""
-        ends = [float(moment) for job in self.jobs for what, _, moment in self.lines(job)[:-1] if what == "end"]
-        waits = [min((kill - end for kill in kills if kill > end), default=-1) for end in ends]
-        return [wait for wait in waits if not 0 <= wait < ACKNOWLEDGED]
+_KILLS = 7
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    folder = tmp_path / "ledger"
-    folder.mkdir()
-    return Ledger(folder)
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger")
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture
@@ -78,10 +49,10 @@ def app(server: EmbeddedServer) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def worker(server: EmbeddedServer, eventually: Eventually) -> Callable[..., AbstractContextManager[Program]]:
+def worker(server: EmbeddedServer, ledger: Ledger) -> Callable[..., AbstractContextManager[Program]]:
     def start(options: str, **env: str) -> AbstractContextManager[Program]:
         command = f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip {options}"
-        variables = {"REDIS_URL": server.url, "PYTHONPATH": "", "LEASE": str(LEASE), **env}
+        variables = {"REDIS_URL": server.url, "PYTHONPATH": "", "LEDGER": str(ledger.file), "LEASE": str(LEASE), **env}
         return running(command, PROGRAMS, variables)
 
     return start
@@ -99,11 +70,15 @@ def kill(program: Program) -> None:
 def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
     app: Celery, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
 ) -> None:
-    kills = int(os.environ.get("KILLS", "7"))
-    moments: list[float] = []
+    history = History()
     with ExitStack() as stack:
-        workers = [stack.enter_context(worker(f"-P {pool} -c 2 -n {n}@tests")) for n in range(2)]
-        for round_ in range(kills):
+
+        def start(name: str) -> Program:
+            return stack.enter_context(worker(f"-P {pool} -c 2 -n {name}@tests", WORKER=name, PREFETCH="4"))
+
+        names = ["0", "1"]
+        workers = [start(name) for name in names]
+        for round_ in range(_KILLS):
             victim = round_ % 2
             eventually(lambda: workers[victim].says("ready."), timeout=30)  # noqa: B023  # called at once
             for _ in range(30):
@@ -111,11 +86,27 @@ def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
             some = max(0, len(ledger.unfinished()) - random.randrange(30))
             eventually(lambda: len(ledger.unfinished()) <= some, timeout=30)  # noqa: B023
             kill(workers[victim])
-            moments.append(time.time())
-            workers[victim] = stack.enter_context(worker(f"-P {pool} -c 2 -n {victim}@tests"))
+            history.workers[names[victim]] = time.monotonic()
+            names[victim] = str(round_ + 2)
+            workers[victim] = start(names[victim])
         eventually(lambda: not ledger.unfinished(), timeout=LEASE + 15)
-    print(f"{pool}: {kills} kills, {len(ledger.jobs)} jobs, started {dict(ledger.runs())}")
-    assert not ledger.done_again(moments)
+    told = account(pool, history, len(ledger.jobs), ledger.unfinished(), ledger.runs)
+    assert (told.lost, told.live_twice, told.done_again) == (0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_job_is_acknowledged_when_it_has_ended_and_not_after_those_that_came_with_it(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    long = "long"
+    for _ in range(3):
+        app.send_task("work", (ledger.entry(), 0))
+    app.send_task("work", (long, 5))
+    with worker(f"-P {pool} -c 1", PREFETCH="4"), redis.Redis.from_url(server.url) as client:
+        eventually(lambda: ledger.starts(long) and not ledger.unfinished(), timeout=30)
+        eventually(lambda: [client.hlen(key) for key in client.scan_iter("backburner:leased:*")] == [1], timeout=2)
+        assert ledger.runs[long][0].end is None
 
 
 @pytest.mark.slow
@@ -124,8 +115,7 @@ def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
 def test_a_job_that_kills_what_runs_it_is_kept_after_three_deaths_and_others_are_done(
     app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
 ) -> None:
-    deadly = ledger.folder / "deadly"
-    job = app.send_task("die", (str(deadly),))
+    job = app.send_task("die", ("deadly",))
     for _ in range(4):
         app.send_task("work", (ledger.entry(), 0))
     with ExitStack() as stack, redis.Redis.from_url(server.url, decode_responses=True) as client:
@@ -144,7 +134,7 @@ def test_a_job_that_kills_what_runs_it_is_kept_after_three_deaths_and_others_are
         with pytest.raises(WorkerLostError, match="its worker died 3 times"):
             job.get(timeout=20)
         eventually(lambda: not client.exists("backburner:failed-untold"))
-    assert len(ledger.lines(deadly)) == 3
+    assert ledger.starts("deadly") == 3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from backburner.queue import Celery
 from backburner.settings import Settings
+from tests.faults.ledger import Ledger
 from tests.faults.test_sentinel import RECOVERY, Watched, watched
 from tests.processes import running
 from tests.queue.conftest import close
@@ -24,20 +25,21 @@ def test_a_worker_follows_the_master_and_runs_nothing_twice(
     watched: Watched, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     app = Celery("tests", settings=Settings(redis_url=watched.url, celery_publish_timeout=10), set_as_current=False)
-    jobs = [tmp_path / f"job {n}" for n in range(3)]
+    ledger = Ledger(tmp_path / "ledger")
+    jobs = [ledger.entry() for _ in range(3)]
 
-    def done(job: Path) -> bool:
-        return job.exists() and "end" in job.read_text()
+    def done(job: str) -> bool:
+        return job not in ledger.unfinished()
 
-    def enqueued(job: Path) -> bool:
+    def enqueued(job: str) -> bool:
         try:
-            app.send_task("work", (str(job), 0.2))
+            app.send_task("work", (job, 0.2))
         except OSError:
             return False
         return True
 
     command = "celery -A ledger worker -P threads -c 2 --loglevel=info --without-mingle --without-gossip"
-    variables = {"REDIS_URL": watched.url, "PYTHONPATH": "", "LEASE": "10"}
+    variables = {"REDIS_URL": watched.url, "PYTHONPATH": "", "LEDGER": str(ledger.file), "LEASE": "10"}
     with running(command, PROGRAMS, variables) as worker:
         eventually(lambda: worker.says("ready."), timeout=30)
         eventually(lambda: enqueued(jobs[0]), timeout=RECOVERY)
@@ -52,5 +54,6 @@ def test_a_worker_follows_the_master_and_runs_nothing_twice(
         eventually(lambda: watched.master != before, timeout=RECOVERY)
         eventually(lambda: enqueued(jobs[2]), timeout=RECOVERY)
         eventually(lambda: done(jobs[2]), timeout=RECOVERY)
-    assert [job.read_text().count("start") for job in jobs] == [1, 1, 1]
+    assert [ledger.starts(job) for job in jobs] == [1, 1, 1]
+    ledger.close()
     close(app)

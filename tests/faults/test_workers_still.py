@@ -12,7 +12,8 @@ import redis
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
-from tests.faults.test_workers import LEASE, Ledger, app, kill, ledger, server, worker
+from tests.faults.ledger import Ledger
+from tests.faults.test_workers import LEASE, app, kill, ledger, server, worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -21,13 +22,8 @@ __all__ = ["app", "ledger", "server", "worker"]  # fixtures
 POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 
 
-def started(ledger: Ledger, job: str) -> list[int]:
-    """The processes that began a job."""
-    return [int(pid) for what, pid, _ in ledger.lines(Path(job)) if what == "start"]
-
-
 def ended(ledger: Ledger, *jobs: str) -> bool:
-    return all(any(what == "end" for what, *_ in ledger.lines(Path(job))) for job in jobs)
+    return not {*jobs} & {*ledger.unfinished()}
 
 
 @POOLS
@@ -40,7 +36,7 @@ def test_a_job_that_runs_for_many_leases_is_delivered_once(
         for job in jobs:
             app.send_task("work", (job, 3.5 * LEASE))
         eventually(lambda: ended(ledger, *jobs), timeout=40)
-    assert [len(started(ledger, job)) for job in jobs] == [1, 1, 1]
+    assert [ledger.starts(job) for job in jobs] == [1, 1, 1]
 
 
 @POOLS
@@ -54,13 +50,13 @@ def test_a_worker_that_was_stopped_too_long_runs_nothing_that_others_have_and_go
         app.send_task("hold", (jobs[0], str(released)))
         for job in jobs[1:]:
             app.send_task("work", (job, 0))
-        eventually(lambda: started(ledger, jobs[0]))
+        eventually(lambda: ledger.starts(jobs[0]))
         if pool != "solo":
             eventually(lambda: client.llen("celery") == 0)
         with worker(f"-P {pool} -c 1 -n two@tests") as two:
             eventually(lambda: two.says("ready."), timeout=30)
             os.killpg(one.process.pid, signal.SIGSTOP)
-            eventually(lambda: len(started(ledger, jobs[0])) == 2, timeout=LEASE + 15)
+            eventually(lambda: ledger.starts(jobs[0]) == 2, timeout=LEASE + 15)
             os.killpg(one.process.pid, signal.SIGCONT)
             released.touch()
             eventually(lambda: ended(ledger, *jobs))
@@ -71,7 +67,7 @@ def test_a_worker_that_was_stopped_too_long_runs_nothing_that_others_have_and_go
         last = ledger.entry()
         app.send_task("work", (last, 0))
         eventually(lambda: ended(ledger, last), timeout=LEASE + 10)
-    assert [len(started(ledger, job)) for job in [*jobs, last]] == [2, 1, 1, 1, 1]
+    assert [ledger.starts(job) for job in [*jobs, last]] == [2, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -85,7 +81,7 @@ def test_a_worker_whose_main_thread_hangs_counts_as_dead_until_it_moves_again(
         jobs = [ledger.entry() for _ in range(4)]
         for job in jobs:
             app.send_task("work", (job, 1))
-        eventually(lambda: started(ledger, jobs[0]))
+        eventually(lambda: ledger.starts(jobs[0]))
         one.process.send_signal(signal.SIGUSR2)
         eventually(hangs.read_text)
         with worker(f"-P {pool} -c 1 -n two@tests") as two:
@@ -98,7 +94,7 @@ def test_a_worker_whose_main_thread_hangs_counts_as_dead_until_it_moves_again(
         app.send_task("work", (last, 0))
         eventually(lambda: ended(ledger, last), timeout=LEASE + 10)
     # The pool of threads does not hang with the main thread, and may well end what it has.
-    assert [len(started(ledger, job)) for job in [jobs[-1], last]] == [1, 1]
+    assert [ledger.starts(job) for job in [jobs[-1], last]] == [1, 1]
 
 
 @POOLS
@@ -115,19 +111,19 @@ def test_a_worker_told_to_stop_gives_back_what_it_has_not_begun_while_it_finishe
             app.send_task("hold", (held, str(released)), producer=producer)
             for job in jobs:
                 app.send_task("work", (job, 0), producer=producer)
-        eventually(lambda: started(ledger, held))
+        eventually(lambda: ledger.starts(held))
         with worker(f"-P {pool} -c 1 -n two@tests") as two:
             eventually(lambda: two.says("ready."), timeout=30)
-            told = time.time()
+            told = time.monotonic()
             one.process.terminate()
             eventually(lambda: ended(ledger, *jobs))
-            moments = [float(moment) for job in jobs for *_, moment in ledger.lines(Path(job))]
-            assert max(moments) - told < 2, "within a second, were the machine our own"
+            last = max(run.end or told for job in jobs for run in ledger.runs[job])
+            assert last - told < 2, "within a second, were the machine our own"
             assert not ended(ledger, held)
             released.touch()
             eventually(lambda: ended(ledger, held))
             assert one.process.wait(10) == 0
-    assert [len(started(ledger, job)) for job in [held, *jobs]] == [1] * 9
+    assert [ledger.starts(job) for job in [held, *jobs]] == [1] * 9
 
 
 @POOLS
@@ -141,13 +137,13 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
         app.send_task("work", (short, 0.5))
         if pool != "solo":
             app.send_task("hold", (long, str(released)))
-        eventually(lambda: started(ledger, short) and (pool == "solo" or started(ledger, long)))
+        eventually(lambda: ledger.starts(short) and (pool == "solo" or ledger.starts(long)))
         one.process.send_signal(signal.SIGQUIT)
         eventually(lambda: ended(ledger, short))
         with worker(f"-P {pool} -c 2 -n two@tests", LEASE="30") as two:
             eventually(lambda: two.says("ready."), timeout=30)
             if pool == "prefork":  # others cannot end a job
-                eventually(lambda: len(started(ledger, long)) == 2)
+                eventually(lambda: ledger.starts(long) == 2)
             elif pool == "threads":
                 eventually(lambda: one.says("nobody can end"))
             released.touch()
@@ -155,5 +151,5 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
             last = ledger.entry()
             app.send_task("work", (last, 0))
             eventually(lambda: ended(ledger, short, last, *([] if pool == "solo" else [long])))
-    runs = [len(started(ledger, job)) for job in (short, long, last)]
+    runs = [ledger.starts(job) for job in (short, long, last)]
     assert runs == {"prefork": [1, 2, 1], "threads": [1, 1, 1], "solo": [1, 0, 1]}[pool]

@@ -1,0 +1,82 @@
+"""What goes wrong in a trial: of the workers, of the server, of the way between them."""
+
+import random
+import time
+from collections.abc import Callable
+
+from tests.faults.chaos.trial import LEASE, Trial
+
+NOTICED = 2.5
+"""Seconds until a connection that has fallen silent is given up, for what was said on it is lost."""
+
+
+def kill_worker(trial: Trial) -> None:
+    if worker := trial.fleet.a_busy_one():
+        trial.fleet.kill(worker)
+
+
+def kill_parent(trial: Trial) -> None:
+    if worker := trial.fleet.a_busy_one():
+        trial.fleet.kill_parent(worker)
+
+
+def kill_child(trial: Trial) -> None:
+    if worker := trial.fleet.a_busy_one():
+        trial.fleet.kill_child(worker)
+
+
+def pause_and_kill(trial: Trial) -> None:
+    if worker := trial.fleet.a_busy_one():
+        trial.fleet.pause(worker)
+        trial.later(random.uniform(0, 1.5 * LEASE), lambda: trial.fleet.end(worker))
+
+
+def restart_server(trial: Trial) -> None:
+    trial.history.faults += 1
+    trial.restart(away=random.uniform(0, 0.5))
+
+
+def cut_connections(trial: Trial) -> None:
+    trial.history.faults += 1
+    trial.proxy.reset()
+
+
+def silence_connections(trial: Trial) -> None:
+    """Half-open ones: their other end is gone, and nobody says so."""
+    trial.history.faults += 1
+    trial.proxy.silence()
+    now = time.monotonic()
+    trial.history.outages.append((now, now + NOTICED))
+
+
+def flush_scripts(trial: Trial) -> None:
+    trial.history.faults += 1
+    with trial.client() as client:
+        client.script_flush()
+
+
+def fill_memory(trial: Trial) -> None:
+    """The server refuses whatever adds anything, for half a second."""
+    trial.history.faults += 1
+    with trial.client() as client:
+        client.config_set("maxmemory", 1)
+
+    def free() -> None:
+        with trial.client() as client:
+            client.config_set("maxmemory", 0)
+
+    trial.later(0.5, free)
+
+
+ALL: dict[Callable[[Trial], None], int] = {
+    kill_worker: 12,
+    kill_parent: 4,
+    kill_child: 4,
+    pause_and_kill: 4,
+    flush_scripts: 1,
+    fill_memory: 1,
+    cut_connections: 1,
+    silence_connections: 1,
+    restart_server: 1,
+}
+"""How often each happens, in relation to the others."""
