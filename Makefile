@@ -4,6 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 ARGS ?=
+SECONDS ?= 180
 
 # An existing .venv keeps its Python; `make PYTHON=python3.13 …` builds it anew with another one.
 # Candidates are run, not only looked up: version managers put commands on the PATH that refuse to start.
@@ -16,7 +17,7 @@ UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header
 
-.PHONY: help venv run test test-all lint types fmt bench bench-cache bench-http bench-queue docs pins clean
+.PHONY: help venv run test test-all chaos lint types fmt bench bench-cache bench-http bench-queue docs pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +36,9 @@ test: venv ## Run the tests that need no service; under five minutes
 
 test-all: venv ## Run all tests; those with Redis and PostgreSQL are skipped where these are not installed
 	@$(VENV)/python -m pytest $(ARGS)
+
+chaos: venv ## Kill workers, servers and connections for three minutes, or SECONDS=600, and count the jobs
+	@$(VENV)/python -m tests.faults.chaos --seconds $(SECONDS) $(ARGS)
 
 lint: venv ## Check style: ruff check, ruff format
 	@$(VENV)/ruff check .
