@@ -1,4 +1,4 @@
-"""Real servers besides the embedded one, for slow tests: Redis 7 and PostgreSQL, as the machine has them.
+"""Real servers besides the embedded one, for slow tests: Redis 7, PostgreSQL and RabbitMQ, as the machine has them.
 
 Each is started on a free port, in a folder of its own, and is gone after the tests. One that is not installed
 skips the test on a developer's machine; in CI (the variable CI is set) it fails it, for there it must be.
@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
+import kombu
 import psycopg
 import pytest
 import redis
@@ -34,7 +35,9 @@ def missing(server: str) -> NoReturn:
 
 
 @contextmanager
-def _server(command: Sequence[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _server(
+    command: Sequence[str], log: Path, *, stop: signal.Signals = signal.SIGINT, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     with (
         log.open("wb") as output,
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options) as process,
@@ -42,7 +45,7 @@ def _server(command: Sequence[str], log: Path, **options: Any) -> Iterator[subpr
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)  # PostgreSQL: do not wait for clients; Redis: as SIGTERM
+            process.send_signal(stop)  # SIGINT to PostgreSQL: do not wait for clients; to Redis: as SIGTERM
             process.wait(20)
 
 
@@ -213,6 +216,54 @@ def postgres_url(postgres: str) -> Iterator[str]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         yield f"{postgres}/{name}"
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+class RabbitMQ:
+    """A broker that speaks AMQP, for as long as the block lasts."""
+
+    def __init__(self, folder: Path, stack: ExitStack, eventually: Any) -> None:
+        # Debian's command on the PATH gives up root's rights and forgets the environment; this one does not.
+        home = Path("/usr/lib/rabbitmq/bin")
+        server = shutil.which("rabbitmq-server", path=f"{home}:{os.environ['PATH']}") or missing("RabbitMQ")
+        epmd = shutil.which("epmd") or missing("Erlang")
+        port, names = free_port(), free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
+        environment = os.environ | {
+            "HOME": str(folder),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(names),
+            "RABBITMQ_NODENAME": f"tests-{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+        }
+        # Its name server is ours too: RabbitMQ would start one that outlives it.
+        options: dict[str, Any] = {"cwd": folder, "env": environment}
+        stack.enter_context(_server([epmd, "-port", str(names)], folder / "names.log", **options))
+        self.process = stack.enter_context(_server([server], folder / "server.log", stop=signal.SIGTERM, **options))
+        eventually(lambda: _takes_clients(self.url), timeout=60)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, eventually: Any) -> Iterator[str]:
+    """The URL of one RabbitMQ for all tests."""
+    with ExitStack() as stack:
+        yield RabbitMQ(tmp_path_factory.mktemp("rabbitmq"), stack, eventually).url
+
+
+def _takes_clients(url: str) -> bool:
+    try:
+        with kombu.Connection(url, connect_timeout=2) as connection:
+            connection.connect()
+    except OSError:
+        return False
+    return True
 
 
 def _postgres_programs() -> Path | None:

@@ -72,8 +72,15 @@ def make_app() -> Iterator[MakeApp]:
     """Build an app with the tasks of ``programs/jobs.py``; closed after the test."""
     with ExitStack() as stack:
 
-        def make(url: str, backend: str | None = None, *, timeout: float = 1.0, **conf: Any) -> Celery:
-            settings = Settings(redis_url=url, celery_result_backend=backend or url, celery_publish_timeout=timeout)
+        def make(
+            url: str, backend: str | None = None, *, broker: str | None = None, timeout: float = 1.0, **conf: Any
+        ) -> Celery:
+            settings = Settings(
+                redis_url=url,
+                celery_broker_url=broker or url,
+                celery_result_backend=backend or url,
+                celery_publish_timeout=timeout,
+            )
             app = define(Celery("tests", settings=settings, set_as_current=False, **conf))
             stack.callback(close, app)
             return app

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 import celery
 from celery.app import backends
 
-from backburner.queue import cancellation, coroutines, health, pool, reload
+from backburner.queue import amqp, cancellation, coroutines, health, pool, reload
 from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
@@ -92,7 +92,9 @@ class Celery(celery.Celery):
         """A connection that tasks are published on."""
         expires = self.conf.result_expires or 86_400
         seconds = getattr(expires, "total_seconds", lambda: expires)()
-        return self._connect(self.conf.broker_write_url, WRITE_OPTIONS | {"job_record_expires": seconds}, {}, ours=True)
+        url = self.conf.broker_write_url
+        options = {} if self.conf.broker_transport else amqp.publishing(url)
+        return self._connect(url, WRITE_OPTIONS | {"job_record_expires": seconds}, options, ours=True)
 
     def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, ours: bool) -> Any:
         # A Sentinel's master is named there, and must not be lost because the user sets another option.

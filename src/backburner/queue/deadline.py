@@ -64,7 +64,7 @@ def limited(connection_class: type[Any]) -> type[Any]:
 class _Limited(AbstractConnection):
     @property
     def socket_timeout(self) -> float | None:
-        return _at_most(self._socket_timeout)
+        return at_most(self._socket_timeout)
 
     @socket_timeout.setter
     def socket_timeout(self, seconds: float | None) -> None:
@@ -72,7 +72,7 @@ class _Limited(AbstractConnection):
 
     @property
     def socket_connect_timeout(self) -> float | None:
-        return _at_most(self._socket_connect_timeout)
+        return at_most(self._socket_connect_timeout)
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, seconds: float | None) -> None:
@@ -103,7 +103,8 @@ class _Limited(AbstractConnection):
             self._sock.settimeout(timeout)
 
 
-def _at_most(seconds: float | None) -> float | None:
+def at_most(seconds: float | None) -> float | None:
+    """Seconds that a single operation may take: these, or its share of the budget, or what is left of that."""
     current = _current.get()
     if current is None:
         return seconds
