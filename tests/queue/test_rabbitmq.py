@@ -1,7 +1,6 @@
-"""Jobs on a real RabbitMQ, by Celery's own transport, with results on Redis: what is promised there is kept there too."""
+"""Jobs on a real RabbitMQ, by Celery's own transport, with results on Redis: what is promised for Redis is kept."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,9 +73,10 @@ def test_delayed_jobs_start_when_they_are_due(app: Celery, worker: Program) -> N
 
 
 def test_progress_and_events_are_heard(app: Celery, worker: Program, released: Path) -> None:
+    released.touch()
+
     async def follow() -> list[JobEvent]:
         job = await app.tasks["tell"].adelay(str(released), 2)
-        released.touch()
         return [event async for event in job.aevents()]
 
     events = asyncio.run(follow())

@@ -436,6 +436,7 @@ def test_a_connection_that_fell_silent_is_replaced_within_seconds(
         with pytest.raises(redis.ConnectionError):
             one.drain(2, timeout=5)
         proxy.pass_through()
+        one.consumer.stop()
 
 
 def test_full_memory_while_a_worker_starts_is_an_error_after_which_it_tries_again(redis_url: str, client: Any) -> None:

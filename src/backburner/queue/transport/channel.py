@@ -413,7 +413,7 @@ class Channel(PublishingChannel):
             return
         claims.close()
         claims.consumer.rest()
-        if (self.qos.held or claims.consumer.has_news) and not claims.consumer.over:
+        if not claims.consumer.over and (self.qos.held or not claims.consumer.has_said_all()):
             _idle.setdefault(self._server, []).append(claims.consumer)
         else:
             claims.consumer.stop()

@@ -136,11 +136,6 @@ class Consumer:
         """Whether it is certain that nobody else can have the message. Asks nobody."""
         return not self.over and number >= self._first and time.clock_gettime(_clock) < self._held_until
 
-    @property
-    def has_news(self) -> bool:
-        """Whether there is anything that the server has not heard yet, as far as one can tell."""
-        return bool(self._acks or self._states or self._decisions) or self._settling.locked()
-
     def start(self) -> None:
         """Make it known to the server, and keep it so.
 
@@ -221,6 +216,16 @@ class Consumer:
             self._settle(wire)
         finally:
             wire.close()
+
+    def has_said_all(self) -> bool:
+        """Whether the server has heard what was decided; it is told what it has not, if it can be reached."""
+        if not (self._acks or self._states or self._decisions or self._settling.locked()):
+            return True
+        try:
+            self.flush()
+        except (redis.RedisError, OSError):
+            return False
+        return True
 
     def stop(self) -> None:
         """Send what was decided, put everything else back, and tell the server. Does nothing when it is over."""
