@@ -1,7 +1,7 @@
 """Another language: what we enqueue is run by a worker in Node, and our worker runs what a client in Node enqueues.
 
-By the package ``celery-node``, which npm installs for the test; a message that it reads, any client of Celery's protocol
-reads.
+By the package ``celery-node``, which npm installs for the test. What it reads, any program reads that
+speaks Celery's protocol.
 """
 
 import shutil
