@@ -18,6 +18,7 @@ from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.dependencies import Dependencies
+from backburner.queue.keys import PRIORITIES
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
 from backburner.queue.pool.serving import Serving
@@ -86,7 +87,9 @@ class Celery(celery.Celery):
 
     def connection_for_write(self, url: Any = None, **options: Any) -> Any:
         """A connection for remote control and the like. `url` as above."""
-        return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options, ours=False)
+        is_ours = self.conf.broker_transport in {None, "backburner"}
+        defaults = WRITE_OPTIONS | ({"priority_steps": list(PRIORITIES)} if is_ours else {})
+        return self._connect(url or self.conf.broker_write_url, defaults, options, ours=False)
 
     def connection_for_publishing(self) -> Any:
         """A connection that tasks are published on."""

@@ -1,0 +1,124 @@
+"""Tools that watch and control workers do so with ours: Flower over HTTP, and Celery's commands as users type them."""
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
+from tests.processes import Program, environment, free_port, running
+from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture
+def run(url: str) -> Run:
+    """Run one of Celery's commands to its end; gives what it prints."""
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["celery", "-A", "jobs", *command.split()],
+            cwd=PROGRAMS,
+            env=environment({"REDIS_URL": url, "PYTHONPATH": ""}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def told(run: Run, command: str) -> Any:
+    """What the only worker says."""
+    answers = json.loads(run(f"{command} --json"))
+    [answer] = (answers[0] if isinstance(answers, list) else answers).values()
+    return answer
+
+
+def test_flower_shows_the_worker_and_what_became_of_jobs(
+    app: Celery, worker: Program, url: str, eventually: Eventually
+) -> None:
+    port = free_port()
+    variables = {"REDIS_URL": url, "PYTHONPATH": "", "FLOWER_UNAUTHENTICATED_API": "true"}
+    command = f"celery -A jobs flower --address=127.0.0.1 --port={port}"
+
+    def read(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+            return json.load(response)
+
+    with running(command, PROGRAMS, variables) as flower:
+        eventually(lambda: flower.says("Connected to"), timeout=30)
+        eventually(lambda: read("/api/workers?refresh=1"), timeout=30)
+        [(name, seen)] = read("/api/workers").items()
+        assert name.startswith("celery@")
+        assert "add" in seen["registered"]
+        assert [queue["name"] for queue in seen["active_queues"]] == ["celery"]
+        good, bad = app.tasks["add"].delay(20, 22), app.tasks["divide"].apply_async((1, 0), retries=1)
+        assert good.get(timeout=10) == 42
+        with pytest.raises(ZeroDivisionError):
+            bad.get(timeout=10)
+        eventually(lambda: {good.id, bad.id} <= {*read("/api/tasks")})
+        states = lambda: [read("/api/tasks").get(job.id, {}).get("state") for job in (good, bad)]  # noqa: E731
+        eventually(lambda: states() == ["SUCCESS", "FAILURE"])
+        shown = read("/api/tasks")[good.id]
+        assert (shown["name"], shown["args"], shown["result"]) == ("add", "(20, 22)", "42")
+        assert read(f"/api/task/result/{good.id}")["result"] == 42
+
+
+def test_celerys_commands_inspect_and_control_a_worker(app: Celery, worker: Program, run: Run) -> None:
+    assert "1 node online" in run("status")
+    stats = told(run, "inspect stats")
+    assert (stats["broker"]["transport"], stats["pool"]["max-concurrency"]) == ("redis", 4)
+    assert told(run, "control add_consumer others") == {"ok": "add consumer others"}
+    assert app.tasks["add"].apply_async((1, 2), queue="others").get(timeout=10) == 3
+    app.control.cancel_consumer("others", reply=True)
+    job = run("call add --args=[20,22]").strip()
+    assert app.AsyncResult(job).get(timeout=10) == 42
+    assert run(f"result {job}").strip() == "42"
+
+
+def test_celerys_events_are_told_as_they_happen(app: Celery, worker: Program, url: str, eventually: Eventually) -> None:
+    with running("celery -A jobs events --dump", PROGRAMS, {"REDIS_URL": url, "PYTHONPATH": ""}) as events:
+        eventually(lambda: events.says("worker-heartbeat") or "heartbeat" in events.output, timeout=30)
+        job = app.tasks["add"].delay(1, 2)
+        assert job.get(timeout=10) == 3
+        eventually(lambda: events.says(f"task succeeded: add({job.id})"))
+
+
+@pytest.fixture
+def deserted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server without workers."""
+    with EmbeddedServer(tmp_path_factory.mktemp("deserted")) as server:
+        yield server.url
+
+
+def test_celerys_purge_empties_the_queue_whatever_the_priority(
+    deserted: str, make_app: MakeApp, start_worker: StartWorker
+) -> None:
+    app = make_app(deserted)
+    for priority in range(10):
+        app.tasks["add"].apply_async((1, 2), priority=priority)
+    done = subprocess.run(
+        ["celery", "-A", "jobs", "purge", "--force"],
+        cwd=PROGRAMS,
+        env=environment({"REDIS_URL": deserted, "PYTHONPATH": ""}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "Purged 10 messages" in done.stdout
+    with redis.Redis.from_url(deserted) as client:
+        assert not list(client.scan_iter("celery*", _type="list"))
