@@ -181,6 +181,14 @@ def test_what_a_killed_worker_ran_is_run_by_another(
     assert runs(path) == 1100, "those that ran were run again, the others once"
 
 
+@pytest.mark.slow
+def test_an_app_has_it_as_its_default(own_server: EmbeddedServer, start_worker: StartWorker) -> None:
+    with start_worker(own_server.url, "-Q coroutines", "coroutines:asynchronous") as worker:
+        assert "concurrency: 100 (taskpool)" in worker.output
+    with start_worker(own_server.url, "-Q coroutines --pool=threads -c 2", "coroutines:asynchronous") as worker:
+        assert "concurrency: 2 (thread)" in worker.output
+
+
 def test_warm_shutdown_waits(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
 ) -> None:

@@ -45,6 +45,7 @@ class Celery(celery.Celery):
     ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as
     with Celery. Given neither, ``Settings()`` reads the environment and ``.env``. Configuration made in any
     of Celery's ways wins over the settings, which `backburner.queue.defaults` lists with their reasons.
+    ``default_pool="asyncio"`` is the pool of its workers, where neither that nor the command line says otherwise.
 
     Raises:
         ConfigError: a setting or a server's URL is wrong.
@@ -53,8 +54,11 @@ class Celery(celery.Celery):
     amqp_cls = "backburner.queue.publishing:AMQP"
     task_cls = "backburner.queue.task:Task"
 
-    def __init__(self, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, settings: Settings | None = None, default_pool: str | None = None, **kwargs: Any
+    ) -> None:
         self.settings = settings or Settings()
+        self._default_pool = default_pool
         self._servers_from_settings = settings is not None or "broker" not in kwargs
         super().__init__(*args, **kwargs)
         self.task(name=PING, shared=False)(ping)
@@ -75,11 +79,13 @@ class Celery(celery.Celery):
         # configuration.
         celerys = source.maps[-1]
         celerys.update(defaults(self.settings))
+        if self._default_pool is not None:
+            celerys["worker_pool"] = self._default_pool
         if self._servers_from_settings and not source.get("broker_url"):
             celerys.update(servers(self.settings))
 
     def __reduce_keys__(self) -> dict[str, Any]:
-        return super().__reduce_keys__() | {"settings": self.settings}
+        return super().__reduce_keys__() | {"settings": self.settings, "default_pool": self._default_pool}
 
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
         """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""

@@ -1,7 +1,8 @@
 """A worker under a supervisor: the process, and the two pipes between them, seen from either end.
 
-The worker says READY on one pipe. On the other it is told to GO, to LEAVE and to GIVE UP, or sees it close
-because the supervisor is dead, however it died. Celery's signals keep their meaning, and every pool works.
+The worker says on one pipe that it is READY, and that it wants to be replaced, for it is TIRED or HANGS. On the other
+it is told to GO, to LEAVE and to GIVE UP, or sees it close because the supervisor is dead, however it died. Celery's
+signals keep their meaning, and every pool works.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
+from celery.app.trace import setup_worker_optimizations
 
 from backburner.queue import warm
 
@@ -26,7 +28,12 @@ log = logging.getLogger("backburner.queue")
 _PIPES = "BACKBURNER_RELOAD_PIPES"
 """Environment variable that makes a worker a supervised one: two file descriptors."""
 
+_NUMBER = "BACKBURNER_WORKER_NUMBER"
+"""Environment variable: which one of several workers it is."""
+
 _READY = b"ready\n"
+_TIRED = b"tired\n"
+_HANGS = b"hangs\n"
 _LEAVE = b"leave\n"
 _GIVE_UP = b"abort\n"
 
@@ -59,12 +66,14 @@ _PRELOAD = {
 class Worker:
     """A worker process, seen from its supervisor. It runs nothing of the user's before `go`."""
 
-    def __init__(self, changing: Iterable[str]) -> None:
-        """Start an interpreter that has imported nothing from the directories `changing`."""
+    def __init__(self, changing: Iterable[str], number: int | None = None) -> None:
+        """Start an interpreter that has imported nothing from the directories `changing`. The `number` gets into the
+        worker's name.
+        """
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
         os.set_blocking(self._answers, False)
-        self._takes_jobs = False
+        self._said: set[bytes] = set()
         self._ends_at: float | None = None
         self.closed = False
         self.process = subprocess.Popen(  # noqa: S603  # the very command that runs here
@@ -75,7 +84,7 @@ class Worker:
                 Path(warm.__file__).read_text("utf-8"),
                 _order(orders, changing),
             ],
-            env=os.environ | {_PIPES: f"{orders},{answers}"},
+            env=os.environ | {_PIPES: f"{orders},{answers}"} | ({} if number is None else {_NUMBER: str(number)}),
             pass_fds=(orders, answers),
             start_new_session=True,  # Ctrl-C is for the supervisor alone, which ends things in order
         )
@@ -90,9 +99,23 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether it takes jobs."""
+        return self._has_said(_READY)
+
+    @property
+    def wants_to_leave(self) -> bool:
+        """Whether it has asked for a replacement."""
+        return self._has_said(_TIRED) or self.hangs
+
+    @property
+    def hangs(self) -> bool:
+        """Whether its event loop does not run, so that it will not end by itself."""
+        return self._has_said(_HANGS)
+
+    def _has_said(self, what: bytes) -> bool:
         with contextlib.suppress(BlockingIOError):
-            self._takes_jobs = os.read(self._answers, len(_READY)) == _READY or self._takes_jobs
-        return self._takes_jobs
+            while word := os.read(self._answers, len(_READY)):
+                self._said.add(word)
+        return what in self._said
 
     def go(self) -> None:
         """Import the program and start working."""
@@ -101,7 +124,7 @@ class Worker:
     def leave(self, drain: float) -> None:
         """Take no more jobs, finish the running ones in `drain` seconds or put them back into the queue."""
         ends_at = time.monotonic() + drain
-        if self._ends_at is None and self._takes_jobs:
+        if self._ends_at is None and _READY in self._said:
             self._tell(_LEAVE)
         elif self._ends_at is None:
             with contextlib.suppress(ProcessLookupError):
@@ -138,10 +161,32 @@ def is_supervised() -> bool:
     return _PIPES in os.environ
 
 
+def ask_for_a_replacement(*, hangs: bool = False) -> bool:
+    """Have the supervisor start another worker, and tell this one to leave when that takes jobs.
+
+    Says whether there is a supervisor.
+    """
+    if _answers is None:
+        return False
+    with contextlib.suppress(BrokenPipeError):
+        os.write(_answers, _HANGS if hangs else _TIRED)
+    return True
+
+
+_answers: int | None = None
+"""The pipe to the supervisor, in a supervised worker."""
+
+
 def obey(worker: Any) -> None:
     """Make the Celery worker being built here a supervised one."""
+    global _answers  # noqa: PLW0603  # there is one worker in a process
     # What the worker itself starts is not supervised.
     orders, answers = map(int, os.environ.pop(_PIPES).split(","))
+    _answers = answers
+    if number := os.environ.pop(_NUMBER, None):
+        name, _, host = worker.hostname.partition("@")
+        worker.hostname = f"{name}-{number}@{host}"
+        setup_worker_optimizations(worker.app, worker.hostname)
     # Asking the neighbours takes a second, and old and new worker need not know each other.
     worker.options.update(without_mingle=True, without_gossip=True)
     conf = worker.app.conf

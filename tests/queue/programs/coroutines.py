@@ -49,6 +49,10 @@ def define(app):
         time.sleep(seconds)
         return threading.current_thread() is threading.main_thread(), os.getpid()
 
+    @task(name="co.stuck", time_limit=0.2)
+    def stuck():
+        time.sleep(3600)
+
     @task(name="co.hog")
     async def hog(seconds):
         time.sleep(seconds)  # noqa: ASYNC251  # what is to be noticed
@@ -179,3 +183,5 @@ app = define(Celery("coroutines"))
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.worker_blocked_after = 0.3
 app.conf.broker_transport_options = {"lease": 2}
+
+asynchronous = Celery("asynchronous", default_pool="asyncio", set_as_current=False)

@@ -8,9 +8,12 @@ pool, `threads` runs its ``def`` tasks.
 import sys
 from typing import Any
 
-from celery import concurrency
+from celery import concurrency, signals
 
 NAME = "asyncio"
+
+CONCURRENCY = 100
+"""Jobs at a time, unless the command line or the configuration says how many. Celery would count processors."""
 
 
 def register() -> None:
@@ -21,3 +24,11 @@ def register() -> None:
     command = sys.modules.get("celery.bin.worker")
     if command is not None and NAME not in command.WORKERS_POOL.choices:
         command.WORKERS_POOL.choices = (*command.WORKERS_POOL.choices, NAME)
+
+
+@signals.celeryd_init.connect(weak=False)
+def _choose_concurrency(conf: Any, options: dict[str, Any], **_: Any) -> None:
+    chosen = options.get("pool_cls") or options.get("pool") or conf.worker_pool
+    is_ours = chosen == NAME or getattr(chosen, "__module__", "").startswith(__name__)
+    if is_ours and not options.get("concurrency") and not conf.worker_concurrency:
+        conf.worker_concurrency = CONCURRENCY

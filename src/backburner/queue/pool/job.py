@@ -13,13 +13,14 @@ import threading
 import traceback
 from asyncio import CancelledError, TimerHandle
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from billiard.einfo import ExceptionInfo
-from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, WorkerShutdown, WorkerTerminate
 
 from backburner.queue import loop as process_loop
 from backburner.queue.pool import bridge
@@ -92,15 +93,21 @@ class Job:
         """End it, whose outcome somebody else has recorded or will record. Does nothing if it has ended."""
         raise NotImplementedError
 
-    def _began(self) -> None:
-        """It runs: from now on its limits count."""
-        if self._on_accepted is not None:
-            self._on_accepted(os.getpid(), monotonic())
+    def _begins(self) -> bool:
+        """Tell that it runs; from now on its limits count. Says whether it may run: others may have it by now."""
+        try:
+            if self._on_accepted is not None:
+                self._on_accepted(os.getpid(), monotonic())
+        except TaskRevokedError:
+            self.over = True
+        if self.over:
+            return False
         loop = self._pool.loop
         if self._soft:
             self._timers.append(loop.call_later(self._soft, self._soft_limit))
         if self._hard:
             self._timers.append(loop.call_later(self._hard, self._hard_limit))
+        return True
 
     def _soft_limit(self) -> None:
         raise NotImplementedError
@@ -180,8 +187,7 @@ class CoroutineJob(Job):
         await bridge.cross(self._execute, translate=self._translate)
 
     def _execute(self) -> None:
-        self._began()
-        if self.over:
+        if not self._begins():
             return
         try:
             outcome = self._trace(*self._args)
@@ -259,14 +265,16 @@ class ThreadJob(Job):
         return not self.over
 
     def _run(self) -> None:
-        if self.over:
-            self._call(self._done)
-            return
         self._is_waiting = False
         self._thread = threading.current_thread()
         running.set(self)
         process_loop.identify(self)
-        self._call(self._began)
+        # Celery's books are kept in the loop's thread.
+        begins: Future[bool] = Future()
+        self._call(lambda: begins.set_result(not self.over and self._begins()))
+        if not begins.result():
+            self._call(self._done)
+            return
         outcome, failure = None, None
         try:
             outcome = self._trace(*self._args)
@@ -291,11 +299,11 @@ class ThreadJob(Job):
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         log.error("%s runs in a thread, which nothing can end. It is at\n%s", self, stack)
         self._pool.threads.lose_one()
-        self._pool.lost(self)
+        self._pool.recycle(f"a thread hangs in {self}")
         self._done()
 
     def _call(self, function: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed, for the process ends
+        with suppress(RuntimeError):  # the loop is closed, for the process ends, and this thread with it
             self._pool.loop.call_soon_threadsafe(function, *args)
 
 

@@ -9,6 +9,8 @@ import atexit
 import logging
 import math
 import os
+import resource
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,9 +23,11 @@ from typing import Any, Final
 from celery import signals
 from celery.concurrency.base import BasePool
 from celery.utils import threads as celery_threads
+from celery.worker import state
 
 from backburner.errors import ConfigError
 from backburner.queue import loop as process_loop
+from backburner.queue import supervised
 from backburner.queue.coroutines import signature_source, tell_coroutines_apart
 from backburner.queue.pool import bridge
 from backburner.queue.pool.job import CoroutineJob, Job, ThreadJob
@@ -38,6 +42,8 @@ _THREADS: Final = 32
 _BLOCKED_AFTER: Final = 1.0
 """Seconds for which a task may block the loop until it is named in the log; ``worker_blocked_after`` in the app's
 configuration is another number of them."""
+_HANGS_AFTER: Final = 60.0
+"""The transport's own default."""
 _ENDING: Final = 10.0
 """Seconds that coroutines get to end in a cold shutdown."""
 
@@ -60,6 +66,11 @@ class TaskPool(BasePool):
         self._limits: tuple[float | None, float | None] = (options.get("soft_timeout"), options.get("timeout"))
         self._context = copy_context()
         self._is_coroutine: dict[str, bool] = {}
+        self._most_jobs: int | None = options.get("maxtasksperchild")
+        self._most_memory: int | None = options.get("max_memory_per_child")
+        self._begun = 0
+        self._is_leaving = False
+        self._starts_again = False
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
         self._asides: set[asyncio.Task[None]] = set()
@@ -74,6 +85,7 @@ class TaskPool(BasePool):
     def on_start(self) -> None:
         """Tell the process what its loop is. Lifespans are entered after this, before jobs come."""
         process_loop.adopt(self.loop)
+        atexit.register(self._start_again)
         atexit.register(self._end_loop)
         tell_coroutines_apart(self.app)
         signals.worker_process_init.send(sender=(self.options.get("initargs") or (None, None))[1])
@@ -88,7 +100,13 @@ class TaskPool(BasePool):
             except BaseException as error:  # noqa: BLE001  # raised below, as the loop would make something else of it
                 outcome.append(error)
 
-        watchdog = Watchdog(self.loop, threading.get_ident(), self._blocked_after)
+        watchdog = Watchdog(
+            self.loop,
+            threading.get_ident(),
+            self._blocked_after,
+            hangs_after=self.app.conf.broker_transport_options.get("watchdog", _HANGS_AFTER),
+            on_hang=partial(self.recycle, "its event loop hangs", hangs=True),
+        )
         watchdog.start()
         living = self.loop.create_task(live(), name="Celery's consumer")
         while not living.done():
@@ -234,9 +252,32 @@ class TaskPool(BasePool):
             self._running.discard(job)
             self._fill()
             self._notice()
+            if self._most_memory and (kilobytes := _memory()) > self._most_memory:
+                self.recycle(f"it has needed {kilobytes} KiB of memory")
 
-    def lost(self, job: Job) -> None:
-        """A thread hangs in the job."""
+    def recycle(self, why: str, *, hangs: bool = False) -> None:
+        """Have another process take this one's place, which ends when its jobs have.
+
+        A supervisor starts it before; without one, the same command is run again. Where the loop hangs, only a
+        supervisor can help.
+        """
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        if supervised.ask_for_a_replacement(hangs=hangs):
+            log.warning("this process wants to be replaced: %s", why)
+        elif not hangs:
+            log.warning("the worker starts again when its jobs have ended: %s", why)
+            self._starts_again = True
+            signals.worker_shutting_down.send(sender=None, sig="none", how="Warm", exitcode=0)
+            state.should_stop = 0  # type: ignore[assignment]  # the stubs are wrong
+            self.wake()
+
+    def _start_again(self) -> None:
+        if self._starts_again:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # the very command that ran here
 
     def aside(self, function: Callable[..., Any], *args: Any) -> None:
         """Call what may want to wait for a server."""
@@ -260,6 +301,9 @@ class TaskPool(BasePool):
             job = self._waiting.popleft()
             self._running.add(job)
             job.start(self._context.copy())
+            self._begun += 1
+            if self._begun == self._most_jobs:
+                self.recycle(f"it has begun {self._begun} jobs")
 
     def _notice(self) -> None:
         """Have the hub do what was put off till its next turn, such as acknowledging."""
@@ -279,12 +323,19 @@ class TaskPool(BasePool):
         stock: dict[str, Any] = super()._get_info()  # type: ignore[misc]  # the stubs leave it out
         return stock | {
             "processes": [os.getpid()],
+            "max-tasks-per-child": self._most_jobs or "N/A",
             "running": len(self._running),
             "waiting": len(self._waiting),
             "threads": len(self.threads),
             "loop": type(self.loop).__module__,
             "timeouts": self._limits,
         }
+
+
+def _memory() -> int:
+    """The most that the process has needed so far, in KiB; as Celery's own pool measures it."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most // 1024 if sys.platform == "darwin" else most
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

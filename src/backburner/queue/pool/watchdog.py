@@ -1,13 +1,14 @@
 """Names in the log who blocks the loop: a task that computes, or waits for something without ``await``.
 
-Nothing can be done about it from outside. Leases are renewed by a thread that does not need the loop, until the
-transport's own watchdog takes the worker for hung.
+Nothing can be done about it from outside, but to have the process replaced when it goes on for too long. Leases are
+renewed by a thread that does not need the loop, until the transport takes the worker for hung.
 """
 
 import asyncio
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from threading import Event, Thread
 from time import monotonic
 from typing import Final
@@ -23,14 +24,26 @@ class Watchdog:
     """Asks the loop now and then whether it runs.
 
     Args:
-        loop: of the thread that makes this.
+        loop: the one to watch.
+        ident: of its thread.
         limit: seconds for which it may not run.
+        hangs_after: seconds for which it has not run when `on_hang` is called.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ident: int, limit: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ident: int,
+        limit: float,
+        *,
+        hangs_after: float,
+        on_hang: Callable[[], object],
+    ) -> None:
         self._loop = loop
         self._ident = ident
         self._limit = limit
+        self._hangs_after = hangs_after
+        self._on_hang = on_hang
         self._over = Event()
         self._answered = Event()
         self._thread = Thread(target=self._run, name="backburner-watchdog", daemon=True)
@@ -53,11 +66,16 @@ class Watchdog:
                 return  # the loop is closed
             asked = monotonic()
             told = 0
-            patience = self._limit
+            patience = next_telling = self._limit
             while self._loop.is_running() and not self._answered.wait(patience):
-                told += 1
-                self._tell(monotonic() - asked)
-                patience *= _GROWTH
+                blocked = monotonic() - asked
+                if blocked >= next_telling:
+                    told += 1
+                    self._tell(blocked)
+                    next_telling = blocked * _GROWTH
+                if blocked >= self._hangs_after:
+                    self._on_hang()
+                patience = self._limit
             if told:
                 log.warning("the event loop runs again; it was blocked for %.1f s", monotonic() - asked)
             self._over.wait(self._limit / 2)

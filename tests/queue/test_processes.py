@@ -1,0 +1,87 @@
+"""``worker --processes N``: several workers under one supervisor, which replaces those that die or ask for it."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from celery.exceptions import TimeLimitExceeded
+
+from backburner.redis.embedded import EmbeddedServer
+from tests.queue.conftest import MakeApp, StartWorker, runs
+from tests.queue.programs.coroutines import define
+
+Eventually = Callable[..., Any]
+
+pytestmark = pytest.mark.slow
+
+POOL = "--pool=asyncio -c 10 -Q coroutines"
+
+
+@pytest.fixture
+def tasks(make_app: MakeApp, own_server: EmbeddedServer) -> Any:
+    return define(make_app(own_server.url)).tasks
+
+
+@pytest.fixture
+def start(start_worker: StartWorker, own_server: EmbeddedServer) -> Any:
+    return lambda options: start_worker(own_server.url, f"{POOL} {options}", "coroutines")
+
+
+def processes(tasks: Any) -> set[int]:
+    """Those that run tasks."""
+    found = tasks["co.nap"].app.control.inspect(timeout=1).stats() or {}
+    return {stats["pid"] for stats in found.values()}
+
+
+def test_the_dead_are_replaced_and_all_leave_in_order(
+    start: Any, tasks: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    path = tmp_path / "released"
+    with start("--processes 2") as fleet:
+        eventually(lambda: len(processes(tasks)) == 2, timeout=20)
+        first, second = processes(tasks)
+        job = tasks["co.hold"].delay(str(path))
+        eventually(lambda: runs(path) == 1)
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(processes(tasks) - {first}) == 2, timeout=20)
+        assert second in processes(tasks)
+        children = psutil.Process(fleet.process.pid).children(recursive=True)
+        fleet.process.send_signal(signal.SIGTERM)
+        eventually(lambda: runs(path) == 2 or fleet.output.count("Warm shutdown") == 2, timeout=20)
+        path.touch()
+        assert job.get(timeout=20) == "released", "whichever of the two had it"
+        assert fleet.process.wait(20) == 0
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_who_has_done_enough_is_replaced(start: Any, tasks: Any, eventually: Eventually) -> None:
+    with start("--processes 1 --max-tasks-per-child 5") as fleet:
+        before = tasks["co.nap"].delay(0).get(timeout=10)[2]
+        for _ in range(5):
+            assert tasks["co.nap"].delay(0).get(timeout=10)
+        eventually(lambda: tasks["co.nap"].delay(0).get(timeout=10)[2] != before, timeout=20)
+        assert fleet.says(f"process {before} has ended") or eventually(
+            lambda: fleet.says(f"process {before} has ended")
+        )
+
+
+def test_without_a_supervisor_the_same_process_starts_again(start: Any, tasks: Any, eventually: Eventually) -> None:
+    with start("--max-tasks-per-child 3") as worker:
+        results = [tasks["co.nap"].delay(0.01).get(timeout=20) for _ in range(7)]
+        assert {pid for _, _, pid in results} == {worker.process.pid}
+        assert worker.output.count("a process has begun") >= 2
+        assert worker.stop() == 0
+
+
+def test_a_thread_that_hangs_has_the_process_replaced(start: Any, tasks: Any, eventually: Eventually) -> None:
+    with start("--processes 1") as fleet:
+        before = tasks["co.nap"].delay(0).get(timeout=10)[2]
+        with pytest.raises(TimeLimitExceeded):
+            tasks["co.stuck"].delay().get(timeout=10)
+        eventually(lambda: fleet.says(f"process {before} has ended"), timeout=20)
+        assert "time.sleep(3600)" in fleet.output, "its stack"
+        assert tasks["co.nap"].delay(0).get(timeout=10)[2] != before
