@@ -7,7 +7,7 @@ from typing import Any
 from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import func
-from job import RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
 
 
 async def noop(_: dict[str, Any]) -> int:
@@ -21,7 +21,7 @@ async def stamp(_: dict[str, Any], sent: float) -> None:
 class Worker:
     redis_settings = RedisSettings.from_dsn(URL)
     functions = (func(noop, keep_result=3600 if RESULTS else 0), func(stamp, keep_result=0))
-    max_jobs = 100
+    max_jobs = CONCURRENCY
 
 
 async def enqueue(count: int) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from job import RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
 from saq import Queue
 
 queue = Queue.from_url(URL)
@@ -18,7 +18,7 @@ async def stamp(_: Any, *, sent: float) -> None:
     await astamp(sent)
 
 
-settings = {"queue": queue, "functions": [noop, stamp], "concurrency": 100}
+settings = {"queue": queue, "functions": [noop, stamp], "concurrency": CONCURRENCY}
 KEPT = 3600 if RESULTS else 1
 
 

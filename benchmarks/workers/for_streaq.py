@@ -2,10 +2,10 @@
 
 import time
 
-from job import RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
 from streaq import Worker
 
-worker = Worker(redis_url=URL, concurrency=100)
+worker = Worker(redis_url=URL, concurrency=CONCURRENCY)
 
 
 @worker.task(ttl=3600 if RESULTS else 0)

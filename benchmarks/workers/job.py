@@ -1,24 +1,57 @@
-"""What the jobs of queue_workers.py and queue_latency.py do, whoever runs them: nothing, or tell when they were run."""
+"""What the jobs of queue_workers.py, queue_latency.py and queue_asyncio.py do, whoever runs them: nothing, or sleep, or
+tell when they were run.
+"""
 
+import asyncio
 import os
 import time
 from functools import cache
+from threading import Lock
 
 import redis
 import redis.asyncio
 
 URL = os.environ["BENCH_URL"]
 RESULTS = os.environ.get("BENCH_RESULTS") == "1"
+NAP = float(os.environ.get("BENCH_NAP", "0"))
+"""Seconds that a job sleeps, if any."""
+NAPS = int(os.environ.get("BENCH_NAPS", "0"))
+"""How many do; the last one tells when the first began, and when it ended."""
+CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "100"))
+"""Of workers that are not told on their command line."""
 STAMPS = 16
 """Jobs that follow the others and tell when they are run: the last of them tells when all is done."""
 
 
+_naps: list[tuple[float, float]] = []
+_lock = Lock()
+
+
 def noop() -> int:
+    if NAP:
+        began = time.time()
+        time.sleep(NAP)
+        _count(began)
     return 1
 
 
 async def anoop() -> int:
+    if NAP:
+        began = time.time()
+        await asyncio.sleep(NAP)
+        _count(began)
     return 1
+
+
+def _count(began: float) -> None:
+    """Have the last one tell when the first one began and the last one ended."""
+    with _lock:
+        _naps.append((began, time.time()))
+        over = len(_naps) == NAPS
+    if over:
+        first, last = min(began for began, _ in _naps), max(ended for _, ended in _naps)
+        _client().rpush("bench:naps", f"{first} {last}")
+        _naps.clear()
 
 
 def stamp(sent: float) -> None:
