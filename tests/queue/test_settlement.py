@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import celery
+import celery.result
 import pytest
 import redis
 from celery import states
+from celery.app.task import Context
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery
 from backburner.queue.keys import Keys
@@ -34,7 +40,7 @@ def consumer(client: "redis.Redis", url: str) -> Iterator[Consumer]:
 
     consumer = Consumer(connect, Keys(), lease=30, max_deliveries=3, watchdog=60)
     consumer._call(consumer._renewal(begin=True))
-    _at_work.add(consumer)
+    _at_work.append(consumer)
     client.hset(Keys().leased(consumer.name), mapping={1: "celery\nm1", 2: "celery\nm2"})
     yield consumer
     consumer._states.clear()
@@ -205,3 +211,56 @@ def test_a_full_server_takes_results_with_acknowledgements(client: "redis.Redis"
         client.config_set("maxmemory", 0)
     assert client.hkeys(leases) == [b"2"]
     assert client.get("result") == b'{"status": "SUCCESS"}'
+
+
+FAMILIES: list[dict[str, Any]] = [
+    {},
+    {"group": "a-group", "parent_id": "a-parent"},
+    {"children": [celery.result.AsyncResult("c")]},
+]
+RESULTS: list[tuple[str, Any, str | None]] = [
+    (states.SUCCESS, {"a": [1, None, "ä"]}, None),
+    (states.SUCCESS, datetime(2026, 1, 2, tzinfo=UTC), None),
+    (states.FAILURE, ValueError("x", 1), "Traceback …"),
+    (states.RETRY, KeyError("x"), "Traceback …"),
+    (states.REVOKED, TaskRevokedError("cancelled"), None),
+    ("WORKING", {"step": 1}, None),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # stock Celery's
+@pytest.mark.parametrize("family", FAMILIES, ids=["alone", "in a group", "with children"])
+@pytest.mark.parametrize(
+    "configuration", [{}, {"timezone": "Europe/Berlin", "enable_utc": False}], ids=["UTC", "Berlin"]
+)
+def test_what_is_stored_is_what_stock_celery_stores(
+    make_app: MakeApp, url: str, client: "redis.Redis", family: dict[str, Any], configuration: dict[str, Any]
+) -> None:
+    ours = make_app(url, **configuration)
+    stock = celery.Celery("stock", backend=url, set_as_current=False, **configuration)
+    request = Context({"id": "the-id", "task": "add", **family})
+    for state, result, traceback in RESULTS:
+        found = []
+        for app in (ours, stock):
+            app.backend.store_result("the-id", result, state, traceback=traceback, request=request)
+            text = client.getdel("celery-task-meta-the-id")
+            told = json.loads(text)
+            done = told.pop("date_done")
+            offset = datetime.fromisoformat(done).utcoffset() if done else None
+            found.append((list(json.loads(text)), told, offset))
+        assert found[0] == found[1]
+    stock.close()
+
+
+def test_what_is_no_json_is_an_error_that_celery_knows(app: Celery) -> None:
+    with pytest.raises(EncodeError):
+        app.backend.store_result("the-id", object(), states.SUCCESS)
+
+
+def test_a_changed_configuration_changes_what_is_stored(app: Celery) -> None:
+    request = Context({"id": "the-id", "task": "add", "args": [1]})
+    app.backend.store_result("before", 1, states.SUCCESS, request=request)
+    app.conf.result_extended = True
+    app.backend.store_result("after", 1, states.SUCCESS, request=request)
+    assert "name" not in app.backend.get_task_meta("before")
+    assert app.backend.get_task_meta("after")["name"] == "add"

@@ -11,14 +11,16 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import celery.backends.redis as stock
 import redis
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
 from celery.exceptions import BackendStoreError
+from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
 from backburner.queue.deadline import limited, remaining
@@ -28,9 +30,13 @@ from backburner.queue.pool.client import Client
 from backburner.queue.reporting import has_reports, settle
 from backburner.queue.settlement import SETTLE, Stored, server_of, settling
 from backburner.queue.starting import Starts
+from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
+
+_FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
+"""What Celery stores of a request, and where it finds it."""
 
 _PATIENCE = 2.0
 """Seconds for the first look at a result."""
@@ -141,6 +147,15 @@ class _Watched:
             self._consumer.on_state_change(self._consumer.backend.decode_result(message), None)
 
 
+class _Form(NamedTuple):
+    """In what form states are stored; it holds as long as the configuration stays the same."""
+
+    changes: dict[str, Any]
+    maps: int
+    timezone: Any
+    is_plain: bool
+
+
 class _Patient:
     """What both backends below have in common; stands before a backend of Celery's."""
 
@@ -151,17 +166,19 @@ class _Patient:
     expires: int | None
     failure_expires: int | None
     result_consumer: Any
-    READY_STATES: frozenset[str]
     _MAX_STR_VALUE_SIZE: int
     as_uri: Callable[..., str]
     retry_policy: dict[str, Any]
     connection_errors: tuple[type[Exception], ...]
-    encode: Any
+    app: Any
+    always_retry: bool
+    encode_result: Any
+    current_task_children: Any
     get_key_for_task: Any
-    _get_result_meta: Callable[..., dict[str, Any]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._known_form: _Form | None = None
         self.starts = Starts(self._settle)
         """Of jobs that run in this process."""
 
@@ -170,25 +187,36 @@ class _Patient:
         """The one that hears of all results for this process."""
         return Listener(lambda: self.client.connection_pool, self.as_uri())
 
-    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **options: Any) -> Any:
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
         """Store a state, behind everything that the job has reported before."""
         if state in _FOLLOWS_REPORTS and has_reports(task_id):
             if bridge.is_here():
                 bridge.in_thread(settle, task_id)
             else:
                 settle(task_id)
-        return super().store_result(task_id, result, state, *args, **options)  # type: ignore[misc]  # as below
-
-    def _store_result(
-        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
-    ) -> Any:
-        if self.serializer != "json" or self.compression:
-            return super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
+        form = self._form()
+        if form is None:
+            return super().store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
+        result = self.encode_result(result, state)
 
         def stored(*, begins: bool) -> Stored:
-            meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            meta = {
+                "status": state,
+                "result": result,
+                "traceback": traceback,
+                "children": self.current_task_children(request),
+                "date_done": datetime.now(form.timezone).isoformat() if state in states.READY_STATES else None,
+            }
+            for name, attribute in _FAMILY:
+                if value := getattr(request, attribute, None):
+                    meta[name] = value
             meta["task_id"] = task_id
-            json = self.encode(meta)
+            try:
+                json = encode(meta)
+            except Exception as error:
+                raise EncodeError(str(error) or repr(error)) from error  # as kombu does
             if len(json) > self._MAX_STR_VALUE_SIZE:
                 raise BackendStoreError("the result is too large for a server")
             keep = self.failure_expires if state == states.FAILURE else self.expires
@@ -198,9 +226,23 @@ class _Patient:
             self.starts.add(task_id, partial(stored, begins=True))
             return result
         final = stored(begins=self.starts.end(task_id))
-        if state not in self.READY_STATES or not store_for(self._server, final):
+        if state not in states.READY_STATES or not store_for(self._server, final):
             self.ensure(self._settle, ([final],))
         return result
+
+    def _form(self) -> "_Form | None":
+        """``None`` if states are stored in a form that is Celery's affair."""
+        conf: Any = self.app.conf
+        form = self._known_form
+        if form is None or form.changes != conf.changes or form.maps != len(conf.maps):
+            plain = not (conf.result_extended or self.always_retry or self.compression) and self.serializer == "json"
+            form = self._known_form = _Form(
+                dict(conf.changes),
+                len(conf.maps),
+                UTC if self.app.uses_utc_timezone() else self.app.timezone,
+                plain and is_plain_json(),
+            )
+        return form if form.is_plain else None
 
     @cached_property
     def _server(self) -> tuple[Any, ...]:

@@ -269,7 +269,7 @@ def _body(message: dict[str, Any]) -> Any:
         or message["content-encoding"] != "utf-8"
         or message["properties"]["body_encoding"] != "base64"
         or "compression" in message["headers"]
-        or _serialization.registry._encoders["json"].encoder is not dumps  # noqa: SLF001  # nobody else tells
+        or not is_plain_json()
     ):
         raise Unsuitable("the message is not plain JSON")
     return json.loads(virtual.Channel.codecs["base64"].decode(message["body"]))
@@ -308,6 +308,11 @@ class _Form:
             for i in self.places.get(name, ()):
                 parts[i] = value
         return parts
+
+
+def is_plain_json() -> bool:
+    """Whether ``json`` means what `encode` makes, and not what somebody has registered in its place."""
+    return _serialization.registry._encoders["json"].encoder is dumps  # noqa: SLF001  # nobody else tells
 
 
 def encode(value: Any) -> str:

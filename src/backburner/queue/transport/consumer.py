@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final
-from weakref import WeakSet
 
 import redis
 
@@ -56,8 +55,8 @@ _BURY = script("bury")
 _CRASH = script("crash")
 _UNSORT = script("unsort")
 
-_at_work: "WeakSet[Consumer]" = WeakSet()
-"""Of this process, and after a fork of its parent."""
+_at_work: "list[Consumer]" = []
+"""Those that have not ended when the last one started; after a fork, the parent's."""
 
 
 def store_for(server: tuple[Any, ...], state: Stored) -> bool:
@@ -65,7 +64,7 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
 
     ``False`` if it is not for this process to do so: it does not consume there, or with more than one consumer.
     """
-    consumers = [consumer for consumer in tuple(_at_work) if consumer.is_mine and not consumer.over]
+    consumers = [consumer for consumer in _at_work if not consumer.over and consumer.is_mine]
     return len(consumers) == 1 and consumers[0].server == server and consumers[0].store(state)
 
 
@@ -149,7 +148,7 @@ class Consumer:
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
         worker.on_stop.add(self._hurry)
-        _at_work.add(self)
+        _at_work[:] = [other for other in _at_work if not other.over and other.is_mine] + [self]
         atexit.register(self.stop)
 
     def beat(self) -> None:
