@@ -26,11 +26,12 @@ from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, Job
 from backburner.queue.producer import Producer
-from backburner.queue.sending import CHUNK, _Ahead
+from backburner.queue.sending import CHUNK
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.spare import SpareConnections
 from tests.queue.conftest import MakeApp, StartWorker
 
 Lists = dict[str, list[dict[str, Any]]]
@@ -91,11 +92,11 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(client, "execute_command", spy)
 
-    def spy_ahead(self: Any, words: Any, ask: Any = _Ahead.ask) -> Any:
+    def spy_ahead(self: Any, *words: Any, ask: Any = SpareConnections.ask) -> Any:
         commands.append(words[0])
-        return ask(self, words)
+        return ask(self, *words)
 
-    monkeypatch.setattr(_Ahead, "ask", spy_ahead)
+    monkeypatch.setattr(SpareConnections, "ask", spy_ahead)
     return commands
 
 

@@ -206,12 +206,12 @@ def test_many_jobs_are_bounded_too_and_the_error_tells_how_many_are_enqueued(
     add.delay(0, 0)
     sent = 0
 
-    def stall_after_the_first(command: Any) -> Any:
+    def stall_after_the_first(*command: Any) -> Any:
         nonlocal sent
         sent += 1
         if sent == 2:
             proxy.stall()
-        return ask(command)
+        return ask(*command)
 
     ahead = add.app.producer._setup.sender.line._ahead
     ask, ahead.ask = ahead.ask, stall_after_the_first
@@ -224,15 +224,20 @@ def test_what_was_sent_ahead_is_not_enqueued_twice_if_its_reply_is_lost(app: Cel
     add = app.tasks["add"]
     add.delay(0, 0)
     ahead = app.producer._setup.sender.line._ahead
-    lost: list[bool] = []
+    lost: list[int] = []
 
-    def ask(command: Any) -> Any:
-        reply = real(command)
-        return lambda: lost.append(reply()) or False
+    def ask(*command: Any) -> Any:
+        reply = real(*command)
+
+        def lose() -> Any:
+            lost.append(reply())
+            raise redis.ConnectionError("lost")
+
+        return lose
 
     real, ahead.ask = ahead.ask, ask
     assert len(add.delay_many([(1, 2)] * (2 * CHUNK + 1))) == 2 * CHUNK + 1
-    assert lost == [True] * 3
+    assert lost == [0] * 3
     assert len(queued(url)) == 1 + 2 * CHUNK + 1
 
 
@@ -241,10 +246,10 @@ def test_who_is_interrupted_between_two_chunks_leaves_nothing_behind_that_hurts(
     add.delay(0, 0)
     ahead = app.producer._setup.sender.line._ahead
 
-    def interrupted(command: Any) -> Any:
-        reply = real(command)
+    def interrupted(*command: Any) -> Any:
+        reply = real(*command)
 
-        def never_read() -> bool:
+        def never_read() -> Any:
             raise KeyboardInterrupt
 
         return never_read if reply else None
@@ -279,7 +284,12 @@ def test_awaiting_a_hanging_broker_does_not_hold_up_the_loop(
         await add.adelay(1, 2)
         proxy.stall()
         # Other processes hold up the loop now and then, but not each time.
-        return min([await longest_lag(several) for _ in range(4)])
+        lag = 1.0
+        for _ in range(20):
+            lag = min(lag, await longest_lag(several))
+            if lag < 0.005:
+                break
+        return lag
 
     assert asyncio.run(main()) < 0.005
 

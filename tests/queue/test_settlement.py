@@ -19,6 +19,7 @@ from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.starting import Starts
 from backburner.queue.transport.consumer import Consumer, _at_work, store_for
+from backburner.redis.spare import SpareConnections
 from tests.queue.conftest import MakeApp
 
 Eventually = Callable[..., Any]
@@ -94,14 +95,14 @@ def test_a_job_that_ends_at_once_is_one_write(
     app: Celery, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    execute = redis.Redis.execute_command
+    ask = SpareConnections.ask
 
-    def spy(self: Any, *words: Any, **options: Any) -> Any:
+    def spy(self: Any, *words: Any) -> Any:
         sent.append(words[0])
-        return execute(self, *words, **options)
+        return ask(self, *words)
 
     app.backend.store_result("warm", 1, states.SUCCESS)
-    monkeypatch.setattr(redis.Redis, "execute_command", spy)
+    monkeypatch.setattr(SpareConnections, "ask", spy)
     app.backend.store_result("the-id", {"pid": 1}, states.STARTED)
     app.backend.store_result("the-id", 3, states.SUCCESS)
     assert sent == ["EVALSHA"]

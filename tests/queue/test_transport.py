@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import kombu
 import pytest
@@ -13,6 +13,7 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
+from backburner.queue.transport.channel import QoS
 from backburner.queue.transport.claims import Claims
 from backburner.testing import FaultProxy
 
@@ -516,3 +517,25 @@ def test_options_that_make_no_sense_are_refused(redis_url: str, options: dict[st
 def _port(client: Any) -> int:
     port: int = client.connection_pool.connection_kwargs["port"]
     return port
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "held", "slots", "wanted"),
+    [
+        (100, 76, 2, 0),
+        (100, 75, 2, 25),
+        (100, 99, 100, 1),
+        (100, 90, 80, 0),
+        (2, 1, 2, 1),
+        (1, 1, 1, 0),
+        (4, 3, 1, 1),
+        (0, 500, 1, 1_000_000),
+    ],
+)
+def test_messages_are_asked_for_many_at_a_time_unless_somebody_waits(
+    monkeypatch: pytest.MonkeyPatch, prefetch: int, held: int, slots: int, wanted: int
+) -> None:
+    monkeypatch.setattr("backburner.queue.transport.worker.slots", lambda: slots)
+    qos = QoS(cast("Any", object()), prefetch)
+    qos.held = dict.fromkeys(range(held), cast("Any", None))
+    assert qos.wanted == wanted

@@ -32,6 +32,7 @@ from backburner.queue.settlement import SETTLE, Stored, server_of, settling
 from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
+from backburner.redis.spare import SpareConnections
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
@@ -251,10 +252,19 @@ class _Patient:
 
     def _settle(self, stored: Sequence[Stored]) -> None:
         words = settling("", (), stored)
+        # Of a job on a loop only the client knows how to wait.
+        ask = self.client.execute_command if bridge.is_here() else self._ask
         try:
-            self.client.execute_command("EVALSHA", SETTLE.sha, *words)
+            ask("EVALSHA", SETTLE.sha, *words)
         except redis.exceptions.NoScriptError:
-            self.client.execute_command("EVAL", SETTLE.text, *words)
+            ask("EVAL", SETTLE.text, *words)
+
+    def _ask(self, *command: Any) -> Any:
+        return self._spare.ask(*command)()
+
+    @cached_property
+    def _spare(self) -> SpareConnections:
+        return SpareConnections(self.client.connection_pool)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,8 +21,9 @@ from backburner.queue.delivery import ENQUEUE
 from backburner.queue.publishing import FOREIGN, not_enqueued
 from backburner.queue.template import Template
 from backburner.redis.blocking import BlockingClient
-from backburner.redis.command import again, packed
+from backburner.redis.command import again
 from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.spare import SpareConnections
 
 if TYPE_CHECKING:
     from backburner.queue.app import Celery
@@ -175,7 +176,7 @@ class _Line(BlockingClient):
         pool.connection_class = limited(pool.connection_class)
         self._budget = budget
         self._sender = sender
-        self._ahead = _Ahead(pool)
+        self._ahead = SpareConnections(pool)
 
     def budgeted(self) -> AbstractContextManager[None]:
         return deadline(self._budget)
@@ -188,13 +189,20 @@ class _Line(BlockingClient):
 
     def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
         ends = time.monotonic() + self._budget
-        reply = self._ahead.ask(("EVALSHA", ENQUEUE.sha, *chunk.words())) if self._sender.knows(chunk) else None
+        # What fails here is the same delivery when it is sent as usual.
+        failures = (*FOREIGN, redis.ResponseError)
+        reply: Callable[[], Any] | None = None
+        if self._sender.knows(chunk):
+            with suppress(*failures):
+                reply = self._ahead.ask("EVALSHA", ENQUEUE.sha, *chunk.words())
 
         async def arrival() -> None:
             with deadline(ends - time.monotonic()):
-                # What failed, or was answered with an error, is the same delivery when it is sent as usual.
-                if reply is None or not reply():
-                    await self._sender.send(self, chunk)
+                if reply is not None:
+                    with suppress(*failures):
+                        reply()
+                        return
+                await self._sender.send(self, chunk)
 
         return arrival
 
@@ -208,49 +216,6 @@ class _Line(BlockingClient):
     async def pause(self, seconds: float) -> None:
         if seconds:
             time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
-
-
-class _Ahead:
-    """Connections for threads that send, do something else, and read later: others must not wait for that.
-
-    Who has one has it for himself. One that is not given back, for whatever reason, is closed by being forgotten.
-    """
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._free: list[Any] = []
-
-    def ask(self, command: tuple[str, ...]) -> Callable[[], bool] | None:
-        """Send a command; ``None`` if that failed. What is returned reads the reply, and tells whether all is well."""
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = self._pool.connection_class(**self._pool.connection_kwargs)
-        try:
-            connection.send_packed_command((packed(command),))
-        except FOREIGN as error:
-            log.debug("jobs could not be sent ahead: %s", error)
-            connection.disconnect()
-            return None
-
-        def reply() -> bool:
-            try:
-                connection.read_response()
-            except redis.exceptions.NoScriptError:
-                return False
-            except FOREIGN as error:
-                log.debug("jobs that were sent ahead are sent once more: %s", error)
-                connection.disconnect()
-                return False
-            self._free.append(connection)
-            return True
-
-        return reply
-
-    def close(self) -> None:
-        """Close those that nobody has."""
-        while self._free:
-            self._free.pop().disconnect()
 
 
 class _Stream(PipelinedClient):
