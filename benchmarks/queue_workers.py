@@ -32,6 +32,8 @@ from harness import Bar, Figure, Report, server
 
 HERE = Path(__file__).parent / "workers"
 PATIENCE = 120.0
+STAMPS = 16
+"""Jobs that follow the others and tell when they are run: the last of them tells when all is done."""
 PACKAGES = ("arq", "celery", "dramatiq", "huey", "kombu", "rq", "saq", "streaq", "taskiq", "taskiq-redis")
 
 TASKIQ = "taskiq worker for_taskiq:broker --workers {processes} --log-level WARNING"
@@ -116,13 +118,22 @@ def workers(contender: Contender, url: str, *, processes: int, results: bool) ->
                 process.wait()
 
 
-def enqueue(contender: Contender, url: str, function: str, count: int, *, results: bool) -> None:
-    """In a process of its own, for most of them keep connections to one server for ever."""
-    code = f"import asyncio, {contender.module} as jobs; asyncio.run(jobs.{function}({count}))"
+def produce(contender: Contender, url: str, calls: str, *, results: bool) -> str:
+    """Make calls of a contender's module, `jobs`, in a process of its own, for most keep connections to one server for
+    ever. What it prints.
+    """
+    code = (
+        f"import asyncio, json, job, {contender.module} as jobs\n"
+        "async def main():\n"
+        "    await jobs.start()\n"
+        f"    {calls}\n"
+        "asyncio.run(main())"
+    )
     env = os.environ | contender.env | {"BENCH_URL": url, "BENCH_RESULTS": str(int(results)), "PYTHONPATH": str(HERE)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{contender.module}: nothing could be enqueued\n{done.stderr}")
+    return done.stdout
 
 
 def stamps(client: "redis.Redis", count: int) -> list[tuple[float, float]]:
@@ -135,6 +146,13 @@ def stamps(client: "redis.Redis", count: int) -> list[tuple[float, float]]:
     told = [tuple(map(float, stamp.split())) for stamp in client.lrange("bench:stamps", 0, -1)]
     client.delete("bench:stamps")
     return [(when, waited) for when, waited in told]
+
+
+def warm_up(contender: Contender, url: str, client: "redis.Redis", *, processes: int, results: bool) -> None:
+    """Wait until the workers are there and have done something."""
+    count = 20 * processes
+    produce(contender, url, f"await job.repeat(jobs.send_stamp, {count}, 0.01)", results=results)
+    stamps(client, count)
 
 
 def all_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -151,18 +169,16 @@ def drain(contender: Contender, url: str, *, processes: int, results: bool, jobs
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         with workers(contender, url, processes=processes, results=results) as started:
-            # All processes are there, and have done something.
-            enqueue(contender, url, "stamps", 20 * processes, results=results)
-            stamps(client, 20 * processes)
-            time.sleep(0.5)
+            warm_up(contender, url, client, processes=processes, results=results)
             for process in all_of(started):
                 process.send_signal(signal.SIGSTOP)
-            enqueue(contender, url, "enqueue", jobs, results=results)
+            calls = f"await jobs.enqueue({jobs}); await job.repeat(jobs.send_stamp, {STAMPS})"
+            produce(contender, url, calls, results=results)
             before, cpu = client.info(), processor_time(started)
             began = time.time()
             for process in all_of(started):
                 process.send_signal(signal.SIGCONT)
-            told = stamps(client, 16)
+            told = stamps(client, STAMPS)
             after, spent = client.info(), processor_time(started) - cpu
 
     def gone(name: str) -> float:

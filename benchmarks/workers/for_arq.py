@@ -7,7 +7,7 @@ from typing import Any
 from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import func
-from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, URL, anoop, astamp
 
 
 async def noop(_: dict[str, Any]) -> int:
@@ -24,14 +24,17 @@ class Worker:
     max_jobs = CONCURRENCY
 
 
+pools: list[Any] = []
+
+
+async def start() -> None:
+    pools.append(await create_pool(Worker.redis_settings))
+
+
 async def enqueue(count: int) -> None:
-    pool = await create_pool(Worker.redis_settings)
     for _ in range(0, count, 50):
-        await asyncio.gather(*(pool.enqueue_job("noop") for _ in range(50)))
-    await stamps(STAMPS)
+        await asyncio.gather(*(pools[0].enqueue_job("noop") for _ in range(50)))
 
 
-async def stamps(count: int) -> None:
-    pool = await create_pool(Worker.redis_settings)
-    for _ in range(count):
-        await pool.enqueue_job("stamp", time.time())
+async def send_stamp() -> None:
+    await pools[0].enqueue_job("stamp", time.time())

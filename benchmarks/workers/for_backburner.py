@@ -3,7 +3,7 @@
 import os
 import time
 
-from job import RESULTS, STAMPS, URL, anoop, astamp, noop, stamp
+from job import RESULTS, URL, anoop, astamp, done_at, noop, stamp
 
 from backburner.queue import Celery
 from backburner.settings import Settings
@@ -14,14 +14,21 @@ if os.environ.get("BENCH_AS_IT_COMES") != "1":
 IS_ASYNC = os.environ.get("BENCH_ASYNC") == "1"
 do_nothing = app.task(anoop if IS_ASYNC else noop, name="noop", ignore_result=not RESULTS)
 tell = app.task(astamp if IS_ASYNC else stamp, name="stamp", ignore_result=True)
+ask = app.task(done_at, name="done_at")
+
+
+async def start() -> None: ...
 
 
 async def enqueue(count: int) -> None:
     for start in range(0, count, 10_000):
         await do_nothing.adelay_many([()] * min(10_000, count - start))
-    await stamps(STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        await tell.adelay(time.time())
+async def send_stamp() -> None:
+    await tell.adelay(time.time())
+
+
+async def waits(count: int) -> list[float]:
+    """Seconds from the end of a job until its result is here, for so many jobs one by one."""
+    return [-(await (await ask.adelay()).aget(timeout=30)) + time.time() for _ in range(count)]

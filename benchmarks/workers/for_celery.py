@@ -3,21 +3,28 @@
 import time
 
 import celery
-from job import RESULTS, STAMPS, URL, noop, stamp
+from job import RESULTS, URL, done_at, noop, stamp
 
 app = celery.Celery("stock", broker=URL, backend=URL)
 app.conf.update(worker_prefetch_multiplier=64, broker_connection_retry_on_startup=True, worker_send_task_events=False)
 do_nothing = app.task(noop, name="noop", ignore_result=not RESULTS)
 tell = app.task(stamp, name="stamp", ignore_result=True)
+ask = app.task(done_at, name="done_at")
+
+
+async def start() -> None: ...
 
 
 async def enqueue(count: int) -> None:
     with app.producer_or_acquire() as producer:
         for _ in range(count):
             do_nothing.apply_async(producer=producer)
-    await stamps(STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        tell.delay(time.time())
+async def send_stamp() -> None:
+    tell.delay(time.time())
+
+
+async def waits(count: int) -> list[float]:
+    """Seconds from the end of a job until its result is here, for so many jobs one by one."""
+    return [-float(ask.delay().get(timeout=30)) + time.time() for _ in range(count)]

@@ -23,12 +23,13 @@ def stamp(sent: float) -> None:
     job.stamp(sent)
 
 
+async def start() -> None: ...
+
+
 async def enqueue(count: int) -> None:
     for _ in range(count):
         noop.send()
-    await stamps(job.STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        stamp.send(time.time())
+async def send_stamp() -> None:
+    stamp.send(time.time())

@@ -10,12 +10,13 @@ queue = Queue(connection=redis.Redis.from_url(job.URL))
 KEPT = 3600 if job.RESULTS else 0
 
 
+async def start() -> None: ...
+
+
 async def enqueue(count: int) -> None:
     for _ in range(0, count, 500):
         queue.enqueue_many([Queue.prepare_data(job.noop, result_ttl=KEPT) for _ in range(min(500, count))])
-    await stamps(job.STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        queue.enqueue(job.stamp, time.time(), result_ttl=0)
+async def send_stamp() -> None:
+    queue.enqueue(job.stamp, time.time(), result_ttl=0)

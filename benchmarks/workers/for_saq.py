@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, URL, anoop, astamp
 from saq import Queue
 
 queue = Queue.from_url(URL)
@@ -22,13 +22,14 @@ settings = {"queue": queue, "functions": [noop, stamp], "concurrency": CONCURREN
 KEPT = 3600 if RESULTS else 1
 
 
-async def enqueue(count: int) -> None:
+async def start() -> None:
     await queue.connect()
+
+
+async def enqueue(count: int) -> None:
     for _ in range(0, count, 50):
         await asyncio.gather(*(queue.enqueue("noop", ttl=KEPT) for _ in range(50)))
-    await stamps(STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        await queue.enqueue("stamp", sent=time.time())
+async def send_stamp() -> None:
+    await queue.enqueue("stamp", sent=time.time())

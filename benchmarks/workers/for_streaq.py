@@ -2,7 +2,7 @@
 
 import time
 
-from job import CONCURRENCY, RESULTS, STAMPS, URL, anoop, astamp
+from job import CONCURRENCY, RESULTS, URL, anoop, astamp
 from streaq import Worker
 
 worker = Worker(redis_url=URL, concurrency=CONCURRENCY)
@@ -18,15 +18,14 @@ async def stamp(sent: float) -> None:
     await astamp(sent)
 
 
+async def start() -> None:
+    await worker.__aenter__()
+
+
 async def enqueue(count: int) -> None:
-    async with worker:
-        for _ in range(0, count, 500):
-            await worker.enqueue_many([noop.enqueue() for _ in range(min(500, count))])
-        for _ in range(STAMPS):
-            await stamp.enqueue(time.time())
+    for _ in range(0, count, 500):
+        await worker.enqueue_many([noop.enqueue() for _ in range(min(500, count))])
 
 
-async def stamps(count: int) -> None:
-    async with worker:
-        for _ in range(count):
-            await stamp.enqueue(time.time())
+async def send_stamp() -> None:
+    await stamp.enqueue(time.time())

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 
-from job import RESULTS, STAMPS, URL, anoop, astamp
+from job import RESULTS, URL, anoop, astamp
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
 broker = (RedisStreamBroker if os.environ.get("BENCH_STREAM") == "1" else ListQueueBroker)(URL)
@@ -14,13 +14,14 @@ do_nothing = broker.register_task(anoop, task_name="noop")
 tell = broker.register_task(astamp, task_name="stamp")
 
 
-async def enqueue(count: int) -> None:
+async def start() -> None:
     await broker.startup()
+
+
+async def enqueue(count: int) -> None:
     for _ in range(0, count, 100):
         await asyncio.gather(*(do_nothing.kiq() for _ in range(100)))
-    await stamps(STAMPS)
 
 
-async def stamps(count: int) -> None:
-    for _ in range(count):
-        await tell.kiq(time.time())
+async def send_stamp() -> None:
+    await tell.kiq(time.time())

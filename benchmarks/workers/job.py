@@ -1,10 +1,14 @@
 """What the jobs of queue_workers.py, queue_latency.py and queue_asyncio.py do, whoever runs them: nothing, or sleep, or
 tell when they were run.
+
+The modules beside this one are the same three functions for each library: `start`, `enqueue` for many jobs that do
+nothing, and `send_stamp` for one that tells when it was run.
 """
 
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from functools import cache
 from threading import Lock
 
@@ -19,8 +23,6 @@ NAPS = int(os.environ.get("BENCH_NAPS", "0"))
 """How many do; the last one tells when the first began, and when it ended."""
 CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "100"))
 """Of workers that are not told on their command line."""
-STAMPS = 16
-"""Jobs that follow the others and tell when they are run: the last of them tells when all is done."""
 
 
 _naps: list[tuple[float, float]] = []
@@ -33,6 +35,11 @@ def noop() -> int:
         time.sleep(NAP)
         _count(began)
     return 1
+
+
+def done_at() -> float:
+    """When the job was done."""
+    return time.time()
 
 
 async def anoop() -> int:
@@ -64,6 +71,15 @@ async def astamp(sent: float) -> None:
     """As `stamp`."""
     now = time.time()
     await _aclient().rpush("bench:stamps", f"{now} {now - sent}")
+
+
+async def repeat(send_stamp: Callable[[], Awaitable[None]], count: int, every: float = 0.0) -> None:
+    """Send stamps, one each so many seconds."""
+    began = time.monotonic()
+    for number in range(count):
+        if (early := began + number * every - time.monotonic()) > 0:
+            await asyncio.sleep(early)
+        await send_stamp()
 
 
 @cache
