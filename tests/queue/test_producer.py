@@ -487,21 +487,21 @@ def test_while_the_server_takes_one_chunk_the_next_one_is_made_and_not_sent(
 ) -> None:
     add = app.tasks["add"]
     add.delay(1, 2)
-    make, arrive = Producer._chunk, Producer._arrived
+    make, jobs_of = Producer._chunk, Producer._jobs
     happened: list[str] = []
 
     def made(self: Producer, *args: Any) -> Any:
+        with redis.Redis.from_url(url) as client:
+            assert client.llen("celery") <= 1 + CHUNK * happened.count("made")
         happened.append("made")
         return make(self, *args)
 
-    async def arrived(self: Producer, *args: Any) -> None:
-        with redis.Redis.from_url(url) as client:
-            assert client.llen("celery") <= 1 + CHUNK * (happened.count("arrived") + 1)
-        await arrive(self, *args)
+    def arrived(self: Producer, *args: Any) -> Any:
         happened.append("arrived")
+        return jobs_of(self, *args)
 
     monkeypatch.setattr(Producer, "_chunk", made)
-    monkeypatch.setattr(Producer, "_arrived", arrived)
+    monkeypatch.setattr(Producer, "_jobs", arrived)
     jobs = asyncio.run(many(add, 3 * CHUNK)) if awaited else add.delay_many([(1, 2)] * 3 * CHUNK)
     assert len(jobs) == 3 * CHUNK
     assert happened == ["made", "made", "arrived", "made", "arrived", "arrived"]

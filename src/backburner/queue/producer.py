@@ -127,47 +127,45 @@ class Producer:
         options: Mapping[str, Any],
     ) -> "list[Job[Any]] | None":
         terms = self._terms(setup, task, options)
-        template = terms and await self._template(setup, port, task, terms)
+        template = terms and (setup.templates.get(terms.key) or await self._template(setup, port, task, terms))
         if not terms or not template:
             return None
+        parts = [slice(start, start + CHUNK) for start in range(0, len(calls), CHUNK)]
+        encoded: list[Encoded] = []
         # All of it before anything is sent: what is wrong with one call is wrong with all of them.
-        encoded = await self._encoded(port, task, template, calls)
-        if encoded is None:
-            return None
+        for part in parts:
+            if encoded:
+                await port.pause(0)
+            some = self._encoded(task, template, calls[part])
+            if some is None:
+                return None
+            encoded += some
         jobs: list[Job[Any]] = []
-        chunk: Chunk | None = None
-        arrival: Callable[[], Awaitable[None]] | None = None
-        for start in range(0, len(calls), CHUNK):
-            end = start + CHUNK
-            following = self._chunk(setup, sender, template, terms, calls[start:end], encoded[start:end])
-            if chunk is not None:
-                # It was on its way while the one that follows was made.
-                await self._arrived(port, task, terms, chunk, arrival, jobs, len(calls))
-            chunk = following
-            arrival = port.begin(chunk) if len(calls) > CHUNK else None
-        if chunk is not None:
-            await self._arrived(port, task, terms, chunk, arrival, jobs, len(calls))
-        return jobs
 
-    async def _arrived(
-        self,
-        port: Port,
-        task: Any,
-        terms: "_Terms",
-        chunk: Chunk,
-        arrival: Callable[[], Awaitable[None]] | None,
-        jobs: "list[Job[Any]]",
-        count: int,
-    ) -> None:
-        try:
-            await (port.deliver(chunk) if arrival is None else arrival())
-        except NotEnqueued as error:
-            if jobs:
-                error.add_note(f"The first {len(jobs)} of {count} jobs were enqueued.")
-            raise
-        jobs += self._jobs(task, terms, chunk.ids)
-        if signals.after_task_publish.receivers:
-            await port.aside(_tell_receivers, chunk)
+        async def arrived(chunk: Chunk, delivery: Awaitable[None]) -> None:
+            try:
+                await delivery
+            except NotEnqueued as error:
+                if jobs:
+                    error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
+                raise
+            jobs.extend(self._jobs(task, terms, chunk.ids))
+            if signals.after_task_publish.receivers:
+                await port.aside(_tell_receivers, chunk)
+
+        under_way: tuple[Chunk, Callable[[], Awaitable[None]]] | None = None
+        for part in parts:
+            chunk = self._chunk(setup, sender, template, terms, calls[part], encoded[part])
+            if len(parts) == 1:
+                await arrived(chunk, port.deliver(chunk))
+                return jobs
+            if under_way is not None:
+                # It was on its way while the one that follows was made.
+                await arrived(under_way[0], under_way[1]())
+            under_way = chunk, port.begin(chunk)
+        if under_way is not None:
+            await arrived(under_way[0], under_way[1]())
+        return jobs
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
         """What the options mean; ``None`` if they are not of the usual kinds."""
@@ -225,7 +223,7 @@ class Producer:
             log.info("jobs of %s are enqueued in Celery's own way: %s", task.name, error)
             return None
 
-    async def _encoded(self, port: Port, task: Any, template: Template, calls: Sequence[Call]) -> list[Encoded] | None:
+    def _encoded(self, task: Any, template: Template, calls: Sequence[Call]) -> list[Encoded] | None:
         """What messages tell of each call; ``None`` if Celery is to say what is wrong with one."""
         check = task.__header__ if task.typing else None
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
@@ -236,8 +234,6 @@ class Producer:
             if check is not None:
                 check(*args, **kwargs)
             encoded.append(template.encoded(*(dump(args, kwargs) if dump else (args, kwargs))))
-            if not len(encoded) % CHUNK:
-                await port.pause(0)
         return encoded
 
     def _chunk(

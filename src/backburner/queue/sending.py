@@ -75,7 +75,7 @@ class Port(Protocol):
         """Send a command, and wait for its reply."""
         ...
 
-    async def deliver(self, chunk: Chunk) -> None:
+    def deliver(self, chunk: Chunk) -> Awaitable[None]:
         """Send a chunk, alone or with others.
 
         Raises:
@@ -184,8 +184,8 @@ class _Line(BlockingClient):
     async def execute(self, *words: str) -> Any:
         return self.execute_command(*words)
 
-    async def deliver(self, chunk: Chunk) -> None:
-        await self._sender.send(self, chunk)
+    def deliver(self, chunk: Chunk) -> Awaitable[None]:
+        return self._sender.send(self, chunk)
 
     def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
         ends = time.monotonic() + self._budget
@@ -233,10 +233,9 @@ class _Stream(PipelinedClient):
     def execute(self, *words: str) -> Awaitable[Any]:
         return self.execute_command(*words)
 
-    async def deliver(self, chunk: Chunk) -> None:
+    def deliver(self, chunk: Chunk) -> Awaitable[None]:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
-            await self._sender.send(self, chunk)
-            return
+            return self._sender.send(self, chunk)
         template, future = chunk.template, self._loop.create_future()
         if template not in self._gathering:
             mine = replace(chunk, ids=chunk.ids[:], messages=chunk.messages[:], announcements=chunk.announcements[:])
@@ -250,7 +249,7 @@ class _Stream(PipelinedClient):
             futures.append(future)
             if len(futures) == CHUNK:
                 self._send_gathered(template)
-        await future
+        return future
 
     def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
         sending = self._start(self._sender.send(self, chunk))
