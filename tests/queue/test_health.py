@@ -43,7 +43,7 @@ def ask(start_worker: StartWorker, url: str, hangs: Path) -> Callable[..., Any]:
     return start
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork -c 1"])
+@pytest.mark.parametrize("pool", ["solo", "prefork -c 1", "asyncio -c 10"])
 def test_a_worker_that_works_is_well_and_one_that_stops_says_so(
     app: Celery, ask: Callable[..., Any], pool: str, released: Path, eventually: Eventually
 ) -> None:

@@ -159,7 +159,7 @@ def test_a_running_job_is_ended_by_the_code_that_began_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["solo", "prefork -c 2"])
+@pytest.mark.parametrize("pool", ["solo", "prefork -c 2", "asyncio -c 10"])
 def test_every_pool_reloads(
     start_project: StartProject, pool: str, make_app: MakeApp, released: Path, eventually: Eventually
 ) -> None:

@@ -100,9 +100,11 @@ def complaint() -> str | None:
         return "it is stopping"
     if not worker.is_here():
         return "it is starting"
-    signs, told = worker.signs, worker.queues()
-    if signs.contact is None or not told:  # another transport, or the queues were taken from it: little is known
+    signs = worker.signs
+    if signs.contact is None:  # with another transport little is known
         return None if worker.is_connected() else "it is not connected to the broker"
+    if worker.is_connected() and not worker.queues():
+        return None  # they were taken from it, by remote control
     if silent := _since(signs.contact):
         return f"the broker has not answered for {silent:.0f} s"
     if worker.is_busy_in_the_loop():
