@@ -90,6 +90,12 @@ class Entry:
         """Tells this entry from those that were, or will be, under the same key. An absent one has the mark ``b""``."""
         return TIME.pack(self.created)
 
+    def renewed_from(self, refresh_at: float) -> "Entry":
+        """Another one of the same value, which is to be renewed from another time on."""
+        # `dataclasses.replace` takes five times as long.
+        times = (self.created, refresh_at, self.fresh_until, self.expires_at)
+        return Entry(self.payload, *times, self.tags, self.compute_seconds, self.value)
+
     def pack(self, key: str) -> bytes:
         """The entry as the bytes that stand for it under a key.
 

@@ -97,7 +97,7 @@ class Near(MemoryStore):
         with self._guard:
             if self._tokens.pop(self._keyspace.entry(key), None) is token:
                 of_use_until = min(entry.refresh_at, now + CAP)
-                entry = replace(entry, refresh_at=of_use_until)
+                entry = entry.renewed_from(of_use_until)
                 with self._lock:
                     self._put(self._keyspace.local(key), entry, now, of_use_until)
 
