@@ -5,13 +5,16 @@ import gc
 import multiprocessing
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
 from backburner import Cache
+from backburner.cache.engine import MISSING
+from backburner.redis.command import packed
+from backburner.redis.pipelined import PipelinedClient
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 
@@ -297,3 +300,69 @@ def test_three_processes_at_random_for_half_a_minute(redis_url: str) -> None:
     assert operations > 5000
     assert held > 0
     assert stale == 0
+
+
+# In asyncio code
+
+
+def test_an_event_loop_hears_by_itself_however_long_the_listening_thread_has_to_wait(
+    redis_url: str, eventually: Eventually
+) -> None:
+    async def main(cache: Cache, other: Cache) -> None:
+        await cache.aget("anything")
+        await _until(lambda: cache.stats().tracking == "tracking")
+        # From here on the thread says that all is well, and passes nothing on.
+        cache._near._tracking._on_invalidated = lambda names: None
+        for _ in range(3):
+            for number in range(20):
+                other.put("key", number)
+                other.tags("books").put("tagged", number)
+                await _until(lambda: cache._hit("key") is MISSING and cache._hit("tagged") is MISSING)
+                assert (await cache.aget("key"), await cache.aget("tagged")) == (number, number)
+                other.tags("books").flush()
+                await _until(lambda: cache._hit("tagged") is MISSING)
+                assert await cache.aget("tagged") is None
+            # What was asked for holds for the next connection, too; in between, the thread would be needed.
+            cache._near.drop_all()
+            await cache._aengine().store._far._client.aclose()
+            await cache.aget("anything")
+
+    other = Cache(redis_url, strict=True, l1=False)
+    cache = Cache(redis_url, strict=True)
+    with asyncio.Runner() as runner:
+        runner.run(main(cache, other))
+        runner.run(cache.aclose())
+    other.close()
+
+
+def test_an_event_loop_whose_connection_may_not_hear_has_the_thread(
+    redis_url: str, other: Cache, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = PipelinedClient._ask
+    asked: list[Any] = []
+
+    def refused(client: PipelinedClient, stream: Any) -> None:
+        client._asked_for = [packed(("HELLO", 9)) for _ in client._asked_for]
+        asked.append(client)
+        ask(client, stream)
+
+    monkeypatch.setattr(PipelinedClient, "_ask", refused)
+
+    async def main(cache: Cache) -> None:
+        await cache.aget("anything")
+        await _until(lambda: cache.stats().tracking == "tracking")
+        for number in range(20):
+            other.put("key", number)
+            await _until(lambda: cache._hit("key") is MISSING)
+            assert await cache.aget("key") == number
+        assert asked
+
+    cache = Cache(redis_url, strict=True)
+    with asyncio.Runner() as runner:
+        runner.run(main(cache))
+        runner.run(cache.aclose())
+
+
+async def _until(predicate: Callable[[], object]) -> None:
+    while not predicate():  # noqa: ASYNC110 - it changes in another thread; the test's time limit is the end
+        await asyncio.sleep(0.001)

@@ -10,6 +10,7 @@ in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from backburner.redis.stream import Stream
 from backburner.redis.url import ServerURL
 
 __all__ = ["PipelinedClient"]
+
+log = logging.getLogger("backburner.cache")
 
 
 class PipelinedClient:
@@ -62,6 +65,7 @@ class PipelinedClient:
         # Kept: a Sentinel's pool lives as long as it does.
         self._client = client or aconnect(url, timeout=timeout, name=name)
         self._stream: Stream | None = None
+        self._asked_for: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<PipelinedClient {self._server}>"
@@ -80,6 +84,25 @@ class PipelinedClient:
     def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002 - as redis-py
         """Collect commands that are sent together."""
         return Pipeline(self._send_all)
+
+    def hear(self, prefix: str, on_push: Callable[[list[Any]], None]) -> None:
+        """Have the server tell, on this connection and those that come after it, which keys under a prefix change. So
+        who reads on the event loop hears of a change before it reads anything that is younger, and without waiting for
+        another thread. A server that refuses is left alone; this is no reason to trust that all is heard."""
+        self._on_push = on_push
+        # Not at the handshake, which would fail where RESP3 is refused.
+        self._asked_for = [packed(("HELLO", 3)), packed(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix))]
+        if self._stream is not None:
+            self._stream.on_push = on_push
+            self._ask(self._stream)
+
+    def _ask(self, stream: Stream) -> None:
+        for command in self._asked_for:
+            stream.send(command).add_done_callback(self._answered)
+
+    def _answered(self, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and (error := reply.exception()) is not None:
+            log.debug("%s does not tell of changes on this connection: %s", self._server, error)
 
     async def aclose(self) -> None:
         """Close the connection; what waits for a reply fails. The client can be used again; it connects anew."""
@@ -108,7 +131,7 @@ class PipelinedClient:
         pool = self._client.connection_pool
         options = dict(pool.connection_kwargs)
         if self._on_push is not None:
-            options |= {"protocol": 3, "parser_class": AsyncPushParser}
+            options |= {"parser_class": AsyncPushParser} | ({} if self._asked_for else {"protocol": 3})
         connection = pool.connection_class(**options)
         self._stream = Stream(
             connection,
@@ -118,6 +141,7 @@ class PipelinedClient:
             on_end=self._disconnected,
             error_of=self._error_of,
         )
+        self._ask(self._stream)
         return self._stream
 
     def _disconnected(self) -> None:

@@ -63,7 +63,7 @@ class Stream(asyncio.Protocol):
         self._connection = connection
         self._server = server
         self._timeout = timeout
-        self._on_push = on_push
+        self.on_push = on_push
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._new_future = self._loop.create_future
@@ -151,7 +151,7 @@ class Stream(asyncio.Protocol):
         found = _transport_of(self._connection)
         if found is None:
             log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
-            self._transport = _Relay(self._connection, self, wants_push=self._on_push is not None)
+            self._transport = _Relay(self._connection, self, wants_push=self.on_push is not None)
             return
         self._transport, reader = found
         self._transport.set_protocol(self)
@@ -240,10 +240,10 @@ class Stream(asyncio.Protocol):
         self._flush()
 
     def _pushed(self, message: list[Any]) -> None:
-        if self._on_push is None:
+        if self.on_push is None:
             return
         try:
-            self._on_push(message)
+            self.on_push(message)
         except Exception:
             log.exception("the receiver of push messages failed on %r", message)
 

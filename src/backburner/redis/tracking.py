@@ -6,6 +6,9 @@ BCAST). Where it refuses, a channel takes the place of it, and only what writers
 key with the name of the channel is there, which listeners keep alive. Which of the two, is tried at each connection,
 never assumed.
 
+A thread may have to wait for its turn while another one computes. So an event loop hears on its own connection, too
+(`PipelinedClient.hear`); whether all is heard, and copies can be trusted, is known here only.
+
 A connection that is lost, or silent for two timeouts although asked, is distrusted: between `on_lost` and the next
 `on_trusted` changes may go unheard, so nothing may be served from memory. What to keep and what to drop is not decided
 here.

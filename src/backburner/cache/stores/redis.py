@@ -216,6 +216,11 @@ class RedisStore:
         """For each key, where the lease on computing it lies, and its entry."""
         return [name for key in keys for name in (self._keyspace.lease(key), self._keyspace.entry(key))]
 
+    def hear(self, on_push: Callable[[list[Any]], None]) -> None:
+        """Where the client can, have the server's news of changes come with its replies."""
+        if hear := getattr(self._client, "hear", None):
+            hear(self._keyspace.prefix, on_push)
+
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
         return list(await self._command("MGET", *map(self._keyspace.tag, tags)))
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 from backburner.cache.entry import Entry
 from backburner.cache.keys import Keyspace
@@ -76,6 +76,14 @@ class Near(MemoryStore):
     def tracking(self) -> Mode:
         """How changes are heard of."""
         return self._tracking.mode if self._trusted else "off"
+
+    def pushed(self, message: list[Any]) -> None:
+        """Take a push message that came on another connection than that of `Tracking`."""
+        match message:
+            case [b"invalidate", names]:
+                self._heard(names)
+            case _:
+                pass  # nothing else was asked for
 
     def look(self, key: str) -> Entry | None:
         return super().look(self._keyspace.local(key))
@@ -168,6 +176,7 @@ class TieredStore:
         self._keyspace = keyspace
         self._decode = decode
         self._clock = clock
+        self._hears = False
 
     def tier_of(self, key: str, entry: Entry) -> Tier:
         return "memory" if self._near.look(key) is entry else "server"
@@ -187,7 +196,7 @@ class TieredStore:
         entry = self._near.copy_of(key, now)
         if entry is not None:
             return entry
-        tokens = self._near.ask((self._keyspace.entry(key),))
+        tokens = self._ask((self._keyspace.entry(key),))
         try:
             entry = await self._far.read_one(key)
             if entry is not None and tokens:
@@ -204,7 +213,7 @@ class TieredStore:
         found = {key: self._near.copy_of(key, now) for key in keys}
         absent = [key for key, entry in found.items() if entry is None]
         if absent:
-            tokens = self._near.ask(map(self._keyspace.entry, absent))
+            tokens = self._ask(map(self._keyspace.entry, absent))
             try:
                 for key, entry in zip(absent, await self._far.read(absent), strict=True):
                     found[key] = entry
@@ -219,7 +228,7 @@ class TieredStore:
         known = dict(zip(tags, await self._near.tag_versions(tags), strict=True))
         absent = [tag for tag, version in known.items() if version is None]
         if absent:
-            tokens = self._near.ask(map(self._keyspace.tag, absent))
+            tokens = self._ask(map(self._keyspace.tag, absent))
             try:
                 for tag, version in zip(absent, await self._far.tag_versions(absent), strict=True):
                     known[tag] = version
@@ -295,6 +304,13 @@ class TieredStore:
 
     async def close(self) -> None:
         await self._far.close()
+
+    def _ask(self, names: Iterable[str]) -> dict[str, object]:
+        if not self._hears and self._near.tracking == "tracking":
+            # Besides the thread, which may have to wait for this one, and alone says whether copies can be trusted.
+            self._hears = True
+            self._far.hear(self._near.pushed)
+        return self._near.ask(names)
 
     def _shared(self, entry: Entry) -> Entry:
         """With its value, if all readers can have the same."""
