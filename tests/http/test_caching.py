@@ -1,10 +1,12 @@
 """What clients get through the cache, and how often the application is asked: in memory, on a server, with copies."""
 
 import asyncio
+import gzip
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.middleware.gzip import GZipMiddleware
 
 from backburner import Cache
 from backburner.events import Event, RefreshFailed
@@ -209,6 +211,27 @@ async def test_a_body_where_none_is_expected_is_the_applications_business(throug
     app = through()
     await ask(app, body=b"evil")
     assert (await ask(app)).text == "/a 2"
+
+
+async def test_what_is_compressed_behind_the_cache_is_stored_once_for_each_encoding(
+    cache: Cache, origin: Origin
+) -> None:
+    origin.body = b"Emma " * 500
+    app = CacheMiddleware(GZipMiddleware(origin), cache=cache, policy=Policy(cache_status="bb"))
+    plain = await ask(app)
+    for asked in ("gzip", "gzip, br", "br,gzip", "br , gzip"):
+        zipped = await ask(app, accept_encoding=asked)
+        assert zipped["content-encoding"] == "gzip"
+        assert gzip.decompress(zipped.body) == plain.body == origin.body
+        assert zipped["etag"] != plain["etag"]
+    assert (await ask(app, accept_encoding="identity")).body == plain.body
+    again = [await ask(app), await ask(app, accept_encoding="gzip"), await ask(app, accept_encoding="br, gzip")]
+    assert [reply.body for reply in again] == [plain.body, zipped.body, zipped.body]
+    assert all("hit" in (reply["cache-status"] or "") for reply in again)
+    assert len(origin.calls) == 4  # nothing asked for, `gzip`, both of them in any order, and `identity`
+    condition = {"if_none_match": zipped["etag"] or ""}
+    assert (await ask(app, accept_encoding="gzip", **condition)).status == 304
+    assert (await ask(app, **condition)).status == 200  # of another encoding
 
 
 async def test_conditions_are_answered_from_what_is_stored(through: Through, origin: Origin) -> None:

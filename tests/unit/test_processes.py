@@ -1,5 +1,6 @@
 """A cache over a fork: the child gets connections and locks of its own."""
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from backburner import Cache
+from tests.conftest import Eventually
 
 
 def _in_child(work: Callable[[], bool]) -> bool:
@@ -62,3 +64,33 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None
 def test_a_computation_of_the_parent_is_not_waited_for_in_the_child() -> None:
     cache = Cache("memory://")
     assert cache.remember("key", 60, lambda: _in_child(lambda: cache.remember("other", 60, lambda: 5) == 5))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_has_copies_of_its_own_and_hears_what_the_parent_changes(
+    redis_url: str, eventually: Eventually
+) -> None:
+    cache = Cache(redis_url, strict=True)
+    cache.put("key", "old")
+    eventually(lambda: (cache.get("key"), cache.stats().memory_items)[1])
+    mine, theirs = multiprocessing.get_context("fork").Pipe()
+
+    def child() -> bool:
+        kept_by_the_parent = cache.stats().memory_items
+        eventually(lambda: (cache.get("key"), cache.stats().memory_items)[1])
+        theirs.send("kept")
+        eventually(lambda: cache.get("key") == "new")
+        cache.put("answer", cache.stats().tracking)
+        return kept_by_the_parent == 0
+
+    def change() -> None:
+        assert mine.poll(30)
+        mine.recv()
+        cache.put("key", "new")
+
+    parent = threading.Thread(target=change)
+    parent.start()
+    assert _in_child(child)
+    parent.join()
+    assert cache.get("answer") == "tracking"
+    cache.close()
