@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,11 @@ def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
             started = time.monotonic()
             soon = add.apply_async((1, 2), eta=datetime.utcnow() + timedelta(seconds=0.7))
             sooner = add.apply_async((3, 4), countdown=0.7)
+            due = datetime.now(UTC) + timedelta(seconds=0.7)
+            told = add.app.tasks["when"].apply_async(eta=due)
             assert (soon.get(timeout=5), sooner.get(timeout=5)) == (3, 7)
             assert 0.6 < time.monotonic() - started < 2
+            assert datetime.fromisoformat(told.get(timeout=5)) == due
             assert hours.state == "PENDING"
     finally:
         monkeypatch.undo()

@@ -38,6 +38,10 @@ def define(app: Celery) -> Celery:
     def add(a, b):
         return a + b
 
+    @task(name="when", bind=True)
+    def when(self):
+        return self.request.eta
+
     @task(name="whoami")
     def whoami():
         return os.getpid()

@@ -377,6 +377,7 @@ class Channel(PublishingChannel):
             return False
         if "eta" in headers:
             # It is due by the server's clock. Celery would look at the worker's, and wait again if that is slow.
+            headers["backburner_eta"] = headers["eta"] or headers.get("backburner_eta")
             headers["eta"] = None
         properties["delivery_tag"] = number
         self.connection._deliver(payload, queue)  # noqa: SLF001  # as kombu's own channels do

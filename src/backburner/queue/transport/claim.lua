@@ -37,7 +37,7 @@ if #due > 0 then
         if entry then
             local list, message = split(entry)
             -- It is due by the server's clock. The worker that gets it, maybe a stock one, is not to look at its own.
-            redis.call('LPUSH', list, (string.gsub(message, '"eta":%s*"[^"]*"', '"eta": null', 1)))
+            redis.call('LPUSH', list, (string.gsub(message, '"eta":%s*("[^"]*")', '"eta": null, "backburner_eta": %1', 1)))
         end
     end
 end

@@ -31,6 +31,13 @@ class _Leased:
     name: str
     message: Any
     acknowledged: bool
+    _request_dict: dict[str, Any]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
+            # The worker has not to wait for it, but the task may want to know.
+            self._request_dict["eta"] = eta
 
     def acknowledge(self) -> None:
         """Acknowledge, in whichever thread this is."""

@@ -1,0 +1,34 @@
+"""A part of Celery's own integration suite passes on our transport and result backend; ``__main__.py`` runs more."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from backburner.redis.embedded import EmbeddedServer
+from tests.celery_suite.suite import Suite
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+PART = (
+    "test_connection_recovery.py",
+    "test_group_chains.py",
+    "test_inspect.py",
+    "test_canvas.py::test_link_error",
+    "test_canvas.py::test_chord::test_group_or_task_countdown_delays_header",
+)
+EXPECTED = {
+    # Jobs that wait for their time wait on the server, so there are none in a worker to show.
+    "test_inspect.py::test_scheduled",
+}
+
+
+def test_celerys_own_suite_passes_on_ours(tmp_path: Path) -> None:
+    try:
+        suite = Suite.fetch(tmp_path)
+    except subprocess.CalledProcessError as error:
+        pytest.fail(f"pip could not fetch Celery's sources: {error.stderr}")
+    with EmbeddedServer(tmp_path / "server") as server:
+        outcomes = suite.run(server.url, PART, ours=True, seconds=300)
+    assert sum(outcome == "passed" for outcome in outcomes.values()) > 30
+    assert {test for test, outcome in outcomes.items() if outcome == "failed"} == EXPECTED
