@@ -28,7 +28,7 @@ def told(tale: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_each_process_enters_before_its_jobs_and_leaves_after_them(
-    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, pool: str
+    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, pool: str, eventually: Eventually
 ) -> None:
     app, tale = make_app(url), tmp_path / "tale"
     with start_worker(url, f"{pool} -Q living", "living", TALE=str(tale)) as worker:
@@ -39,17 +39,34 @@ def test_each_process_enters_before_its_jobs_and_leaves_after_them(
         for job in [app.send_task("living.ause", queue="living") for _ in range(10)]:
             numbers, _, loop = job.get(timeout=10)
             assert numbers["loop"] == loop
-        last = [app.send_task("living.ause", (1,), queue="living") for _ in range(2)]
+        last = app.send_task("living.ause", (1,), queue="living")
+        eventually(lambda: [word for word, _ in told(tale)].count("began") == 11)
         assert worker.stop() == 0
-    for job in last:
-        if job.state == "SUCCESS":
-            assert job.result[0], "it was there until the end"
+    assert last.get(timeout=5)[0] == numbers or "prefork" in pool, "it was there until the end"
     processes = {process for _, process in told(tale)}
     assert len(processes) == (2 if "prefork" in pool else 1)
     for process in processes:
         words = [word for word, of in told(tale) if of == process]
         assert (words[0], words[-1]) == ("entered", "left")
         assert words.count("entered") == words.count("left") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", [pool if isinstance(pool, str) else pool.values[0] for pool in POOLS])
+def test_jobs_get_their_dependencies_and_leave_them_closed(
+    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, pool: str
+) -> None:
+    app, tale = make_app(url), tmp_path / "tale"
+    with start_worker(url, f"{pool} -Q living", "living", TALE=str(tale)) as worker:
+        for name in ("living.depend", "living.adepend"):
+            for job in [app.send_task(name, (number,), queue="living") for number in range(20)]:
+                number, process, text = job.get(timeout=10)
+                assert text == f"a session of {process}, for {number}"
+        with pytest.raises(ZeroDivisionError):
+            app.send_task("living.depend", (-1,), queue="living").get(timeout=10)
+        assert worker.stop() == 0
+    words = [word for word, _ in told(tale)]
+    assert words.count("opened") == words.count("closed") == 41
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated
 
-from backburner.queue import Celery
+from fastapi import Depends
+
+from backburner.queue import INJECTED, Celery
 
 app = Celery("living")
 app.conf.worker_concurrency = 2
@@ -44,6 +47,34 @@ def use() -> tuple[dict[str, int], str, int]:
 
 @app.task
 async def ause(wait: float = 0) -> tuple[dict[str, int], str, int]:
+    tell("began")
     await asyncio.sleep(wait)
-    tell("done")
     return numbers(), words(), id(asyncio.get_running_loop())
+
+
+def session(of: Annotated[dict[str, int], Depends(numbers)]) -> Iterator[str]:
+    tell("opened")
+    try:
+        yield f"a session of {of['process']}"
+    finally:
+        tell("closed")
+
+
+async def named(by: Annotated[str, Depends(session)]) -> AsyncIterator[str]:
+    await asyncio.sleep(0)
+    try:
+        yield by
+    finally:
+        await asyncio.sleep(0)
+
+
+@app.task
+def depend(number: int, by: Annotated[str, Depends(named)] = INJECTED) -> tuple[int, int, str]:
+    _ = 1 / (number + 1)  # -1 fails
+    return number, os.getpid(), f"{by}, for {number}"
+
+
+@app.task
+async def adepend(number: int, by: Annotated[str, Depends(named)] = INJECTED) -> tuple[int, int, str]:
+    await asyncio.sleep(0.01)
+    return number, os.getpid(), f"{by}, for {number}"
