@@ -34,8 +34,8 @@ def ask(start_worker: StartWorker, url: str, hangs: Path) -> Callable[..., Any]:
         options = f"{options} -Q healthy --health-port {port}"
         with start_worker(url, options, "healthy", HANGS=str(hangs)) as worker, httpx2.Client(timeout=5) as client:
 
-            def health() -> tuple[int, Any]:
-                answer = client.get(f"http://127.0.0.1:{port}/health")
+            def health(number: int = 0) -> tuple[int, Any]:
+                answer = client.get(f"http://127.0.0.1:{port + number}/health")
                 return answer.status_code, answer.json()
 
             yield worker, health
@@ -91,6 +91,14 @@ def test_a_loop_that_stands_still_is_told_and_a_process_that_does_gives_no_answe
             health()
         os.kill(worker.process.pid, signal.SIGCONT)
         eventually(lambda: health()[0] == 200)
+
+
+def test_of_several_processes_each_has_a_port(app: Celery, ask: Callable[..., Any], eventually: Eventually) -> None:
+    with ask("--pool=asyncio --processes 2") as (worker, health):
+        eventually(lambda: worker.output.count("takes over") == 2, timeout=30)
+        assert (health()[0], health(1)[0]) == (200, 200)
+        hosts = {name for answer in app.control.ping(timeout=2) for name in answer if name.startswith("celery-")}
+        assert len(hosts) == 2
 
 
 def test_a_port_that_is_taken_ends_the_worker(url: str, hangs: Path) -> None:

@@ -14,10 +14,12 @@ from celery import concurrency, signals
 from backburner.cli import celery_command
 from backburner.cli.project import Project
 from backburner.errors import ConfigError
+from backburner.queue import supervised
 from backburner.redis.url import mask_password
 
 _INTERNAL = ("celery.", "backburner.")
 _UNITS = {"prefork": "{} processes", "threads": "{} threads", "solo": "one job at a time"}
+_NUMBER = supervised.number()  # of several; read early, for a worker forgets it when it starts
 _LONGEST = 100
 """Characters of a line, about."""
 
@@ -54,6 +56,8 @@ def _found() -> str:
 
 
 def _show(instance: Any, **_: Any) -> None:
+    if _NUMBER > 1:
+        return  # the first one has said it all
     rows = list(_rows(instance))
     width = max(len(name) for name, _ in rows)
     typer.echo(f"\n  {typer.style('backburner worker', bold=True)}   {instance.hostname}\n")
@@ -73,11 +77,13 @@ def _rows(instance: Any) -> Iterable[tuple[str, str]]:
     tasks = sorted(name for name in app.tasks if not name.startswith(_INTERNAL))
     yield "queues", ", ".join(sorted(app.amqp.queues.consume_from))
     yield "tasks", f"{len(tasks)}: {', '.join(tasks)}" if tasks else "none: are their modules named in include=[…]?"
-    yield "pool", _pool(instance)
+    processes = instance.options.get("processes") or 1
+    yield "pool", f"{_pool(instance)}, in each of {processes} processes" if processes > 1 else _pool(instance)
     yield "broker", mask_password(str(conf.broker_read_url or conf.broker_url))
     yield "results", mask_password(str(conf.result_backend or "none are kept"))
     if port := instance.options.get("health_port"):
-        yield "health", f"http://{instance.options.get('health_host')}:{port}/health"
+        others = f", … :{port + processes - 1}/health" if processes > 1 else ""
+        yield "health", f"http://{instance.options.get('health_host')}:{port}/health{others}"
 
 
 def _pool(instance: Any) -> str:

@@ -34,7 +34,9 @@ PATIENCE = 10.0
 _SLOWEST: Final = 5.0
 """Seconds that a client may take for its request."""
 _PATHS: Final = {"/", "/health"}
-_IS_SUPERVISED: Final = supervised.is_supervised()  # read early, for a worker forgets it when it starts
+# Read early, for a worker forgets it when it starts.
+_IS_SUPERVISED: Final = supervised.is_supervised()
+_NUMBER: Final = supervised.number()
 
 
 def install(app: "Celery") -> None:
@@ -45,7 +47,8 @@ def install(app: "Celery") -> None:
                 ("--health-port",),
                 type=int,
                 help_group="Health",
-                help="Say at http://127.0.0.1:PORT/health whether this worker takes jobs.",
+                help="Say at http://127.0.0.1:PORT/health whether this worker takes jobs. Of several --processes, "
+                "each has the next port.",
             ),
             CeleryOption(
                 ("--health-host",),
@@ -69,7 +72,7 @@ class Health(bootsteps.StartStopStep):
         **options: Any,
     ) -> None:
         super().__init__(parent, **options)
-        self._address = (health_host, health_port)
+        self._address = (health_host, (health_port or 0) + _NUMBER - 1)
         self.enabled = health_port is not None
         self._server: ThreadingHTTPServer | None = None
 

@@ -161,6 +161,11 @@ def is_supervised() -> bool:
     return _PIPES in os.environ
 
 
+def number() -> int:
+    """Which one of several workers this process is to be, from 1. To be asked before the worker is built."""
+    return int(os.environ.get(_NUMBER, "1"))
+
+
 def ask_for_a_replacement(*, hangs: bool = False) -> bool:
     """Have the supervisor start another worker, and tell this one to leave when that takes jobs.
 
