@@ -237,7 +237,8 @@ def test_a_job_that_waits_is_cancelled_at_once_and_no_later_worker_runs_it(
             asyncio.run(each.aget(timeout=5))
     with start_worker(url, f"--pool=threads -c 2 -Q {queue}") as worker:
         assert app.tasks["wait_for"].apply_async((str(released),), queue=queue, countdown=1.2).get(timeout=10)
-        assert worker.output.count("Discarding revoked task") == 1  # the one that waited for its time was removed
+        # The one that waited for its time was removed, if a worker was there that it had to wait for.
+        assert worker.output.count("Discarding revoked task") in {1, 2}
     assert Path(f"{released}.runs").stat().st_size == 1
 
 
