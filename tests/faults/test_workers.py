@@ -66,7 +66,7 @@ def kill(program: Program) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork", "gevent"])
 def test_no_job_is_lost_nor_finished_twice_when_workers_are_killed_at_random(
     app: Celery, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
 ) -> None:

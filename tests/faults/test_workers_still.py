@@ -39,6 +39,18 @@ def test_a_job_that_runs_for_many_leases_is_delivered_once(
     assert [ledger.starts(job) for job in jobs] == [1, 1, 1]
 
 
+def test_a_greenlet_that_computes_for_many_leases_keeps_them(
+    app: Celery, ledger: Ledger, worker: Any, eventually: Eventually
+) -> None:
+    with worker("-P gevent -c 4 -n one@tests") as one, worker("-P gevent -c 4 -n two@tests") as two:
+        eventually(lambda: one.says("ready.") and two.says("ready."), timeout=30)
+        burning, job = ledger.entry(), ledger.entry()
+        app.send_task("burn", (burning, 3 * LEASE))
+        app.send_task("work", (job, 3 * LEASE))
+        eventually(lambda: ended(ledger, burning, job), timeout=40)
+    assert [len(started(ledger, each)) for each in (burning, job)] == [1, 1]
+
+
 @POOLS
 def test_a_worker_that_was_stopped_too_long_runs_nothing_that_others_have_and_goes_on(
     app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually

@@ -18,7 +18,6 @@ from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.dependencies import Dependencies
-from backburner.queue.keys import PRIORITIES
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
 from backburner.queue.pool.serving import Serving
@@ -27,7 +26,7 @@ from backburner.queue.publishing import publishing
 from backburner.queue.result import Job
 from backburner.queue.servers import celery_url, is_redis
 from backburner.queue.task import PING, Task, ping
-from backburner.queue.transport.redis import by_ours
+from backburner.queue.transport.redis import by_ours, transport_for
 from backburner.settings import Settings
 
 P = ParamSpec("P")
@@ -35,6 +34,8 @@ T = TypeVar("T")
 
 pool.register()
 
+_RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 1.0}
+"""Seconds between a worker's attempts to reach its broker."""
 _RETRY_PATIENCE = 10
 """Times the usual budget, for a retry: in a worker nobody waits, and a retry not enqueued is a job lost."""
 
@@ -89,13 +90,14 @@ class Celery(celery.Celery):
 
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
         """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""
-        return self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options, ours=True)
+        connection = self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options)
+        # Celery's worker waits longer and longer for a broker that is away, up to half a minute.
+        connection.ensure_connection = partial(connection.ensure_connection, **_RECONNECT)
+        return connection
 
     def connection_for_write(self, url: Any = None, **options: Any) -> Any:
         """A connection for remote control and the like. `url` as above."""
-        is_ours = self.conf.broker_transport in {None, "backburner"}
-        defaults = WRITE_OPTIONS | ({"priority_steps": list(PRIORITIES)} if is_ours else {})
-        return self._connect(url or self.conf.broker_write_url, defaults, options, ours=False)
+        return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options, named=False)
 
     def connection_for_publishing(self) -> Any:
         """A connection that tasks are published on."""
@@ -103,9 +105,9 @@ class Celery(celery.Celery):
         seconds = getattr(expires, "total_seconds", lambda: expires)()
         url = self.conf.broker_write_url
         options = {} if self.conf.broker_transport else amqp.publishing(url)
-        return self._connect(url, WRITE_OPTIONS | {"job_record_expires": seconds}, options, ours=True)
+        return self._connect(url, WRITE_OPTIONS | {"job_record_expires": seconds}, options)
 
-    def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, ours: bool) -> Any:
+    def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, named: bool = True) -> Any:
         # A Sentinel's master is named there, and must not be lost because the user sets another option.
         is_own = url == self.settings.celery_broker_url
         of_settings = servers(self.settings)["broker_transport_options"] if is_own else {}
@@ -119,10 +121,18 @@ class Celery(celery.Celery):
         }
         if self.conf.broker_transport == "redis" and is_redis(url):
             options.setdefault("transport", url.partition(":")[0].partition("+")[0])
-        elif ours and self.conf.broker_transport in {None, "backburner"}:
+        elif self.conf.broker_transport in {None, "backburner"}:
+            if not named and is_redis(url):
+                # Flower and others read the URL of this one, and know the names of Celery's transports only.
+                connection = super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
+                connection.get_transport_cls = lambda: transport_for(url)
+                # Celery's worker would try for ever to send a heartbeat, and not serve its event loop meanwhile. An
+                # event that can't be sent is kept.
+                connection.ensure = partial(connection.ensure, max_retries=0)
+                return connection
             url, arguments = by_ours(url)
             options = arguments | options
-        return super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
+        return super()._connection(url, **options)  # type: ignore[misc]  # as above
 
     def _get_backend(self) -> Any:
         url, implied = celery_url(self.backend_cls or self.conf.result_backend)

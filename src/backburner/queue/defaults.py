@@ -8,6 +8,7 @@
     task_reject_on_worker_lost           on         off        … nor may a child of a prefork pool
     worker_prefetch_multiplier           1          4          a short job must not wait behind a long one
     broker_connection_retry_on_startup   on         unset      start in any order; unset is a warning
+    broker_connection_max_retries        no limit   100        a worker tries each second, and waits for its broker
     worker_soft_shutdown_timeout         5 s        off        after SIGQUIT running jobs get 5 s, then return
     worker_proc_alive_timeout            60 s       4 s        a process enters its lifespan before it is up
     worker_send_task_events,             on         off        Flower shows nothing without them
@@ -31,16 +32,16 @@ from backburner.redis.url import ServerURL
 from backburner.settings import Settings
 
 READ_OPTIONS = {
-    # Long enough for BRPOP, which blocks for a second, short enough to notice that the broker's host is gone.
-    "socket_timeout": 15.0,
-    "socket_connect_timeout": 5.0,
+    # Long enough for BRPOP, which blocks for a second, short enough to notice soon that the broker's host is gone.
+    "socket_timeout": 4.0,
+    "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
 }
 """Transport options of connections that consume."""
 
 WRITE_OPTIONS = {
     # A publish has its own, shorter deadline; these bound remote control and events.
-    "socket_timeout": 5.0,
+    "socket_timeout": 2.0,
     "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
 }
@@ -58,6 +59,7 @@ def defaults(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         "worker_soft_shutdown_timeout": 5.0,
         "worker_proc_alive_timeout": 60.0,
         "worker_send_task_events": True,

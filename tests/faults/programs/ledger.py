@@ -55,6 +55,15 @@ async def awork(job, seconds):
     note("end", job)
 
 
+@app.task(name="burn", ignore_result=True)
+def burn(path, seconds):
+    note(path, "start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    note(path, "end")
+
+
 @app.task(name="hold", ignore_result=True)
 def hold(job, released):
     note("start", job)

@@ -145,6 +145,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
     def append(self, message: Message, delivery_tag: Any) -> None:
         if isinstance(delivery_tag, int):
             self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag))
+            self.channel.consumer.live.add(delivery_tag)
 
     def get(self, delivery_tag: Any) -> Any:
         return self.held[delivery_tag]()
@@ -155,29 +156,29 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
             return True
         return delivery_tag in self.held and self.channel.consumer.holds(delivery_tag)
 
-    def give_back(self, delivery_tag: Any) -> None:
-        """Put a message back that no task has seen."""
-        if self.held.pop(delivery_tag, None) is not None:
-            self.channel.consumer.restore([delivery_tag], seen=False)
-
     def ack(self, delivery_tag: Any) -> None:
-        if self.held.pop(delivery_tag, None) is not None:
+        if self._is_settled(delivery_tag):
             self.channel.consumer.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
         if not requeue:
             self.bury(delivery_tag, "rejected", "")
-        elif self.held.pop(delivery_tag, None) is not None:
+        elif self._is_settled(delivery_tag):
             self.channel.consumer.restore([delivery_tag], seen=True)
+
+    def give_back(self, delivery_tag: Any) -> None:
+        """Put a message back that no task has seen."""
+        if self._is_settled(delivery_tag):
+            self.channel.consumer.restore([delivery_tag], seen=False)
 
     def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
         """Keep the message among those that failed."""
-        if self.held.pop(delivery_tag, None) is not None:
+        if self._is_settled(delivery_tag):
             self.channel.consumer.bury(delivery_tag, reason, detail)
 
     def crashed(self, delivery_tag: Any) -> None:
         """A process died of the message."""
-        if self.held.pop(delivery_tag, None) is not None:
+        if self._is_settled(delivery_tag):
             self.channel.consumer.crashed(delivery_tag)
 
     def restore_unacked(self) -> list[Any]:
@@ -186,8 +187,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         Raises:
             redis.RedisError: the server can't be reached.
         """
-        numbers = list(self.held)
-        self.held.clear()
+        numbers = [number for number in list(self.held) if self._is_settled(number)]
         if numbers:
             self.channel.consumer.restore(numbers, seen=True)
             self.channel.consumer.flush()
@@ -202,8 +202,15 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         except self.channel.connection_errors as error:
             log.warning("messages could not be put back at once: %s", error)
 
+    def _is_settled(self, number: Any) -> bool:
+        """Let go of a message. Whether it was held until now."""
+        if self.held.pop(number, None) is None:
+            return False
+        self.channel.consumer.live.discard(number)
+        return True
+
     def _forgotten(self, number: int) -> None:
-        if self.held.pop(number, None) is not None:
+        if self._is_settled(number):
             self.channel.consumer.restore([number], seen=True)
 
 
@@ -290,7 +297,11 @@ class Channel(PublishingChannel):
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
         self._turns.rotate(-1)
-        self.claims.tick(self._turns, self.qos.wanted)
+        try:
+            self.claims.tick(self._turns, self.qos.wanted)
+        except self.connection_errors:
+            self._leave(lost=True)
+            raise
 
     def wait(self) -> float:
         """Seconds until `tick` has something to do, if nothing happens before."""
@@ -340,7 +351,7 @@ class Channel(PublishingChannel):
             self.tick()
             return delivered
         except self.connection_errors:
-            self._leave()
+            self._leave(lost=True)
             raise
         self.connection.cycle.wake_in(self.wait())
         return delivered
@@ -419,14 +430,19 @@ class Channel(PublishingChannel):
     def _server(self) -> str:
         return f"{self.connection.client.as_uri(include_password=True)} {self.global_keyprefix}"
 
-    def _leave(self) -> None:
-        """Part from the consumer. It lives on if it holds messages or has something to say, for the next channel."""
+    def _leave(self, *, lost: bool = False) -> None:
+        """Part from the consumer.
+
+        For the next channel it lives on if it holds messages, has something to say, or the server was `lost`.
+        """
+        self.connection.lost |= lost
         claims, self.claims = self.claims, None
         if claims is None:
             return
         claims.close()
         claims.consumer.rest()
-        if not claims.consumer.over and (self.qos.held or not claims.consumer.has_said_all()):
+        stays = lost or claims.consumer.live or not claims.consumer.has_said_all()
+        if stays and not claims.consumer.over:
             _idle.setdefault(self._server, []).append(claims.consumer)
         else:
             claims.consumer.stop()
@@ -438,6 +454,9 @@ class Channel(PublishingChannel):
                 self._basic_cancel(tag)
             self.qos.restore_unacked_once()
             self._leave()
+            if self.connection.lost and (client := self.__dict__.pop("client", None)):
+                # Stock kombu would ask the server to forget who listens here, and wait for an answer.
+                client.connection.disconnect()
         super().close()
 
 
@@ -502,6 +521,8 @@ class _Leasing:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+        self.lost = False
+        """Whether the server was found not to answer."""
 
     def establish_connection(self) -> Any:
         """Connect. Workers do so before they prepare their tasks."""

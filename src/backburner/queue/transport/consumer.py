@@ -91,6 +91,8 @@ class Consumer:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
         self.number = self._first = Consumer._last_number + 1
         """For the next message. No other consumer of this process uses it."""
+        self.live: set[int] = set()
+        """Messages that channels have delivered, and nobody has settled."""
         self.over = False
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
@@ -305,13 +307,13 @@ class Consumer:
                 settled = monotonic()
                 if settled < next_renewal:
                     continue
-                if not self._hangs():
-                    self._renew(wire, sweep=monotonic() >= self._sweep_from)
-                now = monotonic()
-                if now - renewed > self.lease / 2:
+                if settled - renewed > self.lease / 2:
                     # The server was away, or we were. Others may be about to come back too.
-                    self._sweep_from = now + self.lease
-                renewed, next_renewal = now, now + every
+                    self._sweep_from = settled + self.lease
+                if not self._hangs():
+                    self._renew(wire, sweep=settled >= self._sweep_from)
+                renewed = monotonic()
+                next_renewal = renewed + every
             except (redis.RedisError, OSError) as error:
                 log.warning("consumer %s can't reach the server: %s", self.name, error)
                 if wire is not None:

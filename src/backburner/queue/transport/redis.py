@@ -11,18 +11,25 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
 from queue import Empty
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import kombu
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
+from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import dumps, loads
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
 from backburner.queue.keys import PRIORITIES, Keys
+
+_SILENCE: Final = 5.0
+"""Seconds for which no events are sent to a server that did not answer."""
 
 _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
@@ -43,6 +50,7 @@ class PublishingChannel(stock.Channel):
     from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
 
     job_record_expires: float = 86_400
+    _silent_until = 0.0
 
     # Of the class below; its stubs leave them out.
     _expires: dict[str, int]
@@ -118,6 +126,16 @@ class PublishingChannel(stock.Channel):
                     return loads(message.decode())
         raise Empty
 
+    def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
+        # A worker's heartbeats, and other events, each would hold up its event loop until the server is given up.
+        if monotonic() < self._silent_until:
+            raise redis.ConnectionError("the server has not answered a moment ago")
+        try:
+            super()._put_fanout(*args, **kwargs)  # type: ignore[misc]  # as above
+        except redis.TimeoutError:
+            self._silent_until = monotonic() + _SILENCE
+            raise
+
     @property
     def _plain_client(self) -> "redis.Redis":
         # kombu's own client prefixes one key of a script only, so keys are prefixed here instead.
@@ -135,6 +153,9 @@ class PublishingChannel(stock.Channel):
             raise redis.ConnectionError("the connection was lost")
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
+        # redis-py tries ten times, some seconds long. Who calls may have an event loop to serve; a second time is for
+        # connections that were lost while nobody used them.
+        pool.connection_kwargs["retry"] = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         return pool
 
 
@@ -159,6 +180,12 @@ def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
         # Sentinels are asked each time anyway, so it may stay where it is.
         return url, {"transport": _SENTINEL, "failover_strategy": _first_host_again}
     return url, {}
+
+
+def transport_for(url: str) -> type[Any]:
+    """The class of the transport for a server's URL."""
+    found: type[Any] = symbol_by_name(TRANSPORT_ALIASES[_SENTINEL if url.startswith("sentinel://") else _PLAIN])
+    return found
 
 
 def _first_host_again(urls: list[str]) -> Iterator[str]:

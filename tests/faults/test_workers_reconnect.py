@@ -1,0 +1,143 @@
+"""Workers whose server is killed, whose connections fall silent or are cut: they consume again, and repeat nothing."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from backburner.queue import Celery
+from backburner.redis.embedded import EmbeddedServer
+from backburner.testing import FaultProxy
+from tests.conftest import Eventually
+from tests.faults.test_workers import Ledger, app, ledger, server, worker
+from tests.faults.test_workers_still import POOLS, ended, started
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+__all__ = ["app", "ledger", "server", "worker"]  # fixtures
+
+BACK = 5.0
+"""Seconds after which a server that is back is consumed from again."""
+BUSY = 2.0
+"""Seconds that a busy machine may add."""
+
+
+def kill_and_restart(server: EmbeddedServer, away: float) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    time.sleep(away)
+    server.restart()
+
+
+def connections(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return len(client.client_list()) - 1
+
+
+@POOLS
+def test_a_server_that_was_killed_is_consumed_from_again_and_live_jobs_are_not_repeated(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released = tmp_path / "released"
+    url = server.url
+    with worker(f"-P {pool} -c 2", LEASE="4") as one, worker("-P solo -n other@tests", LEASE="4") as two:
+        eventually(lambda: one.says("ready.") and two.says("ready."), timeout=30)
+        before = eventually(lambda: connections(url))
+        live, later, soon = ledger.entry(), ledger.entry(), ledger.entry()
+        app.send_task("hold", (live, str(released)))
+        eventually(lambda: started(ledger, live))
+        app.send_task("work", (later, 0), countdown=3)
+        kill_and_restart(server, away=5)  # for longer than the lease
+        back = time.time()
+        app.send_task("work", (soon, 0))
+        eventually(lambda: ended(ledger, soon, later), timeout=20)
+        assert float(ledger.lines(Path(soon))[0][2]) - back < BACK + BUSY
+        released.touch()
+        eventually(lambda: ended(ledger, live))
+        with redis.Redis.from_url(url) as client:
+            for _ in range(5):
+                cut(client)
+                again = ledger.entry()
+                app.send_task("work", (again, 0))
+                eventually(lambda: ended(ledger, again), timeout=20)  # noqa: B023  # called at once
+            eventually(lambda: connections(url) <= before + 4)  # those of the app of this test, and no zombies
+            eventually(lambda: not client.keys("backburner:leased:*"))
+            eventually(lambda: client.zcard("backburner:consumers") <= 2)
+    assert [len(started(ledger, job)) for job in (live, later, soon)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_connections_that_fell_silent_are_replaced_and_live_jobs_are_not_repeated(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released = tmp_path / "released"
+    with (
+        FaultProxy("127.0.0.1", server.port) as proxy,
+        worker(f"-P {pool} -c 2", LEASE="40", REDIS_URL=proxy.url) as one,
+        worker("-P solo -n other@tests -Q elsewhere", LEASE="40") as two,
+    ):
+        eventually(lambda: one.says("ready.") and two.says("ready."), timeout=30)
+        eventually(lambda: proxy.open_connections)
+        before = proxy.open_connections
+        live, soon = ledger.entry(), ledger.entry()
+        app.send_task("hold", (live, str(released)))
+        eventually(lambda: started(ledger, live))
+        proxy.stall()
+        app.send_task("work", (soon, 0))
+        eventually(lambda: one.says("Connection to broker lost"), timeout=30)
+        proxy.pass_through()
+        back = time.time()
+        eventually(lambda: ended(ledger, soon), timeout=20)
+        assert float(ledger.lines(Path(soon))[0][2]) - back < BACK + BUSY
+        released.touch()
+        eventually(lambda: ended(ledger, live))
+        eventually(lambda: proxy.open_connections <= before + 3)
+    assert [len(started(ledger, job)) for job in (live, soon)] == [1, 1]
+
+
+def cut(client: Any) -> None:
+    client.client_kill_filter(_type="normal", skipme=True)
+    client.client_kill_filter(_type="pubsub", skipme=True)
+    time.sleep(0.4)
+
+
+def fill(client: Any) -> None:
+    client.config_set("maxmemory", 1)
+    time.sleep(0.2)
+    client.config_set("maxmemory", 0)
+    time.sleep(0.02)
+
+
+def churn(disturb: Callable[[Any], object], client: Any, eventually: Eventually, done: Callable[[], bool]) -> None:
+    """Disturb the server again and again until all is done."""
+
+    def step() -> bool:
+        disturb(client)
+        return done()
+
+    eventually(step, timeout=40)
+
+
+@pytest.mark.parametrize("disturbance", ["cut connections", "flushed scripts", "full memory"])
+def test_nothing_is_lost_nor_repeated_while_the_server_is_disturbed(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, disturbance: str, eventually: Eventually
+) -> None:
+    disturb = {"cut connections": cut, "flushed scripts": lambda client: client.script_flush(), "full memory": fill}
+    with (
+        worker("-P threads -c 4", LEASE="10", KNOWS_NEW="") as one,
+        worker("-P prefork -c 2 -n other@tests", LEASE="10") as two,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        eventually(lambda: one.says("ready.") and two.says("ready."), timeout=30)
+        for n in range(150):
+            countdown = {"countdown": n % 3 / 2} if n % 5 == 0 else {}
+            app.send_task("work", (ledger.entry(), 0.02), **countdown)
+        lives = [ledger.entry() for _ in range(2)]
+        for live in lives:
+            app.send_task("work", (live, 3))
+        churn(disturb[disturbance], client, eventually, lambda: not ledger.unfinished())
+    assert dict(ledger.runs()) == {1: len(ledger.jobs)}
