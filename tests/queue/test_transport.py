@@ -415,6 +415,48 @@ def test_a_server_whose_memory_is_full_is_still_consumed_from(
         client.config_set("maxmemory", 0)
 
 
+def test_what_killed_stock_workers_took_is_put_back_when_none_is_left_to_do_so(
+    reader: MakeReader, send: Send, redis_url: str, client: Any
+) -> None:
+    for n in range(3):
+        send(n, priority=n)
+    with kombu.Connection(redis_url) as connection:
+        channel: Any = connection.channel()
+        taken: list[Any] = []
+        consumer = kombu.Consumer(channel, [kombu.Queue("q")], callbacks=[lambda _, each: taken.append(each)])
+        with consumer:
+            while len(taken) < 3:
+                connection.drain_events(timeout=5)
+            channel.qos._on_collect.cancel()  # it dies
+            channel.qos.restore_unacked_once = lambda **_: None
+    assert client.hlen("unacked") == 3
+    one = reader(visibility_timeout=3600)
+    assert one.drain(1, timeout=0.3) == [], "it may still work on them"
+    for tag in client.zrange("unacked_index", 0, -1):
+        client.zadd("unacked_index", {tag: time.time() - 3601})
+    assert sorted(reader(visibility_timeout=3600).take(3)) == [0, 1, 2]
+    assert not client.exists("unacked", "unacked_index")
+
+
+def test_a_closed_channel_asks_for_nothing_when_the_loop_comes_round(reader: MakeReader, send: Send) -> None:
+    one = reader()
+    one.drain(1, timeout=0.1)
+    cycle, channel, consumer = one.connection.transport.cycle, one.channel, one.consumer
+    channel.close()
+    channel.tick()
+    cycle.on_poll_start()
+    assert channel.claims is None
+    assert consumer.over
+    assert not channel._claimed()
+
+
+def test_a_small_pool_of_connections_is_enough(reader: MakeReader, send: Send) -> None:
+    one = reader("q", "other", max_connections=2)
+    send(1)
+    send(2, "other")
+    assert sorted(one.take(2)) == [1, 2]
+
+
 def test_a_prefix_keeps_two_worlds_apart(reader: MakeReader, send: Send, redis_url: str, client: Any) -> None:
     one = reader(global_keyprefix="theirs:")
     send("ours")

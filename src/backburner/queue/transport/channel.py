@@ -41,6 +41,8 @@ _TICK = 0.5
 """Seconds between two looks of the event loop, if nothing happens."""
 _RESERVES = 4
 """Part of a worker's prefetch count that is free before it takes more, unless it has nothing but what it runs."""
+_RESTORE = 60.0
+"""Seconds between two looks for what stock workers have left behind."""
 _UNKNOWN_DELAYS = (1.0, 10.0)
 """Seconds that a message is put off whose task nobody here knows, at least and at most."""
 
@@ -416,6 +418,17 @@ class Channel(PublishingChannel):
             log.warning("nobody here knows the task %r; it is put off, for workers that do", task)
         return bool(put_off)
 
+    def restore_from_stock(self) -> None:
+        """Put back what stock workers have held for longer than the visibility timeout."""
+        if not self._leased_queues:
+            return
+        with self.conn_or_acquire() as client:
+            if not client.exists(self.unacked_index_key):
+                return
+        qos = stock.QoS(self)
+        qos._on_collect.cancel()  # noqa: SLF001  # it holds nothing
+        qos.restore_visible(num=self.unacked_restore_limit, interval=1)
+
     # ---- connections and the end
 
     def _connector(self) -> Callable[..., Any]:
@@ -480,6 +493,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
     loop: Any = None
     """Celery's event loop, if there is one."""
     _wakes_at = 0.0
+    _restores_at = 0.0
 
     def serve(self, channel: Channel) -> None:
         """Watch the connection that the channel's claims are made on."""
@@ -509,7 +523,12 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
         return super().get(callback, wait if timeout is None else min(timeout, wait))
 
     def maybe_restore_messages(self) -> None:
-        """Do nothing: leases take the place of the visibility timeout."""
+        """Put back what stock workers took and never acknowledged, as any of them would; none may be left."""
+        if monotonic() < self._restores_at:
+            return
+        self._restores_at = monotonic() + _RESTORE
+        for channel in list(self._channels):
+            channel.restore_from_stock()
 
     def on_poll_init(self, poller: Any) -> None:
         self.poller = poller
