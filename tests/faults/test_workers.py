@@ -50,8 +50,8 @@ def app(server: EmbeddedServer) -> Iterator[Celery]:
 
 @pytest.fixture
 def worker(server: EmbeddedServer, ledger: Ledger) -> Callable[..., AbstractContextManager[Program]]:
-    def start(options: str, **env: str) -> AbstractContextManager[Program]:
-        command = f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip {options}"
+    def start(options: str, app: str = "ledger", **env: str) -> AbstractContextManager[Program]:
+        command = f"celery -A {app} worker --loglevel=info --without-mingle --without-gossip {options}"
         variables = {"REDIS_URL": server.url, "PYTHONPATH": "", "LEDGER": str(ledger.file), "LEASE": str(LEASE), **env}
         return running(command, PROGRAMS, variables)
 

@@ -1,8 +1,9 @@
-"""Workers that stand still: with long jobs, stopped by a signal, hung, or told to end."""
+"""Workers that stand still: with long jobs, stopped by a signal, hung, or told to end; or whose clocks are wrong."""
 
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_greenlet_that_computes_for_many_leases_keeps_them(
         app.send_task("burn", (burning, 3 * LEASE))
         app.send_task("work", (job, 3 * LEASE))
         eventually(lambda: ended(ledger, burning, job), timeout=40)
-    assert [len(started(ledger, each)) for each in (burning, job)] == [1, 1]
+    assert [ledger.starts(each) for each in (burning, job)] == [1, 1]
 
 
 @POOLS
@@ -165,3 +166,33 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
             eventually(lambda: ended(ledger, short, last, *([] if pool == "solo" else [long])))
     runs = [ledger.starts(job) for job in (short, long, last)]
     assert runs == {"prefork": [1, 2, 1], "threads": [1, 1, 1], "solo": [1, 0, 1]}[pool]
+
+
+def test_workers_whose_clocks_are_an_hour_off_keep_leases_and_times(
+    app: Celery, ledger: Ledger, worker: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    def moments(job: str) -> list[float]:
+        return [run.start for run in ledger.runs[job]]
+
+    with ExitStack() as stack:
+        ahead, behind = (
+            stack.enter_context(worker(f"-P threads -c 3 -n {hours}@tests", "clock_off", HOURS=hours))
+            for hours in ("1", "-1")
+        )
+        eventually(lambda: ahead.says("ready.") and behind.says("ready."), timeout=30)
+        live, later, retried, held = (ledger.entry() for _ in range(4))
+        sent = time.monotonic()
+        app.send_task("work", (live, 3 * LEASE))
+        app.send_task("work", (later, 0), countdown=1)
+        app.send_task("again", (retried, 1))
+        eventually(lambda: ended(ledger, live, later, retried), timeout=20)
+        assert 0.9 < moments(later)[0] - sent < 5
+        first, second = moments(retried)
+        assert 0.9 < second - first < 5
+        app.send_task("hold", (held, str(tmp_path / "released")))
+        eventually(lambda: ledger.starts(held))
+        kill(next(each for each in (ahead, behind) if each.process.pid == ledger.runs[held][0].pid))
+        eventually(lambda: ledger.starts(held) == 2, timeout=LEASE + 10)
+        (tmp_path / "released").touch()
+        eventually(lambda: ended(ledger, held))
+    assert [ledger.starts(job) for job in (live, later, retried)] == [1, 1, 2]

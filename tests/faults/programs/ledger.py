@@ -56,12 +56,12 @@ async def awork(job, seconds):
 
 
 @app.task(name="burn", ignore_result=True)
-def burn(path, seconds):
-    note(path, "start")
+def burn(job, seconds):
+    note("start", job)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
-    note(path, "end")
+    note("end", job)
 
 
 @app.task(name="hold", ignore_result=True)
