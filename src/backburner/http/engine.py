@@ -69,7 +69,9 @@ class ResponseCache:
         """A response that is in this process, and may be given without a question."""
         key = request.key
         entry = self._cache._peek(key)  # noqa: SLF001
-        value = value_of(key, entry, self._cache.events.emit) if entry else None
+        if entry is None:
+            return None
+        value = value_of(key, entry, self._cache.events.emit)
         if isinstance(value, Variants):
             key = variant_key(key, value, request.headers, request.distinction(policy))
             entry = self._cache._peek(key)  # noqa: SLF001

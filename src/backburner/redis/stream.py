@@ -182,11 +182,12 @@ class Stream(asyncio.Protocol):
         """Parse what has come; replies that are complete go to their callers."""
         if self._failure is not None:
             return
-        gets, next_future = self._reader.gets, self._sent.popleft
+        gets, sent = self._reader.gets, self._sent
+        next_future = sent.popleft
         try:
             self._reader.feed(data)
             while (reply := gets()) is not _NOTHING:
-                if reply.__class__ is bytes and self._sent:
+                if reply.__class__ is bytes and sent:
                     future = next_future()
                     if not future.done():
                         future.set_result(reply)
