@@ -494,55 +494,57 @@ def test_full_memory_while_a_worker_starts_is_an_error_after_which_it_tries_agai
         queue.declare()
 
 
-def test_what_was_acknowledged_while_the_server_was_away_is_said_when_it_is_back(
-    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
-) -> None:
+@pytest.fixture
+def proxy(client: Any) -> Iterator[FaultProxy]:
     with FaultProxy("127.0.0.1", _port(client)) as proxy:
-        one = reader(url=proxy.url, lease=2)
-        send("hello")
-        one.drain(1)
-        consumer, leased = one.consumer, one.leased
-        proxy.refuse()
-        one.messages.pop().ack()
-        with pytest.raises(redis.ConnectionError):
-            one.drain(1)
-        one.channel._leave()
-        assert client.hlen(leased) == 1
-        proxy.pass_through()
-        eventually(lambda: not client.exists(leased))
-        assert client.llen("q") == 0
-        consumer.stop()
+        yield proxy
+
+
+@pytest.fixture
+def holder(reader: MakeReader, send: Send, proxy: FaultProxy) -> Iterator[Reader]:
+    """Who holds a message, and reaches the server by way of the proxy."""
+    one = reader(url=proxy.url, lease=2)
+    send("hello")
+    one.drain(1)
+    consumer = one.consumer
+    yield one
+    consumer.stop()
+
+
+def test_what_was_acknowledged_while_the_server_was_away_is_said_when_it_is_back(
+    holder: Reader, proxy: FaultProxy, client: Any, eventually: Eventually
+) -> None:
+    leased = holder.leased
+    proxy.refuse()
+    holder.messages.pop().ack()
+    with pytest.raises(redis.ConnectionError):
+        holder.drain(1)
+    holder.channel._leave()
+    assert client.hlen(leased) == 1
+    proxy.pass_through()
+    eventually(lambda: not client.exists(leased))
+    assert client.llen("q") == 0
 
 
 def test_a_lease_goes_on_while_celery_takes_its_time_to_connect_again(
-    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
+    holder: Reader, proxy: FaultProxy, client: Any, eventually: Eventually
 ) -> None:
-    with FaultProxy("127.0.0.1", _port(client)) as proxy:
-        one = reader(url=proxy.url, lease=2)
-        send("hello")
-        one.drain(1)
-        consumer = one.consumer
-        proxy.reset()
-        with pytest.raises(redis.ConnectionError):
-            one.drain(2)
-        one.connection.collect()  # as Celery does
-        lease = client.zscore(KEYS.consumers, consumer.name)
-        eventually(lambda: client.zscore(KEYS.consumers, consumer.name) > lease)
-        consumer.stop()
+    name = holder.consumer.name
+    proxy.reset()
+    with pytest.raises(redis.ConnectionError):
+        holder.drain(2)
+    holder.connection.collect()  # as Celery does
+    lease = client.zscore(KEYS.consumers, name)
+    eventually(lambda: client.zscore(KEYS.consumers, name) > lease)
 
 
 def test_a_lease_outlives_a_connection_that_fell_silent(
-    reader: MakeReader, send: Send, redis_url: str, client: Any, eventually: Eventually
+    holder: Reader, proxy: FaultProxy, client: Any, eventually: Eventually
 ) -> None:
-    with FaultProxy("127.0.0.1", _port(client)) as proxy:
-        one = reader(url=proxy.url, lease=1)
-        send("hello")
-        one.drain(1)
-        proxy.silence()
-        lease = client.zscore(KEYS.consumers, one.consumer.name)
-        eventually(lambda: client.zscore(KEYS.consumers, one.consumer.name) > lease + 1)
-        assert not one.consumer.over
-        one.close()
+    proxy.silence()
+    lease = client.zscore(KEYS.consumers, holder.consumer.name)
+    eventually(lambda: client.zscore(KEYS.consumers, holder.consumer.name) > lease + 2)
+    assert not holder.consumer.over
 
 
 @pytest.mark.parametrize(
