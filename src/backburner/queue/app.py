@@ -12,6 +12,7 @@ import celery
 from celery.app import backends
 
 from backburner.queue import amqp, cancellation, coroutines, health, pool, reload
+from backburner.queue.announcing import Announced
 from backburner.queue.arguments import Arguments
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
@@ -67,7 +68,7 @@ class Celery(celery.Celery):
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in the place of a dependency, as with FastAPI."""
         self.steps["worker"].add(Living)
-        self.steps["consumer"].update((cancellation.Remembered, Serving))
+        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving))
         health.install(self)
         reload.install(self)
 

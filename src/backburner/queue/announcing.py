@@ -1,4 +1,4 @@
-"""Events for Flower and its kind leave in a thread, many in one message; the loop never waits for them.
+"""Events for Flower and its kind leave in a thread, many in one message; the worker never waits for them.
 
 While nobody listens, those of tasks are not sent but for one message in a while, whose reply tells whether somebody
 does by now. Whoever begins to listen misses those of the first tenth of a second, as with events of enqueueing.
@@ -11,6 +11,8 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Any, Final
 
+from celery import bootsteps
+from celery.worker.consumer.events import Events
 from kombu.utils.json import dumps
 
 log = logging.getLogger("backburner.queue")
@@ -23,6 +25,30 @@ _MOST: Final = 100_000
 """Events that may wait for a server which is away."""
 _LAST: Final = "worker.offline"
 _PATIENCE: Final = 1.0
+
+
+class Announced(bootsteps.StartStopStep):
+    """Has a worker's events leave in a thread."""
+
+    requires = (Events,)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._announcing: Announcing | None = None
+
+    def start(self, parent: Any) -> None:
+        """A connection is there, with a new dispatcher."""
+        self.shutdown(parent)
+        dispatcher = parent.event_dispatcher
+        # Elsewhere than on a loop, which must not wait, it is worth a thread only if it may find that nobody listens.
+        if dispatcher is not None and dispatcher.enabled and (hasattr(parent.pool, "serve") or _topics(dispatcher)):
+            self._announcing = Announcing(dispatcher)
+
+    def shutdown(self, parent: Any) -> None:  # noqa: ARG002  # Celery's name
+        """The dispatcher is about to be closed."""
+        if self._announcing is not None:
+            self._announcing.close()
+            self._announcing = None
 
 
 class Announcing:
@@ -91,8 +117,7 @@ class Announcing:
 
 def _overhear(dispatcher: Any, heard: Callable[[str, int], None]) -> None:
     """Have `heard` told how many listeners got what was published. Servers other than Redis do not tell."""
-    channel: Any = getattr(dispatcher.producer, "channel", None)
-    topics_of = getattr(channel, "_get_publish_topics", None)
+    channel, topics_of = dispatcher.producer.channel, _topics(dispatcher)
     if topics_of is None:
         return
 
@@ -102,3 +127,8 @@ def _overhear(dispatcher: Any, heard: Callable[[str, int], None]) -> None:
             heard(routing_key, sum(client.publish(topic, text) for topic in topics_of(exchange, routing_key)))
 
     channel._put_fanout = put  # noqa: SLF001  # there is no public name
+
+
+def _topics(dispatcher: Any) -> Any:
+    """Where kombu publishes what is broadcast, on a server of Redis's kind."""
+    return getattr(getattr(dispatcher.producer, "channel", None), "_get_publish_topics", None)
