@@ -1,7 +1,7 @@
 """How many jobs that do nothing workers get through, beside Celery and the field, without and with results.
 
     make bench-queue, or: python benchmarks/queue_workers.py [redis://…]
-        [--only NAME …] [--rounds 3] [--processes 2 …] [--queued COUNT …]
+        [--only NAME …] [--results with|without] [--rounds 3] [--processes 2 …] [--queued COUNT …]
 
 Two processes (or one with two children), each as its documentation recommends for speed; Celery and Backburner with
 the same settings (prefetch of 64 for each slot, no events), and Backburner also as it comes. Jobs are enqueued while
@@ -256,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", nargs="?")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME")
+    parser.add_argument("--results", choices=("with", "without"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[2])
     parser.add_argument("--queued", type=int, nargs="+", default=[None])
@@ -264,16 +265,17 @@ def main() -> None:
     installed = {name.partition(",")[0] for name in CONTENDERS if _is_installed(CONTENDERS[name].module[4:])}
     names = [name for name in asked.only or CONTENDERS if name.partition(",")[0] in installed]
     report = Report(Path(__file__).stem, PACKAGES)
+    halves = [half for half in ((False, WITHOUT), (True, WITH)) if asked.results in (None, half[1].split()[0])]
     usual = asked.processes == [2] and asked.queued == [None]
     with server() as url:
         for processes in asked.processes:
             for queued in asked.queued:
-                for results, title in ((False, WITHOUT), (True, WITH)):
+                for results, title in halves:
                     told = measure(names, url, asked.rounds, processes=processes, results=results, queued=queued)
                     if not usual:
                         title = f"{title}, {processes} processes, {queued or 'a few thousand'} queued"  # noqa: PLW2901
                     tell(report, title, told, bars(told, results=results) if usual else ())
-        if not asked.only:
+        if not (asked.only or asked.results):
             report.name += "" if usual else "_growth"
             report.write(url)
 

@@ -1,6 +1,8 @@
 """How states of jobs are stored: in one round trip, never over what has ended, never after an acknowledgement."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +22,7 @@ from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.starting import Starts
 from backburner.queue.transport.consumer import Consumer, _at_work, store_for
 from backburner.redis.spare import SpareConnections
-from tests.queue.conftest import MakeApp
+from tests.queue.conftest import MakeApp, StartWorker
 
 Eventually = Callable[..., Any]
 
@@ -265,3 +267,35 @@ def test_a_changed_configuration_changes_what_is_stored(app: Celery) -> None:
     app.backend.store_result("after", 1, states.SUCCESS, request=request)
     assert "name" not in app.backend.get_task_meta("before")
     assert app.backend.get_task_meta("after")["name"] == "add"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("pool", ["--pool=solo", "--pool=threads -c 4", "--pool=asyncio -c 50", "-c 2"])
+def test_what_is_acknowledged_has_its_result_whenever_workers_are_killed(
+    app: Celery, url: str, client: "redis.Redis", start_worker: StartWorker, eventually: Eventually, pool: str
+) -> None:
+    results = "celery-task-meta-{}".format
+    jobs = {job.id: number for number, job in enumerate(app.tasks["add"].delay_many([(n, 1) for n in range(3000)]))}
+
+    def done() -> int:
+        return client.exists(*map(results, jobs))
+
+    def waiting() -> set[str]:
+        held = [text for key in client.scan_iter("backburner:leased:*") for text in client.hvals(key)]
+        queued = [text for key in client.scan_iter("celery*", _type="list") for text in client.lrange(key, 0, -1)]
+        return {json.loads(text[text.index(b"{") :])["headers"]["id"] for text in held + queued}
+
+    def wait_for(count: int) -> None:
+        eventually(lambda: done() >= count, timeout=60)
+
+    for _ in range(3):
+        with start_worker(url, f"{pool} --prefetch-multiplier=20", "impatient") as worker:
+            wait_for(min(done() + 200, len(jobs)))
+            os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+            left = waiting()
+            assert [job for job in jobs if job not in left and not client.exists(results(job))] == []
+    with start_worker(url, f"{pool} --prefetch-multiplier=20", "impatient"):
+        wait_for(len(jobs))
+    assert {job: app.AsyncResult(job).result for job in jobs} == {job: number + 1 for job, number in jobs.items()}
