@@ -23,7 +23,7 @@ from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, enqueue, st
 NAP = 0.1
 NAPS = 1000
 MANY = 10_000
-ROUNDS = 1
+ROUNDS = 3
 PATIENCE = 20.0
 IDEAL = "nothing but the sleep"
 

@@ -7,7 +7,7 @@ from typing import Any
 from job import CONCURRENCY, RESULTS, URL, anoop, astamp
 from saq import Queue
 
-queue = Queue.from_url(URL)
+queue = Queue.from_url(f"{URL}?max_connections=2000")  # one for each job at a time
 
 
 async def noop(_: Any) -> int:

@@ -153,16 +153,18 @@ def test_soft_shutdown_waits_a_while_then_gives_back(
     tasks, path, soon = define(make_app(own_server.url)).tasks, tmp_path / "released", tmp_path / "soon"
     with start_worker(own_server.url, POOL, "coroutines") as worker:
         held = tasks["co.hold"].delay(str(path))
+        thread = tasks["co.hold_thread"].delay(str(path))
         nap = tasks["co.nap_told"].delay(0.3, str(soon))
-        eventually(lambda: runs(path) == runs(soon) == 1)
+        eventually(lambda: runs(path) == 2 and runs(soon) == 1)
         worker.process.send_signal(signal.SIGQUIT)
-        worker.process.wait(10)
+        worker.process.wait(20)
         assert nap.get(timeout=1) is None
         assert Path(f"{path}.cancelled").exists()
     path.touch()
     with start_worker(own_server.url, POOL, "coroutines"):
         assert held.get(timeout=10) == "released"
-    assert runs(path) == 2
+        assert thread.get(timeout=10) == "released"
+    assert runs(path) == 4
 
 
 @pytest.mark.slow

@@ -159,6 +159,13 @@ def define(app):
         tell_again(f"{path}.runs")
         await asyncio.sleep(seconds)
 
+    @task(name="co.hold_thread")
+    def hold_thread(path):
+        tell_again(f"{path}.runs")
+        while not is_there(path):
+            time.sleep(0.02)
+        return "released"
+
     @task(name="co.hold")
     async def hold(path):
         """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
