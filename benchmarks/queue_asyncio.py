@@ -18,12 +18,12 @@ from pathlib import Path
 import psutil
 import redis
 from harness import Bar, Figure, Report, server
-from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, enqueue, stamps, workers
+from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, produce, warm_up, workers
 
 NAP = 0.1
 NAPS = 1000
 MANY = 10_000
-ROUNDS = 3
+ROUNDS = 2
 PATIENCE = 20.0
 IDEAL = "nothing but the sleep"
 
@@ -55,7 +55,7 @@ def a_thousand(name: str, url: str) -> float:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         with workers(contender, url, processes=1, results=False) as started:
-            _ready(client, contender, url)
+            warm_up(contender, url, client, processes=1, results=False)
             _stop_and_enqueue(started, contender, url, NAPS)
             ends = time.monotonic() + PATIENCE
             while (found := client.lpop("bench:naps")) is None:
@@ -72,7 +72,7 @@ def memory(url: str) -> float:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         with workers(contender, url, processes=1, results=False) as started:
-            _ready(client, contender, url)
+            warm_up(contender, url, client, processes=1, results=False)
             before = _resident(started)
             _stop_and_enqueue(started, contender, url, MANY)
             ends = time.monotonic() + 25
@@ -82,16 +82,10 @@ def memory(url: str) -> float:
             return (_resident(started) - before) / MANY
 
 
-def _ready(client: "redis.Redis", contender: Contender, url: str) -> None:
-    enqueue(contender, url, "stamps", 20, results=False)
-    stamps(client, 20)
-    time.sleep(0.5)
-
-
 def _stop_and_enqueue(started: list[psutil.Process], contender: Contender, url: str, count: int) -> None:
     for process in all_of(started):
         process.send_signal(signal.SIGSTOP)
-    enqueue(contender, url, "enqueue", count, results=False)
+    produce(contender, url, f"await jobs.enqueue({count})", results=False)
     for process in all_of(started):
         process.send_signal(signal.SIGCONT)
 
