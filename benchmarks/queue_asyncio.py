@@ -23,7 +23,7 @@ from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, produce, wa
 NAP = 0.1
 NAPS = 1000
 MANY = 10_000
-ROUNDS = 2
+ROUNDS = 5
 PATIENCE = 20.0
 IDEAL = "nothing but the sleep"
 
