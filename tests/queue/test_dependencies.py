@@ -217,6 +217,14 @@ def test_calls_leave_them_out(jobs: Celery) -> None:
             task.apply_async(args, kwargs)
 
 
+def test_annotations_may_be_text_and_some_of_it_mean_nothing_at_run_time(jobs: Celery) -> None:
+    @jobs.task
+    def task(key: "Nowhere", db: "DB", limits: "Annotated[Limits, Depends()]") -> list[Any]:  # noqa: F821
+        return [key, db, limits.text]
+
+    assert run(task, "1") == ["1", "db", "10 of db"]
+
+
 def test_whoever_calls_the_function_itself_may_give_them(jobs: Celery) -> None:
     @jobs.task
     def task(key: int, db: DB, count: int = 1) -> list[Any]:
