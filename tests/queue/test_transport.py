@@ -13,8 +13,8 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
-from backburner.queue.transport.channel import QoS
 from backburner.queue.transport.claims import Claims
+from backburner.queue.transport.held import QoS
 from backburner.testing import FaultProxy
 
 TRANSPORT = "backburner.queue.transport:Transport"

@@ -1,0 +1,184 @@
+"""Messages that are with a worker under a lease, until each is settled in one way or another.
+
+A message knows whether its task has begun; a channel's `QoS` knows what is held, and whether that is certain. What is
+decided about a message is told to the consumer, which sends it.
+"""
+
+import logging
+import weakref
+from typing import Any
+
+import kombu.transport.virtual
+
+from backburner.queue.transport import worker
+
+log = logging.getLogger("backburner.queue")
+
+virtual: Any = kombu.transport.virtual  # the stubs leave out most of what is used here
+
+_RESERVES = 4
+"""Part of a worker's prefetch count that is free before it takes more, unless it has nothing but what it runs."""
+
+
+class Message(virtual.Message):  # type: ignore[misc]  # as above
+    """A message that is kept if it can't be decoded, which stock Celery acknowledges, or kills too many processes."""
+
+    killed = False
+    """Whether a process died of it; see `backburner.queue.transport.request`."""
+
+    def begin(self) -> bool:
+        """Whether its task may be run: it was not given back, and is certain to be nobody else's. Asks nobody."""
+        if worker.stopping or not self.channel.qos.holds(self.delivery_tag):
+            self.give_back()
+        return self._is_first_said("begun")
+
+    def give_back(self) -> None:
+        """Put it back for another worker, unless its task was begun."""
+        if self._is_first_said("given back") and not self.acknowledged:
+            self.channel.qos.give_back(self.delivery_tag)
+            self._state = "REQUEUED"
+
+    def _is_first_said(self, fate: str) -> bool:
+        # Several threads may ask; of dict's methods this one is atomic.
+        return bool(self.__dict__.setdefault("fate", fate) == fate)
+
+    def _decode(self) -> Any:
+        try:
+            return super()._decode()
+        except Exception as error:
+            self.undecodable = error
+            raise
+
+    def done(self) -> None:
+        """Acknowledge ahead of `ack`, from any thread."""
+        if self._error is None:
+            self.channel.qos.ack(self.delivery_tag)
+
+    def ack(self, multiple: bool = False) -> None:
+        if self._error is None or self.acknowledged:
+            super().ack(multiple)
+            return
+        self.channel.qos.bury(self.delivery_tag, "undecodable", repr(self._error))
+        self._state = "REJECTED"
+
+    @property
+    def _error(self) -> BaseException | None:
+        """Why it can't be decoded."""
+        return getattr(self, "undecodable", None) or (self.errors[0][1] if self.errors else None)
+
+    def reject(self, requeue: bool = False) -> None:
+        task = self.headers.get("task", "")
+        if self.acknowledged or (requeue and not self.killed):
+            super().reject(requeue)
+        elif requeue:
+            self.channel.qos.crashed(self.delivery_tag)
+            self._state = "REQUEUED"
+        else:
+            reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", task)
+            self.channel.qos.bury(self.delivery_tag, reason, detail)
+            self._state = "REJECTED"
+
+
+class QoS(virtual.QoS):  # type: ignore[misc]  # as above
+    """What a channel has delivered and nobody has settled.
+
+    It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) can't
+    be acknowledged any more, so it goes back.
+    """
+
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._on_collect.cancel()
+        self.held: dict[int, weakref.ref[Message]] = {}
+
+    @property
+    def credit(self) -> int:
+        """How many more messages may be delivered."""
+        return self.prefetch_count - len(self.held) if self.prefetch_count else 1_000_000
+
+    @property
+    def wanted(self) -> int:
+        """How many to ask for now: none while so many are here that nobody has to wait for more. One at a time costs
+        the server ten times as much as many at once.
+        """
+        credit = self.credit
+        if len(self.held) > worker.slots() and credit * _RESERVES < self.prefetch_count:
+            return 0
+        return credit
+
+    def can_consume(self) -> bool:
+        return self.credit > 0
+
+    def can_consume_max_estimate(self) -> int:
+        return max(self.credit, 0)
+
+    def append(self, message: Message, delivery_tag: Any) -> None:
+        if isinstance(delivery_tag, int):
+            self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag))
+            self.channel.consumer.live.add(delivery_tag)
+
+    def get(self, delivery_tag: Any) -> Any:
+        return self.held[delivery_tag]()
+
+    def holds(self, delivery_tag: Any) -> bool:
+        """Whether it is certain that nobody else can have the message."""
+        if not isinstance(delivery_tag, int):
+            return True
+        return delivery_tag in self.held and self.channel.consumer.holds(delivery_tag)
+
+    def ack(self, delivery_tag: Any) -> None:
+        if self._is_settled(delivery_tag):
+            self.channel.consumer.acknowledge(delivery_tag)
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+        if not requeue:
+            self.bury(delivery_tag, "rejected", "")
+        elif self._is_settled(delivery_tag):
+            self.channel.consumer.restore([delivery_tag], seen=True)
+
+    def give_back(self, delivery_tag: Any) -> None:
+        """Put a message back that no task has seen."""
+        if self._is_settled(delivery_tag):
+            self.channel.consumer.restore([delivery_tag], seen=False)
+
+    def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
+        """Keep the message among those that failed."""
+        if self._is_settled(delivery_tag):
+            self.channel.consumer.bury(delivery_tag, reason, detail)
+
+    def crashed(self, delivery_tag: Any) -> None:
+        """A process died of the message."""
+        if self._is_settled(delivery_tag):
+            self.channel.consumer.crashed(delivery_tag)
+
+    def restore_unacked(self) -> list[Any]:
+        """Put everything back, now.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        numbers = [number for number in list(self.held) if self._is_settled(number)]
+        if numbers:
+            self.channel.consumer.restore(numbers, seen=True)
+            self.channel.consumer.flush()
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
+        """At the end of a channel. A worker goes on running what it runs, and its consumer knows when that ends."""
+        if worker.is_here():
+            return
+        try:
+            self.restore_unacked()
+        except self.channel.connection_errors as error:
+            log.warning("messages could not be put back at once: %s", error)
+
+    def _is_settled(self, number: Any) -> bool:
+        """Let go of a message. Whether it was held until now."""
+        if self.held.pop(number, None) is None:
+            return False
+        self.channel.consumer.live.discard(number)
+        return True
+
+    def _forgotten(self, number: int) -> None:
+        if self._is_settled(number):
+            self.channel.consumer.restore([number], seen=True)
