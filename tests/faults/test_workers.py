@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import celery.exceptions
+import psutil
 import pytest
 import redis
 from billiard.exceptions import WorkerLostError
@@ -107,6 +108,27 @@ def test_a_job_is_acknowledged_when_it_has_ended_and_not_after_those_that_came_w
         eventually(lambda: ledger.starts(long) and not ledger.unfinished(), timeout=30)
         eventually(lambda: [client.hlen(key) for key in client.scan_iter("backburner:leased:*")] == [1], timeout=2)
         assert ledger.runs[long][0].end is None
+
+
+@pytest.mark.slow
+def test_what_a_process_of_the_pool_has_is_not_given_to_others_when_the_connection_is_lost(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, eventually: Eventually
+) -> None:
+    with worker("-P prefork -c 1") as one, redis.Redis.from_url(server.url) as client:
+        eventually(lambda: one.says("ready."), timeout=30)
+        [child] = psutil.Process(one.process.pid).children()
+        child.suspend()  # it cannot say that it has begun
+        first, last = ledger.entry(), ledger.entry()
+        app.send_task("work", (first, 0))
+        eventually(lambda: one.says("received"))
+        client.client_kill_filter(_type="normal", skipme=True)
+        eventually(lambda: one.output.count("Connected to") == 2)
+        child.resume()
+        eventually(lambda: first not in ledger.unfinished())
+        app.send_task("work", (last, 0))
+        eventually(lambda: not ledger.unfinished())
+        eventually(lambda: not list(client.scan_iter("backburner:leased:*")))
+    assert (ledger.starts(first), ledger.starts(last)) == (1, 1)
 
 
 @pytest.mark.slow

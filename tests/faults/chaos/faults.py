@@ -33,10 +33,7 @@ def pause_and_kill(trial: Trial) -> None:
 
 
 def restart_server(trial: Trial) -> None:
-    """Not all the time: whoever was dead before gets one more lease each time, as those who live may be cut off too."""
-    last = max((began for began, _ in trial.history.outages), default=-inf)
-    if time.monotonic() - last < 4 * LEASE:
-        kill_worker(trial)
+    if _too_soon(trial):
         return
     trial.history.faults += 1
     trial.restart(away=random.uniform(0, 0.5))
@@ -49,10 +46,18 @@ def cut_connections(trial: Trial) -> None:
 
 def silence_connections(trial: Trial) -> None:
     """Half-open ones: their other end is gone, and nobody says so."""
+    if _too_soon(trial):
+        return
     trial.history.faults += 1
     trial.proxy.silence()
     now = time.monotonic()
     trial.history.outages.append((now, now + NOTICED))
+
+
+def _too_soon(trial: Trial) -> bool:
+    """Whether the server was away lately. Each time the dead get one more lease, for the living may be late too."""
+    last = max((began for began, _ in trial.history.outages), default=-inf)
+    return time.monotonic() - last < 4 * LEASE
 
 
 def flush_scripts(trial: Trial) -> None:

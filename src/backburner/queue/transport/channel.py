@@ -391,14 +391,14 @@ class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
     """For a Redis or Valkey server."""
 
     Channel = Channel
-    driver_name = "backburner"
+    driver_name = worker.DRIVER
 
 
 class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc]  # as above
     """For a server found by way of Sentinels."""
 
     Channel = SentinelChannel
-    driver_name = "backburner"
+    driver_name = worker.DRIVER
 
 
 def _nothing() -> None:

@@ -16,6 +16,8 @@ from kombu.utils import symbol_by_name
 
 from backburner.queue.keys import Keys
 
+DRIVER: Final = "backburner"
+"""What our transports call themselves."""
 _LOOK: Final = 0.05
 """Seconds between looks whether all jobs have ended, in a soft shutdown."""
 
@@ -54,6 +56,10 @@ def _ready(sender: Any, **_: Any) -> None:
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
     sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
+    if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
+        # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
+        # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection.
+        sender.pool.flush = None
 
 
 @signals.worker_shutting_down.connect(weak=False)
