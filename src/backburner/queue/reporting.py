@@ -30,7 +30,8 @@ logger = logging.getLogger("backburner.queue")
 
 _INTERVAL: Final = 0.2
 """Seconds between two writes for one job."""
-_TIMEOUT: Final = 1.0
+_TIMEOUT: Final = 3.0
+"""Seconds for a write, of which each answer gets a third; a job that ends waits for it. Then the events are lost."""
 _REPORT = files("backburner.queue").joinpath("report.lua").read_text("utf-8")
 
 _attached: ContextVar[tuple[Any, Any] | None] = ContextVar("backburner_task", default=None)
