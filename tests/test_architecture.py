@@ -24,7 +24,7 @@ APP = ROOT / "app"
 
 FRAMEWORKS = {"celery", "kombu", "fastapi", "starlette", "django", "typer", "rich", "click"}
 ALLOWED = {
-    "queue": {"celery", "kombu"},
+    "queue": {"celery", "kombu", "click"},  # of which Celery makes its command line
     "http": {"fastapi", "starlette"},
     "web": {"fastapi", "starlette"},
     "cli": {"celery", "kombu", "fastapi", "starlette", "typer", "rich", "click"},
