@@ -8,6 +8,7 @@ table, in the JSON and by `summary.py`, and is no error: a benchmark reports.
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -172,6 +173,8 @@ def in_units(seconds: float) -> str:
 @contextmanager
 def server() -> Iterator[str]:
     """The URL given on the command line, or that of an embedded server that is gone afterwards."""
+    # Told to stop, as by `timeout`, a benchmark ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     if len(sys.argv) > 1:
         yield sys.argv[1]
         return
