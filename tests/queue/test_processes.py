@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from backburner.redis.embedded import EmbeddedServer
-from tests.queue.conftest import MakeApp, StartWorker, runs
+from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, runs
 from tests.queue.programs.coroutines import define
 
 Eventually = Callable[..., Any]
@@ -85,3 +87,13 @@ def test_a_thread_that_hangs_has_the_process_replaced(start: Any, tasks: Any, ev
         eventually(lambda: fleet.says(f"process {before} has ended"), timeout=20)
         assert "time.sleep(3600)" in fleet.output, "its stack"
         assert tasks["co.nap"].delay(0).get(timeout=10)[2] != before
+
+
+def test_a_number_that_is_none_is_refused(own_server: EmbeddedServer) -> None:
+    environment = {**os.environ, "REDIS_URL": own_server.url}
+    command = [sys.executable, "-m", "celery", "-A", "coroutines", "worker", "--processes", "0"]
+    done = subprocess.run(
+        command, cwd=PROGRAMS, env=environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode != 0
+    assert "--processes 0: there must be one, at least" in done.stderr

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.bin.base import CeleryOption
-from click import IntRange
 
 from backburner.queue import supervised
 from backburner.queue.fleet import Fleet
@@ -57,7 +56,7 @@ def install(app: "Celery") -> None:
         ),
         CeleryOption(
             ("--processes",),
-            type=IntRange(min=1),
+            type=int,
             metavar="N",
             help_group="Worker Options",
             help="Run N such workers, each in a process of its own, and start those again that die.",
@@ -79,6 +78,8 @@ class Supervision(bootsteps.Step):
         **options: Any,
     ) -> None:
         super().__init__(worker, **options)
+        if processes is not None and processes < 1:
+            raise SystemExit(f"--processes {processes}: there must be one, at least")
         if supervised.is_supervised():
             supervised.obey(worker)
         elif reload:
