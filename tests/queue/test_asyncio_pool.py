@@ -191,6 +191,7 @@ def test_an_app_has_it_as_its_default(own_server: EmbeddedServer, start_worker: 
         assert "concurrency: 2 (thread)" in worker.output
 
 
+@pytest.mark.slow
 def test_warm_shutdown_waits(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
 ) -> None:
