@@ -3,12 +3,11 @@
 import random
 import time
 from collections.abc import Callable
-from math import inf
 
 from tests.faults.chaos.trial import LEASE, Trial
 
 NOTICED = 2.5
-"""Seconds until a connection that has fallen silent is given up, for what was said on it is lost."""
+"""Seconds until a lost connection is replaced at the latest: Celery waits for two when its first attempt fails."""
 
 
 def kill_worker(trial: Trial) -> None:
@@ -42,6 +41,7 @@ def restart_server(trial: Trial) -> None:
 def cut_connections(trial: Trial) -> None:
     trial.history.faults += 1
     trial.proxy.reset()
+    trial.out_of_reach(NOTICED)
 
 
 def silence_connections(trial: Trial) -> None:
@@ -50,14 +50,16 @@ def silence_connections(trial: Trial) -> None:
         return
     trial.history.faults += 1
     trial.proxy.silence()
-    now = time.monotonic()
-    trial.history.outages.append((now, now + NOTICED))
+    trial.out_of_reach(NOTICED)
 
 
 def _too_soon(trial: Trial) -> bool:
     """Whether the server was away lately. Each time the dead get one more lease, for the living may be late too."""
-    last = max((began for began, _ in trial.history.outages), default=-inf)
-    return time.monotonic() - last < 4 * LEASE
+    last, now = trial.away_at, time.monotonic()
+    if now - last < 4 * LEASE:
+        return True
+    trial.away_at = now
+    return False
 
 
 def flush_scripts(trial: Trial) -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class Trial:
         self._stack.callback(self._app.close)
         self._task = "awork" if pool == "asyncio" else "work"
         self._long: set[str] = set()
+        self.away_at = -inf
+        """When the server was last away, or silent."""
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def run(self, seconds: float, faults: "dict[Callable[[Trial], None], int]", pause: float) -> Account:
@@ -88,6 +91,11 @@ class Trial:
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something then; the trial goes on meanwhile."""
         self._later.append((time.monotonic() + seconds, action))
+
+    def out_of_reach(self, seconds: float) -> None:
+        """From now on some may not be able to tell the server anything, for so long."""
+        now = time.monotonic()
+        self.history.outages.append((now, now + seconds))
 
     def client(self) -> "redis.Redis":
         """To the server itself."""
