@@ -3,6 +3,7 @@
 import gc
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -492,6 +493,24 @@ def test_full_memory_while_a_worker_starts_is_an_error_after_which_it_tries_agai
         finally:
             client.config_set("maxmemory", 0)
         queue.declare()
+
+
+def test_acknowledgements_that_another_thread_takes_meanwhile_are_no_error(reader: MakeReader, send: Send) -> None:
+    class TakenFrom(deque[int]):
+        """Another thread has taken some since it was asked how many there are."""
+
+        def __len__(self) -> int:
+            return super().__len__() + 2
+
+    one = reader()
+    send("hello")
+    one.drain(1)
+    consumer = one.consumer
+    consumer._acks, before = TakenFrom([10**9]), consumer._acks
+    try:
+        assert consumer.take_acks() == [10**9]
+    finally:
+        consumer._acks = before
 
 
 @pytest.fixture

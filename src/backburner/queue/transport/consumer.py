@@ -16,6 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -204,7 +205,7 @@ class Consumer:
         # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
         if self._states or self._storing:
             return []
-        return [self._acks.popleft() for _ in range(count)]
+        return _taken(self._acks, count)
 
     def flush(self) -> None:
         """Send what was decided, now.
@@ -332,7 +333,7 @@ class Consumer:
         # What another thread is sending has not been said yet.
         with self._settling:
             while self._acks or self._decisions or self._states:
-                acks = [self._acks.popleft() for _ in range(min(len(self._acks), _MOST_ACKS))]
+                acks = _taken(self._acks, _MOST_ACKS)
                 self._storing = True
                 states = [self._states.popleft() for _ in range(len(self._states))]
                 decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
@@ -388,6 +389,15 @@ class Consumer:
             )
         self._hung = hung
         return hung
+
+
+def _taken(waiting: deque[int], most: int) -> list[int]:
+    """The first ones. Two threads may take at the same time, so that a deque is empty sooner than its length tells."""
+    taken: list[int] = []
+    with suppress(IndexError):
+        while len(taken) < most:
+            taken.append(waiting.popleft())
+    return taken
 
 
 def _text(name: Any) -> str:
