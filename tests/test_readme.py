@@ -37,11 +37,21 @@ def run(page: Path, languages: set[str]) -> Iterator[Block]:
     return (block for block in blocks(page) if block.language in languages and not block.skipped)
 
 
-@pytest.mark.parametrize("page", having(PYTHON), ids=label)
+def runs_jobs(page: Path) -> bool:
+    """Whether a worker has to be there."""
+    return any(re.search(r"app\.(workers|core\.celery_app)", block.code) for block in run(page, PYTHON))
+
+
+@pytest.mark.parametrize(
+    "page",
+    # The job that the pages run takes its two seconds each time.
+    [pytest.param(page, marks=pytest.mark.slow) if runs_jobs(page) else page for page in having(PYTHON)],
+    ids=label,
+)
 def test_the_python_of_a_page_runs(page: Path, redis_url: str, tmp_path: Path, eventually: Eventually) -> None:
     env = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db", "PYTHONPATH": str(ROOT)}
     shown = list(run(page, PYTHON))
-    if any(re.search(r"app\.(workers|core\.celery_app)", block.code) for block in shown):
+    if runs_jobs(page):
         with running("celery -A app.core.celery_app worker --pool=threads --loglevel=info", env=env) as worker:
             eventually(lambda: worker.says("ready."), timeout=20)
             run_python(page, shown, env)

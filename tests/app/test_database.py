@@ -46,6 +46,7 @@ def test_processes_that_start_at_once_migrate_once_and_fill_the_store_once(own_s
     assert _count(own_store.environment["DATABASE_URL"]) == rows
 
 
+@pytest.mark.slow
 def test_without_tables_the_start_says_what_to_do(own_store: Bookstore) -> None:
     alembic(own_store, "downgrade base")
     with own_store.run("uvicorn app.main:app --port 0") as program:

@@ -124,6 +124,7 @@ def test_every_order_of_all_mutations_is_seen_by_the_next_read(shelf: Shelf) -> 
             shelf.delete()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_random_walk_of_mutations_is_seen_by_the_next_read(shelf: Shelf, seed: int) -> None:
     random.seed(seed)

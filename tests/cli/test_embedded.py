@@ -57,6 +57,7 @@ def test_stopping_ends_the_process_and_may_be_repeated(directory: Path) -> None:
         print(server.url)
 
 
+@pytest.mark.slow
 def test_a_server_left_by_a_killed_parent_is_adopted_and_stopped_by_the_next(directory: Path) -> None:
     left = left_by_a_killed_parent(directory)
     with EmbeddedServer(directory) as server:
@@ -67,6 +68,7 @@ def test_a_server_left_by_a_killed_parent_is_adopted_and_stopped_by_the_next(dir
     assert left.find() is None
 
 
+@pytest.mark.slow
 def test_a_hung_server_is_reaped_and_another_started(directory: Path) -> None:
     left = left_by_a_killed_parent(directory)
     os.kill(left.pid, signal.SIGSTOP)

@@ -71,6 +71,7 @@ async def test_a_program_that_crashes_is_restarted_five_times_and_then_given_up_
     assert re.search(r"given up, the others go on. Its last words:\n +no luck today", log.text)
 
 
+@pytest.mark.slow
 async def test_the_pause_between_restarts_doubles(
     start: Callable[..., Service], log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

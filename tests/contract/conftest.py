@@ -15,7 +15,7 @@ from backburner import Cache
 STORES = [
     "memory://?policy=lru&max_items=1000",
     "memory://?policy=s3fifo&max_bytes=10MB",
-    "memory://?policy=ttl&max_items=1000",
+    pytest.param("memory://?policy=ttl&max_items=1000", marks=pytest.mark.slow),
     "valkey",
     pytest.param("redis7", marks=pytest.mark.slow),
     pytest.param("cluster", marks=pytest.mark.slow),

@@ -353,6 +353,7 @@ def test_what_locks_leave_on_the_server_is_under_the_prefix_and_ends(redis_url: 
     cache.close()
 
 
+@pytest.mark.slow
 def test_a_killed_holder_is_replaced_after_its_ttl(redis_url: str) -> None:
     cache = Cache(redis_url, timeout=5)
     holder = Program("hold", redis_url, "1.5")

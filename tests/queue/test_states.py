@@ -192,6 +192,7 @@ def test_a_state_that_cannot_be_read_is_an_error_soon(make_app: MakeApp, server:
         assert job.state in {"PENDING", "STARTED", "SUCCESS"}
 
 
+@pytest.mark.slow
 def test_waiting_survives_a_result_backend_that_goes_and_comes_back(
     make_app: MakeApp, server: Any, url: str, worker: Program, released: Path, eventually: Eventually
 ) -> None:

@@ -557,6 +557,7 @@ def test_a_lease_goes_on_while_celery_takes_its_time_to_connect_again(
     eventually(lambda: client.zscore(KEYS.consumers, name) > lease)
 
 
+@pytest.mark.slow
 def test_a_lease_outlives_a_connection_that_fell_silent(
     holder: Reader, proxy: FaultProxy, client: Any, eventually: Eventually
 ) -> None:
