@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-from backburner.queue import Celery, Job
+from backburner.queue import Job
 from backburner.redis.embedded import EmbeddedServer
 from tests.processes import Program
 from tests.queue.conftest import MakeApp, StartWorker, runs
@@ -18,19 +19,29 @@ from tests.queue.programs.coroutines import define
 
 Eventually = Callable[..., Any]
 
-POOL = "--pool=asyncio -c 200 -Q coroutines"
+PLACES = 200
+POOL = f"--pool=asyncio -c {PLACES} -Q coroutines"
+NODE = "coroutines@tests"
+"""The worker that is shared. Others have the same server, and remote control reaches all of them."""
 
 
 @pytest.fixture(scope="module")
 def pool(server: EmbeddedServer, start_worker: StartWorker) -> Iterator[Program]:
     """A worker that the tests of this file share."""
-    with start_worker(server.url, POOL, "coroutines") as program:
+    with start_worker(server.url, f"{POOL} -n {NODE}", "coroutines") as program:
         yield program
 
 
 @pytest.fixture
 def tasks(make_app: MakeApp, url: str, pool: Program) -> Any:
     return define(make_app(url)).tasks
+
+
+@pytest.fixture
+def inspect(tasks: Any) -> Any:
+    """Asks the shared worker alone, and gives what it says."""
+    asks = tasks["co.hold"].app.control.inspect(destination=[NODE], timeout=10, limit=1)
+    return lambda what: getattr(asks, what)()[NODE]
 
 
 async def state(job: Job[Any], wanted: str) -> None:
@@ -113,16 +124,62 @@ def test_a_job_is_awaited_and_cancelled_by_a_coroutine(tasks: Any, tmp_path: Pat
     asyncio.run(use())
 
 
-def test_remote_control(tasks: Any, pool: Program, tmp_path: Path, eventually: Eventually) -> None:
+def test_remote_control(tasks: Any, pool: Program, inspect: Any, tmp_path: Path, eventually: Eventually) -> None:
     path = tmp_path / "released"
-    app: Celery = tasks["co.hold"].app
     job = tasks["co.hold"].delay(str(path))
     eventually(lambda: runs(path) == 1)
-    inspect = app.control.inspect(timeout=10, limit=1)
-    [[active]] = inspect.active().values()
+    [active] = inspect("active")
     assert (active["id"], active["worker_pid"]) == (job.id, pool.process.pid)
+    found = inspect("stats")["pool"]
+    assert (found["max-concurrency"], found["running"], found["waiting"]) == (PLACES, 1, 0)
     path.touch()
     assert job.get(timeout=10) == "released"
+
+
+@pytest.mark.slow
+def test_places_are_added_and_taken_away_by_remote_control(
+    tasks: Any, inspect: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    path, control = tmp_path / "released", tasks["co.hold"].app.control
+    told = {"destination": [NODE], "reply": True, "timeout": 10, "limit": 1}
+    assert control.pool_shrink(PLACES - 2, **told) == [{NODE: {"ok": "pool will shrink"}}]
+    try:
+        jobs = tasks["co.hold"].delay_many([(str(path),)] * 10)
+        eventually(lambda: runs(path) == 2)
+        assert inspect("stats")["pool"]["max-concurrency"] == 2
+        assert len(inspect("active")) == 2
+        assert control.pool_grow(3, **told) == [{NODE: {"ok": "pool will grow"}}]
+        eventually(lambda: runs(path) == 5)
+        assert len(inspect("active")) == 5
+        path.touch()
+        assert {job.get(timeout=10) for job in jobs} == {"released"}
+    finally:
+        control.pool_grow(PLACES - inspect("stats")["pool"]["max-concurrency"], **told)
+    naps = tasks["co.nap"].delay_many([(0.1,)] * PLACES)
+    assert all(nap.get(timeout=10) for nap in naps)
+
+
+def spread(jobs: list[Job[Any]]) -> float:
+    """Seconds between the first and the last begin."""
+    begins = [job.get(timeout=10) for job in jobs]
+    return max(begins) - min(begins)
+
+
+@pytest.mark.slow
+def test_limits_of_rate(tasks: Any) -> None:
+    limited, control = tasks["co.limited"], tasks["co.limited"].app.control
+    told = {"destination": [NODE], "reply": True, "timeout": 10, "limit": 1}
+    jobs = limited.delay_many([()] * 21)
+    assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3, "others go on meanwhile"
+    assert not jobs[-1].ready()
+    assert spread(jobs) > 1.7, "ten a second; the first may have been late"
+    assert control.rate_limit("co.limited", "5/s", **told) == [{NODE: {"ok": "new rate limit set successfully"}}]
+    assert spread(limited.delay_many([()] * 6)) > 0.8
+    control.rate_limit("co.limited", 0, **told)
+    try:
+        spread(limited.delay_many([()] * 100))  # would take ten times as long as is waited
+    finally:
+        control.rate_limit("co.limited", "10/s", **told)
 
 
 def test_who_blocks_the_loop_is_named(tasks: Any, pool: Program, eventually: Eventually) -> None:
@@ -135,15 +192,14 @@ def test_who_blocks_the_loop_is_named(tasks: Any, pool: Program, eventually: Eve
 
 @pytest.mark.slow
 def test_who_ignores_being_cancelled_is_abandoned(
-    tasks: Any, pool: Program, tmp_path: Path, eventually: Eventually
+    tasks: Any, pool: Program, inspect: Any, tmp_path: Path, eventually: Eventually
 ) -> None:
     path = tmp_path / "began"
     job = tasks["co.stubborn"].delay(str(path))
     with pytest.raises(TimeLimitExceeded):
         job.get(timeout=10)
     eventually(lambda: pool.says(f"co.stubborn[{job.id}] goes on 5 s after it was cancelled"), timeout=20)
-    inspect = tasks["co.hold"].app.control.inspect(timeout=10, limit=1)
-    eventually(lambda: [stats["pool"]["running"] for stats in inspect.stats().values()] == [0], timeout=10)
+    eventually(lambda: inspect("stats")["pool"]["running"] == 0)
 
 
 @pytest.mark.slow
@@ -181,6 +237,24 @@ def test_what_a_killed_worker_ran_is_run_by_another(
         with start_worker(own_server.url, options, "coroutines"):
             assert {job.get(timeout=30) for job in jobs} == {"released"}
     assert runs(path) == 1100, "those that ran were run again, the others once"
+
+
+@pytest.mark.slow
+def test_a_job_acknowledged_early_is_not_run_again(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    tasks, late, early = define(make_app(own_server.url)).tasks, tmp_path / "late", tmp_path / "early"
+    with start_worker(own_server.url, POOL, "coroutines") as worker, redis.Redis.from_url(own_server.url) as client:
+        job = tasks["co.hold"].delay(str(late))
+        tasks["co.hold_early"].delay(str(early))
+        eventually(lambda: runs(late) == runs(early) == 1)
+        eventually(lambda: [client.hlen(key) for key in client.keys("backburner:leased:*")] == [1])
+        worker.process.kill()
+        late.touch()
+        with start_worker(own_server.url, POOL, "coroutines"):
+            assert job.get(timeout=20) == "released"
+            assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3, "what was there before has begun"
+    assert (runs(late), runs(early)) == (2, 1)
 
 
 @pytest.mark.slow

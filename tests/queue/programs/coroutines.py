@@ -166,9 +166,7 @@ def define(app):
             time.sleep(0.02)
         return "released"
 
-    @task(name="co.hold")
-    async def hold(path):
-        """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
+    async def until(path):
         tell_again(f"{path}.runs")
         try:
             while not is_there(path):  # noqa: ASYNC110  # nobody tells of files
@@ -177,6 +175,24 @@ def define(app):
             tell(f"{path}.cancelled")
             raise
         return "released"
+
+    @task(name="co.hold")
+    async def hold(path):
+        """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
+        return await until(path)
+
+    @task(name="co.hold_early", acks_late=False)
+    async def hold_early(path):
+        return await until(path)
+
+    @task(name="co.limited", rate_limit="10/s")
+    async def limited():
+        """When it began."""
+        return time.monotonic()
+
+    @task(name="co.eat")
+    async def eat(megabytes):
+        return len(b"x" * (megabytes << 20))
 
     return app
 
@@ -192,3 +208,7 @@ app.conf.worker_blocked_after = 0.3
 app.conf.broker_transport_options = {"lease": 2}
 
 asynchronous = Celery("asynchronous", default_pool="asyncio", set_as_current=False)
+
+impatient = define(Celery("impatient", set_as_current=False))
+impatient.conf.worker_blocked_after = 0.3
+impatient.conf.broker_transport_options = {"lease": 2, "watchdog": 1}
