@@ -181,6 +181,22 @@ def define(app):
         """Run until the file `path` is there, telling in ``path.runs`` how often this began."""
         return await until(path)
 
+    @task(name="co.told")
+    async def told(path, ended):
+        """Run until the file `path` is there, telling in ``{ended}.runs`` how often this ended."""
+        released = await until(path)
+        tell_again(f"{ended}.runs")
+        return released
+
+    @task(name="co.longest_pause")
+    async def longest_pause(path):
+        """For how long the loop stood still, in seconds, until the file `path` was there."""
+        longest, last = 0.0, time.monotonic()
+        while not is_there(path):
+            await asyncio.sleep(0.02)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        return longest
+
     @task(name="co.hold_early", acks_late=False)
     async def hold_early(path):
         return await until(path)
@@ -189,6 +205,14 @@ def define(app):
     async def limited():
         """When it began."""
         return time.monotonic()
+
+    @task(name="co.hang_once")
+    async def hang_once(path):
+        """Stop the loop for good; when run again, say where."""
+        if not is_there(path):
+            tell(path)
+            time.sleep(3600)  # noqa: ASYNC251  # it must not be interrupted
+        return os.getpid()
 
     @task(name="co.eat")
     async def eat(megabytes):
@@ -205,7 +229,7 @@ def begun(**_):
 app = define(Celery("coroutines"))
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.worker_blocked_after = 0.3
-app.conf.broker_transport_options = {"lease": 2}
+app.conf.broker_transport_options = {"lease": float(os.environ.get("LEASE", "2"))}
 
 asynchronous = Celery("asynchronous", default_pool="asyncio", set_as_current=False)
 

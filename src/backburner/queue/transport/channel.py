@@ -22,6 +22,7 @@ from redis.retry import Retry
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.pool import bridge
 from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
@@ -360,7 +361,13 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
             return
         self._restores_at = monotonic() + _RESTORE
         for channel in list(self._channels):
-            channel.restore_from_stock()
+            _ask(channel.restore_from_stock)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        _ask(super().maybe_refresh_binding_expiry)
+
+    def maybe_check_subclient_health(self) -> None:
+        _ask(super().maybe_check_subclient_health)
 
     def on_poll_init(self, poller: Any) -> None:
         self.poller = poller
@@ -399,6 +406,14 @@ class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc
 
     Channel = SentinelChannel
     driver_name = worker.DRIVER
+
+
+def _ask(question: Callable[[], object]) -> None:
+    """Call what waits for the server's answer. The asyncio pool's jobs go on meanwhile."""
+    if bridge.is_here():
+        bridge.in_thread(question)
+    else:
+        question()
 
 
 def _nothing() -> None:
