@@ -30,7 +30,7 @@ def tasks(make_app: MakeApp, own_server: EmbeddedServer) -> Any:
 
 @pytest.fixture
 def start(start_worker: StartWorker, own_server: EmbeddedServer) -> Any:
-    return lambda options: start_worker(own_server.url, f"{POOL} {options}", "coroutines")
+    return lambda options, app="coroutines": start_worker(own_server.url, f"{POOL} {options}", app)
 
 
 def processes(tasks: Any) -> set[int]:
@@ -87,6 +87,36 @@ def test_a_thread_that_hangs_has_the_process_replaced(start: Any, tasks: Any, ev
         eventually(lambda: fleet.says(f"process {before} has ended"), timeout=20)
         assert "time.sleep(3600)" in fleet.output, "its stack"
         assert tasks["co.nap"].delay(0).get(timeout=10)[2] != before
+
+
+def test_who_hangs_is_replaced_and_its_jobs_run_elsewhere(
+    start: Any, tasks: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    path = tmp_path / "released"
+    with start("--processes 1", "coroutines:impatient") as fleet:
+        before = tasks["co.nap"].delay(0).get(timeout=10)[2]
+        neighbour, hangs = tasks["co.hold"].delay(str(path)), tasks["co.hang_once"].delay(str(tmp_path / "hung"))
+        eventually(lambda: runs(path) == 1)
+        after = hangs.get(timeout=20)
+        eventually(lambda: runs(path) == 2)
+        path.touch()
+        assert neighbour.get(timeout=10) == "released"
+        assert tasks["co.nap"].delay(0).get(timeout=10)[2] == after != before
+        eventually(lambda: fleet.says(f"process {before} has ended"), timeout=20)
+        assert "by co.hang_once" in fleet.output
+        assert "its event loop hangs" in fleet.output
+    assert runs(path) == 2
+
+
+def test_who_has_needed_too_much_memory_is_replaced(start: Any, tasks: Any, eventually: Eventually) -> None:
+    with start("--processes 1 --max-memory-per-child 300000") as fleet:
+        before = tasks["co.nap"].delay(0).get(timeout=10)[2]
+        assert tasks["co.nap"].delay(0).get(timeout=10)[2] == before
+        assert tasks["co.eat"].delay(300).get(timeout=10) == 300 << 20
+        eventually(lambda: fleet.says(f"process {before} has ended"), timeout=20)
+        assert "KiB of memory" in fleet.output
+        after = tasks["co.nap"].delay(0).get(timeout=10)[2]
+        assert tasks["co.nap"].delay(0).get(timeout=10)[2] == after != before
 
 
 def test_a_number_that_is_none_is_refused(own_server: EmbeddedServer) -> None:
