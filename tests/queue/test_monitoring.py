@@ -47,10 +47,18 @@ def told(run: Run, command: str) -> Any:
     return answer
 
 
+@pytest.fixture
+def deserted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server without workers."""
+    with EmbeddedServer(tmp_path_factory.mktemp("deserted")) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
 def test_flower_shows_the_worker_and_what_became_of_jobs(
-    app: Celery, worker: Program, url: str, eventually: Eventually
+    pool: str, deserted: str, make_app: MakeApp, start_worker: StartWorker, eventually: Eventually
 ) -> None:
-    port = free_port()
+    app, url, port = make_app(deserted), deserted, free_port()
     variables = {"REDIS_URL": url, "PYTHONPATH": "", "FLOWER_UNAUTHENTICATED_API": "true"}
     command = f"celery -A jobs flower --address=127.0.0.1 --port={port}"
 
@@ -58,7 +66,7 @@ def test_flower_shows_the_worker_and_what_became_of_jobs(
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
             return json.load(response)
 
-    with running(command, PROGRAMS, variables) as flower:
+    with start_worker(url, f"--pool={pool} -c 4"), running(command, PROGRAMS, variables) as flower:
         eventually(lambda: flower.says("Connected to"), timeout=30)
         eventually(lambda: read("/api/workers?refresh=1"), timeout=30)
         [(name, seen)] = read("/api/workers").items()
@@ -75,6 +83,8 @@ def test_flower_shows_the_worker_and_what_became_of_jobs(
         shown = read("/api/tasks")[good.id]
         assert (shown["name"], shown["args"], shown["result"]) == ("add", "(20, 22)", "42")
         assert read(f"/api/task/result/{good.id}")["result"] == 42
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/worker/{name}", timeout=20) as page:
+            assert name in page.read().decode(), "its pool, limits and totals can be shown"
 
 
 def test_celerys_commands_inspect_and_control_a_worker(app: Celery, worker: Program, run: Run) -> None:
@@ -95,13 +105,6 @@ def test_celerys_events_are_told_as_they_happen(app: Celery, worker: Program, ur
         job = app.tasks["add"].delay(1, 2)
         assert job.get(timeout=10) == 3
         eventually(lambda: events.says(f"task succeeded: add({job.id})"))
-
-
-@pytest.fixture
-def deserted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server without workers."""
-    with EmbeddedServer(tmp_path_factory.mktemp("deserted")) as server:
-        yield server.url
 
 
 def test_celerys_purge_empties_the_queue_whatever_the_priority(
