@@ -112,6 +112,17 @@ def test_a_job_that_runs_is_cancelled(tasks: Any, tmp_path: Path, eventually: Ev
     eventually(lambda: job.state == "REVOKED")
 
 
+def test_a_job_that_runs_is_revoked_by_remote_control(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
+    path, other = tmp_path / "released", tmp_path / "other"
+    job, neighbour = tasks["co.hold"].delay(str(path)), tasks["co.hold"].delay(str(other))
+    eventually(lambda: runs(path) == runs(other) == 1)
+    job.app.control.revoke(job.id, terminate=True, destination=[NODE])
+    eventually(Path(f"{path}.cancelled").exists)
+    eventually(lambda: job.state == "REVOKED")
+    other.touch()
+    assert neighbour.get(timeout=10) == "released"
+
+
 def test_a_job_is_awaited_and_cancelled_by_a_coroutine(tasks: Any, tmp_path: Path) -> None:
     async def use() -> None:
         added = await tasks["co.add"].adelay(1, 2)
