@@ -31,8 +31,9 @@ LEASE = 2.0
 PEACE = 20.0
 """Seconds after the last fault in which everything is to be done."""
 _BACKLOG = 40
-_LONG = 4
-"""Jobs in the backlog that take longer than a lease."""
+_LONG = 2
+"""Jobs in the backlog that take longer than a lease: as many as leave workers of one job each free for what comes back,
+or how long these are busy would be measured, and not the recovery."""
 _WORKERS = 4
 _TICK = 0.02
 _RECONNECTED = 2.5
