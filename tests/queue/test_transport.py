@@ -477,8 +477,9 @@ def test_a_connection_that_fell_silent_is_replaced_within_seconds(
         send("before")
         one.drain(1)
         proxy.stall()
-        with pytest.raises(redis.ConnectionError):
-            one.drain(2, timeout=5)
+        # Whichever notices first: the claim that is under way, or a question that is asked now and then.
+        with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
+            one.drain(2, timeout=10)
         proxy.pass_through()
         one.consumer.stop()
 

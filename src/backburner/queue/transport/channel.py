@@ -67,6 +67,8 @@ class Channel(PublishingChannel):
         "watchdog",
     )
 
+    socket_timeout = 4.0
+    """For the server to answer a question: one that has fallen silent must not stop the event loop."""
     lease = 30.0
     """Without a sign of life for so long, a worker is taken for dead. It gives one every few seconds."""
     max_deliveries = 3
