@@ -52,7 +52,9 @@ def start(url: str, ledger: Ledger) -> Start:
     """Start a worker, stock Celery's or ours."""
 
     def start(name: str, *, stock: bool) -> AbstractContextManager[Program]:
-        command = f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip -P threads -c 2 -n {name}@tests"
+        command = (
+            f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip -P threads -c 2 -n {name}@tests"
+        )
         variables = {"REDIS_URL": url, "PYTHONPATH": "", "LEDGER": str(ledger.file), "WORKER": name}
         # An hour is stock Celery's own: what a killed worker had comes back by the page's procedure, or not at all.
         variables |= {"STOCK": "1", "LEASE": "3600"} if stock else {"LEASE": "2"}

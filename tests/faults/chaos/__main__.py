@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.chaos.account import WINDOW, Account
@@ -43,15 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = given.keep or Path(name)
         print(f"A lease is {LEASE:g} s; {given.seconds:g} s of chaos.", flush=True)
         print(_row(_COLUMNS), _row(["---"] * len(_COLUMNS)), sep="\n", flush=True)
-        kept = True
+        ours: list[Account] = []
         for pool, stock, seconds in trials:
             began = time.monotonic()
             told = Trial(pool, folder / f"{'stock-' if stock else ''}{pool}", stock=stock).run(
                 seconds, ALL, given.pause
             )
-            kept &= stock or told.keeps_the_promise(LONGEST_RECOVERY)
+            if not stock:
+                ours.append(told)
             print(_row(_cells(f"stock {pool}" if stock else pool, told)), flush=True)
             print(f"{pool}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    # One pool's recoveries are too few for a percentile that is a promise.
+    together = [seconds for told in ours for seconds in told.recoveries]
+    kept = all(replace(told, recoveries=together).keeps_the_promise(LONGEST_RECOVERY) for told in ours)
     return 0 if kept else 1
 
 
