@@ -278,7 +278,7 @@ def test_awaiting_a_hanging_broker_does_not_hold_up_the_loop(
         return longest
 
     def several() -> Any:
-        return asyncio.gather(*(add.adelay(1, 2) for _ in range(50)), return_exceptions=True)
+        return asyncio.gather(*(add.adelay(1, 2) for _ in range(20)), return_exceptions=True)
 
     async def main() -> float:
         await add.adelay(1, 2)
