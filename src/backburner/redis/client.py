@@ -4,6 +4,7 @@ redis-py's own defaults retry ten times and wait five seconds each: a silent ser
 connection and a reply get `timeout` seconds each and nothing is retried; what a failure means is the caller's affair.
 """
 
+from functools import cache
 from typing import Any, cast
 
 import redis
@@ -104,7 +105,18 @@ class _AsyncMaster(redis.asyncio.Redis):
 
 
 def _options(timeout: float, name: str) -> dict[str, Any]:
-    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name}
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name} | _driver()
+
+
+@cache
+def _driver() -> dict[str, Any]:
+    """What redis-py tells the server of itself. Left alone, it reads its package's metadata from disk for every
+    connection: five milliseconds, on the event loop too."""
+    try:
+        from redis.driver_info import DriverInfo  # since redis-py 7.2
+    except ImportError:
+        return {}
+    return {"driver_info": DriverInfo()}
 
 
 def _protocol(server: ServerURL) -> dict[str, Any]:
