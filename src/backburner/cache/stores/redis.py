@@ -69,9 +69,6 @@ _UNAVAILABLE: Final = (
 )
 _SCAN_BATCH: Final = 1000
 _TOKEN_BYTES: Final = 8
-_WAIT: Final = 0.5
-"""Seconds of one wait for another process. Its end comes by push; this bounds what is lost with a server that
-stalls."""
 _WAKE_KEPT: Final = 5.0
 """Seconds in which who was told to wait begins to wait."""
 _FRESH_BYTES: Final = 16
@@ -92,7 +89,9 @@ class RedisStore:
     """
 
     shares_values = False
-    patience: Final = _WAIT
+    patience = 0.5
+    """Seconds of one wait for another process. Its end comes by push; this bounds what is lost with a server that
+    stalls."""
 
     def __init__(
         self,
@@ -296,7 +295,7 @@ class RedisStore:
         self._ask_breaker()
         try:
             popped = await _settle_or_be_cancelled(
-                self._patient.execute_command("BLPOP", name, max(0.001, min(seconds, _WAIT)))
+                self._patient.execute_command("BLPOP", name, max(0.001, min(seconds, self.patience)))
             )
         except (redis.RedisError, OSError) as error:
             raise self._translated(error) from error
