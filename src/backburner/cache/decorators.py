@@ -12,7 +12,7 @@ from functools import partial, update_wrapper
 from types import MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
-from backburner.cache.cache import Cache, TaggedCache, Verbs
+from backburner.cache.cache import Cache, TaggedCache
 from backburner.cache.compiled import call, compiled, forward, load
 from backburner.cache.default import default_cache
 from backburner.cache.engine import MISSING
@@ -22,6 +22,7 @@ from backburner.cache.memo import MemoizedCache
 from backburner.cache.plan import Options, Plan
 from backburner.cache.shape import Shape, shape_of_result
 from backburner.cache.templates import KeyExpression, Templates
+from backburner.cache.verbs import Verbs
 from backburner.errors import ConfigError
 
 P = ParamSpec("P")

@@ -8,12 +8,13 @@ meanwhile is not seen until the scope ends.
 from collections.abc import Callable
 from typing import Any
 
-from backburner.cache.cache import Cache, TaggedCache, Verbs
+from backburner.cache.cache import Cache, TaggedCache
 from backburner.cache.engine import MISSING, Engine
 from backburner.cache.plan import Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.scope import current_scope
 from backburner.cache.shape import Shape, shape_of
+from backburner.cache.verbs import Verbs
 
 _Keeper = Callable[[str, Shape | None], Callable[[object], object]]
 
