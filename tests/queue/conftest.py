@@ -73,7 +73,7 @@ def make_app() -> Iterator[MakeApp]:
     with ExitStack() as stack:
 
         def make(
-            url: str, backend: str | None = None, *, broker: str | None = None, timeout: float = 1.0, **conf: Any
+            url: str, backend: str | None = None, *, broker: str | None = None, timeout: float = 5.0, **conf: Any
         ) -> Celery:
             settings = Settings(
                 redis_url=url,
