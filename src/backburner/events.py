@@ -179,12 +179,14 @@ Tracer = Callable[[Sequence[str]], AbstractContextManager[object]]
 class Events:
     """A list of subscribers. A look at `listening` first spares the making of frequent events that nobody wants."""
 
-    __slots__ = ("_subscriptions", "listening", "trace")
+    __slots__ = ("_subscriptions", "listening", "on_listening", "trace")
 
     def __init__(self) -> None:
         self._subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
         self.listening: frozenset[type[Event]] = frozenset()
         """The kinds that somebody wants, of those that are frequent: `Hit`, `Miss`, `Stored`, `Computed`, `Waited`."""
+        self.on_listening: Callable[[], None] = lambda: None
+        """Called when `listening` has changed."""
         self.trace: Tracer = nullcontext
         """Makes what surrounds each call of a callback, given its keys: a span has to be there while it runs."""
 
@@ -207,6 +209,7 @@ class Events:
         self._subscriptions = subscriptions
         wanted = tuple(kind for _, kinds in subscriptions for kind in kinds)
         self.listening = frozenset(kind for kind in FREQUENT if issubclass(kind, wanted))
+        self.on_listening()
 
 
 FREQUENT: Final = (Hit, Miss, Stored, Computed, Waited)

@@ -13,7 +13,7 @@ import redis
 
 from backburner import Cache
 from backburner.cache.counters import MOST_NAMESPACES, OTHER, Counters
-from backburner.events import Waited
+from backburner.events import Hit, Waited
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.contract.conftest import Clock
@@ -113,6 +113,21 @@ def test_a_hit_counts_for_the_tier_that_answered(pair: Pair, eventually: Eventua
     assert after["memory"].hits == before["memory"].hits + 2
     assert after["server"].hits == before["server"].hits
     assert pair.one.stats().tracking == "tracking"
+
+
+def test_who_subscribes_later_hears_of_hits_as_long_as_he_wants_and_each_is_counted() -> None:
+    cache, heard = Cache("memory://"), []
+    cache.put("key", 1)
+    for _ in range(2):
+        cache.get("key")
+    end = cache.events.subscribe(heard.append, Hit)
+    for _ in range(3):
+        cache.get("key")
+    end()
+    for _ in range(4):
+        cache.get("key")
+    assert heard == [Hit("key", "memory")] * 3
+    assert cache.stats().hits == 9
 
 
 def test_who_waits_for_anothers_callback_is_counted_with_the_time(

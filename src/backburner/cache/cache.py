@@ -141,6 +141,7 @@ class Cache(Verbs):
         self._local = self._memory if self._near is None else self._near
         if self._local is not None:
             self._local.on_evicted = self._counters.evicted
+            self.events.on_listening = self._local.forget_counts
         self._start()
         _all_caches.add(self)
 
@@ -322,9 +323,16 @@ class Cache(Verbs):
     def _count_hit(self, key: str, entry: Entry) -> None:
         """Note that an entry of `_peek` was given, and say so."""
         if entry.counts is None:
-            entry.counts = self._counters.of(key).tiers["memory"]
-        entry.counts.hits += 1
-        if self.events.listening and Hit in self.events.listening:
+            self._count_first_hit(key, entry)
+        else:
+            entry.counts.hits += 1
+
+    def _count_first_hit(self, key: str, entry: Entry) -> None:
+        """Count a hit, and say so. While nobody listens, the entry's next hits are counted without a look at that."""
+        counts = entry.counts = self._counters.of(key).tiers["memory"]
+        counts.hits += 1
+        if Hit in self.events.listening:  # looked at last: who subscribes meanwhile has the counts removed
+            entry.counts = None
             self.events.emit(Hit(key, "memory"))
 
     def _hit(self, key: str) -> object:
@@ -343,12 +351,10 @@ class Cache(Verbs):
         value = entry.value
         if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
-        counts = entry.counts
-        if counts is None:
-            counts = entry.counts = self._counters.of(key).tiers["memory"]
-        counts.hits += 1
-        if self.events.listening and Hit in self.events.listening:
-            self.events.emit(Hit(key, "memory"))
+        try:  # cheaper than a look whether it is there, and it is, but for an entry's first hit
+            entry.counts.hits += 1  # type: ignore[union-attr]
+        except AttributeError:
+            self._count_first_hit(key, entry)
         return value
 
     def _hit_as(self, key: str, annotation: Any) -> object:

@@ -123,6 +123,12 @@ class MemoryStore:
         entry.tags_held_at = generation
         return False
 
+    def forget_counts(self) -> None:
+        """Have the next hit of each entry counted as its first."""
+        with self._lock:
+            for entry in self._entries.values():
+                entry.counts = None
+
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread of the parent held would never be released here."""
         self._lock = Lock()
