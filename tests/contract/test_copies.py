@@ -327,8 +327,8 @@ def test_an_event_loop_hears_by_itself_however_long_the_listening_thread_has_to_
             await cache._aengine().store._far._client.aclose()
             await cache.aget("anything")
 
-    other = Cache(redis_url, strict=True, l1=False)
-    cache = Cache(redis_url, strict=True)
+    other = Cache(redis_url, strict=True, l1=False, timeout=5)
+    cache = Cache(redis_url, strict=True, timeout=5)
     with asyncio.Runner() as runner:
         runner.run(main(cache, other))
         runner.run(cache.aclose())
