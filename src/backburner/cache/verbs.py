@@ -246,7 +246,7 @@ class Verbs:
         value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, shape=shape_of(type))
+            plan = self._plan(callback, ttl, options, type)
             value = run(self._read_through(self._engine()).remember(check_key(key), plan))
         return value
 
@@ -298,7 +298,7 @@ class Verbs:
         value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(grace, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
-            plan = Plan.of(callback, self._engine().lifetime(ttl), self._tags, options, shape=shape_of(type))
+            plan = self._plan(callback, ttl, options, type)
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return value
 
@@ -436,6 +436,10 @@ class Verbs:
             value = await self._read_through(self._aengine()).remember(check_key(key), plan)
         return value
 
+    def _plan(self, callback: Callable[..., Any], ttl: TTL, options: Mapping[str, Any], type: Any) -> Plan:
+        lifetime, shape = self._engine().lifetime(ttl), shape_of(type)
+        return Plan.of(callback, lifetime, self._tags, options, shape=shape)
+
     def _read_through(self, engine: Engine) -> ReadThrough:
         return ReadThrough(engine, self._engine())
 
@@ -517,7 +521,7 @@ class Verbs:
             CallbackTimeout: nothing for some key within `hard_timeout`.
         """
         names = [check_key(key) for key in keys]
-        plan = self._plan_many(callback, ttl, options, type)
+        plan = self._plan(callback, ttl, options, type)
         return run(ReadThroughMany(self._engine()).remember(names, plan))
 
     @overload
@@ -561,12 +565,8 @@ class Verbs:
     ) -> dict[str, Any]:
         """As `remember_many`; the callback may be a coroutine function."""
         names = [check_key(key) for key in keys]
-        plan = self._plan_many(callback, ttl, options, type)
+        plan = self._plan(callback, ttl, options, type)
         return await ReadThroughMany(self._aengine()).remember(names, plan)
-
-    def _plan_many(self, callback: Callable[..., Any], ttl: TTL, options: Options, type: Any) -> Plan:
-        lifetime, shape = self._engine().lifetime(ttl), shape_of(type)
-        return Plan.of(callback, lifetime, self._tags, options, shape=shape)
 
     # Counting
 
