@@ -208,8 +208,9 @@ class Events:
     def _set(self, subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...]) -> None:
         self._subscriptions = subscriptions
         wanted = tuple(kind for _, kinds in subscriptions for kind in kinds)
-        self.listening = frozenset(kind for kind in FREQUENT if issubclass(kind, wanted))
-        self.on_listening()
+        before, self.listening = self.listening, frozenset(kind for kind in FREQUENT if issubclass(kind, wanted))
+        if self.listening != before:
+            self.on_listening()
 
 
 FREQUENT: Final = (Hit, Miss, Stored, Computed, Waited)

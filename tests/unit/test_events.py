@@ -43,6 +43,16 @@ def test_who_wants_everything_wants_what_is_frequent_too() -> None:
     assert {Hit, Miss, Stored, Computed} < events.listening
 
 
+def test_a_change_of_the_frequent_kinds_wanted_is_told_and_nothing_else() -> None:
+    events, told = Events(), []
+    events.on_listening = lambda: told.append(events.listening)
+    events.subscribe(lambda _: None, Degraded)
+    end = events.subscribe(lambda _: None, Hit)
+    events.subscribe(lambda _: None, Hit)()
+    end()
+    assert told == [{Hit}, set()]
+
+
 def test_an_error_in_a_subscriber_reaches_nobody_but_the_log(caplog: pytest.LogCaptureFixture) -> None:
     cache, seen = Cache("memory://"), []
 
