@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backburner.queue import Celery
 from backburner.redis.client import aconnect, connect
 
 
@@ -18,11 +19,28 @@ def test_any_number_of_threads_can_wait_at_the_same_time(redis_url: str) -> None
     client.close()
 
 
-@pytest.mark.parametrize("kind", [connect, aconnect])
-def test_a_new_connection_reads_nothing_from_disk(kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def workers_pool(url: str, *, asynchronous: bool) -> Any:
+    with Celery("tests", broker=url, set_as_current=False).connection_for_read() as connection:
+        channel = connection.channel()
+        return channel.async_pool if asynchronous else channel.pool
+
+
+@pytest.mark.parametrize(
+    "make_pool",
+    [
+        lambda url: connect(url, timeout=1).connection_pool,
+        lambda url: aconnect(url, timeout=1).connection_pool,
+        lambda url: workers_pool(url, asynchronous=False),
+        lambda url: workers_pool(url, asynchronous=True),
+    ],
+    ids=["blocking", "asyncio", "a worker's", "a worker's in its loop"],
+)
+def test_a_new_connection_reads_nothing_from_disk(
+    redis_url: str, make_pool: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def too_slow(name: str) -> str:
         raise AssertionError(f"the metadata of {name} were read")
 
-    pool = kind("redis://localhost", timeout=1).connection_pool
+    pool = make_pool(redis_url)
     monkeypatch.setattr(importlib.metadata, "version", too_slow)
     pool.connection_class(**pool.connection_kwargs)

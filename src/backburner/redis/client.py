@@ -105,11 +105,11 @@ class _AsyncMaster(redis.asyncio.Redis):
 
 
 def _options(timeout: float, name: str) -> dict[str, Any]:
-    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name} | _driver()
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name} | driver()
 
 
 @cache
-def _driver() -> dict[str, Any]:
+def driver() -> dict[str, Any]:
     """What redis-py tells the server of itself. Left alone, it reads its package's metadata from disk for every
     connection: five milliseconds, on the event loop too."""
     try:

@@ -27,6 +27,7 @@ from redis.retry import Retry
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
 from backburner.queue.keys import PRIORITIES, Keys
+from backburner.redis.client import driver
 
 _SILENCE: Final = 5.0
 """Seconds for which no events are sent to a server that did not answer."""
@@ -155,7 +156,8 @@ class PublishingChannel(stock.Channel):
         pool.connection_class = limited(pool.connection_class)
         # redis-py tries ten times, some seconds long. Who calls may have an event loop to serve; a second time is for
         # connections that were lost while nobody used them.
-        pool.connection_kwargs["retry"] = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        pool.connection_kwargs.update(driver(), retry=retry)
         return pool
 
 
