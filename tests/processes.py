@@ -4,6 +4,7 @@ Stopping takes everything along that the program started. Nothing here knows wha
 """
 
 import os
+import random
 import shlex
 import signal
 import socket
@@ -12,11 +13,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 ROOT = Path(__file__).parent.parent
+
+# Below those that systems give to outgoing connections: one of these could take a port before its server does.
+_PORTS = cycle(random.sample(range(20_000, 32_000), 12_000))
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,9 @@ def search_path() -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, and that no other caller of this process gets."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

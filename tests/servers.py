@@ -6,6 +6,7 @@ skips the test on a developer's machine; in CI (the variable CI is set) it fails
 
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,9 @@ def _server(
     ):
         try:
             yield process
+        except BaseException as error:
+            error.add_note(f"$ {shlex.join(map(str, command))}\n{log.read_text(errors='replace')[-2000:]}")
+            raise
         finally:
             process.send_signal(stop)  # SIGINT to PostgreSQL: do not wait for clients; to Redis: as SIGTERM
             process.wait(20)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.processes import Dev, free_port, processes_of
+from tests.cli.processes import Dev, processes_of
+from tests.processes import free_port
 
 PLAIN = """
     async def app(scope, receive, send):

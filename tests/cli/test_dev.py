@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from backburner.cli.family import Family
-from tests.cli.processes import Dev, free_port, get, processes_of
+from tests.cli.processes import Dev, get, processes_of
+from tests.processes import free_port
 
 Start = Callable[..., Dev]
 

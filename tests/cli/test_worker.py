@@ -35,7 +35,9 @@ def test_it_says_what_it_does_and_does_it(
         assert shown["pool"] == "threads, 3 threads"
         assert shown["broker"] == redis_url
         assert shown["health"] == f"http://127.0.0.1:{port}/health"
-        with Celery("producer", settings=Settings(redis_url=redis_url), set_as_current=False) as app:
+        with Celery(
+            "producer", settings=Settings(redis_url=redis_url, celery_publish_timeout=5), set_as_current=False
+        ) as app:
             assert app.send_task("brew", ("green",), queue="tea").get(timeout=10) == "green tea"
             close(app)
         assert httpx2.get(shown["health"]).json()["queues"] == ["coffee", "tea"]

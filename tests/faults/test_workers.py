@@ -44,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def app(server: EmbeddedServer) -> Iterator[Celery]:
-    app = Celery("tests", settings=Settings(redis_url=server.url), set_as_current=False)
+    app = Celery("tests", settings=Settings(redis_url=server.url, celery_publish_timeout=5), set_as_current=False)
     yield app
     close(app)
 

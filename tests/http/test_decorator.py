@@ -1,7 +1,6 @@
 """`@cached_response` on routes: where it answers, what is kept by what, and for whom."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -20,7 +19,7 @@ from starlette.routing import Mount, Route
 from backburner import Cache, cached_response, set_default_cache
 from backburner.http import CacheMiddleware, Policy
 from tests.conftest import Eventually
-from tests.processes import running
+from tests.processes import free_port, running
 
 pytestmark = pytest.mark.anyio
 
@@ -680,9 +679,7 @@ def test_five_hundred_cold_clients_of_a_real_server_call_the_function_once(
     redis_url: str, tmp_path: Path, eventually: Eventually
 ) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = f"uvicorn shop:app --host 127.0.0.1 --port {port}"
     with running(command, cwd=tmp_path, env={"REDIS_URL": redis_url}) as server:
         eventually(lambda: server.says("startup complete"), timeout=30)

@@ -66,7 +66,7 @@ def start(url: str, ledger: Ledger) -> Start:
 @pytest.fixture
 def enqueue(url: str, ledger: Ledger) -> Iterator[Callable[..., None]]:
     """Enqueue jobs with a stock producer and with ours, by turns."""
-    ours = Celery("ours", settings=Settings(redis_url=url), set_as_current=False)
+    ours = Celery("ours", settings=Settings(redis_url=url, celery_publish_timeout=5), set_as_current=False)
     stock = celery.Celery("stock", broker=url, set_as_current=False, task_ignore_result=True)
     turns = cycle([ours, stock])
 
