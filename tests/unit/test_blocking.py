@@ -144,11 +144,14 @@ def _interrupted_when(predicate: Any) -> Iterator[None]:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    # Started in the background of a shell, a program ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         yield
     thread.join()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupted_reader_leaves_no_reply_to_the_next_and_fails_at_once_whom_it_read_for(
