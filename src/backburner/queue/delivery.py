@@ -7,7 +7,7 @@ Nothing is sent here.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from backburner.queue.keys import Keys
@@ -16,7 +16,7 @@ from backburner.redis.script import Script
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Where a task's messages go."""
 
@@ -33,26 +33,35 @@ class Place:
     expiring: tuple[str, ...] = ()
     """Lists that expire `expires_ms` milliseconds after they were last used."""
     expires_ms: int = 0
+    _keys: tuple[str, ...] = field(init=False)
+    _record: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        keys = Keys(self.prefix)
+        self._keys = self.key, keys.consumers, keys.delayed, keys.delayed_entries
+        self._record = keys.job("")
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""
-        keys = Keys(self.prefix)
-        records = map(keys.job("").__add__, job_ids)
-        return [self.key, keys.consumers, keys.delayed, keys.delayed_entries, *records, *self.expiring]
+        record = self._record
+        return [*self._keys, *[record + job_id for job_id in job_ids], *self.expiring]
 
     def arguments(
         self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()
     ) -> list[str]:
         """ARGV of the script. `due` is Unix time, by the clock of this machine."""
-        now = time.time()
-        keep = self.keep if due is None else self.keep + max(0.0, due - now)
+        keep, when, now = self.keep, "", ""
+        if due is not None:
+            reckoned = time.time()
+            keep += max(0.0, due - reckoned)
+            when, now = f"{due:.6f}", f"{reckoned:.6f}"
         return [
             token,
             str(math.ceil(keep)),
             self.task,
             self.queue,
-            "" if due is None else f"{due:.6f}",
-            f"{now:.6f}",
+            when,
+            now,
             self.channel,
             str(self.expires_ms),
             str(len(messages)),

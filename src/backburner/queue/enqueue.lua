@@ -11,7 +11,8 @@
 -- ARGV[3]    name of the task
 -- ARGV[4]    name of the queue
 -- ARGV[5]    when it is due, in seconds since 1970; '' for now
--- ARGV[6]    the time by the clock that this was reckoned with. If it is off by more than a second, due is mended.
+-- ARGV[6]    the time by the clock that this was reckoned with, if it is due later. If it is off by more than a second,
+--            due is mended.
 -- ARGV[7]    where to announce them
 -- ARGV[8]    milliseconds for the lists that expire; only read if there are any
 -- ARGV[9]    how many messages

@@ -130,6 +130,25 @@ class Producer:
         template = terms and (setup.templates.get(terms.key) or await self._template(setup, port, task, terms))
         if not terms or not template:
             return None
+        if len(calls) > CHUNK:
+            return await self._publish_chunks(setup, sender, port, task, calls, template, terms)
+        encoded = self._encoded(task, template, calls)
+        if not encoded:
+            return None if encoded is None else []
+        chunk = self._chunk(setup, sender, template, terms, calls, encoded)
+        await port.deliver(chunk)
+        return await self._enqueued(port, task, terms, chunk)
+
+    async def _publish_chunks(
+        self,
+        setup: "_Setup",
+        sender: Sender,
+        port: Port,
+        task: Any,
+        calls: Sequence[Call],
+        template: Template,
+        terms: "_Terms",
+    ) -> "list[Job[Any]] | None":
         parts = [slice(start, start + CHUNK) for start in range(0, len(calls), CHUNK)]
         encoded: list[Encoded] = []
         # All of it before anything is sent: what is wrong with one call is wrong with all of them.
@@ -142,29 +161,30 @@ class Producer:
             encoded += some
         jobs: list[Job[Any]] = []
 
-        async def arrived(chunk: Chunk, delivery: Awaitable[None]) -> None:
+        async def arrived(chunk: Chunk, delivery: Callable[[], Awaitable[None]]) -> None:
             try:
-                await delivery
+                await delivery()
             except NotEnqueued as error:
                 if jobs:
                     error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
                 raise
-            jobs.extend(self._jobs(task, terms, chunk.ids))
-            if signals.after_task_publish.receivers:
-                await port.aside(_tell_receivers, chunk)
+            jobs.extend(await self._enqueued(port, task, terms, chunk))
 
         under_way: tuple[Chunk, Callable[[], Awaitable[None]]] | None = None
         for part in parts:
             chunk = self._chunk(setup, sender, template, terms, calls[part], encoded[part])
-            if len(parts) == 1:
-                await arrived(chunk, port.deliver(chunk))
-                return jobs
             if under_way is not None:
                 # It was on its way while the one that follows was made.
-                await arrived(under_way[0], under_way[1]())
+                await arrived(*under_way)
             under_way = chunk, port.begin(chunk)
         if under_way is not None:
-            await arrived(under_way[0], under_way[1]())
+            await arrived(*under_way)
+        return jobs
+
+    async def _enqueued(self, port: Port, task: Any, terms: "_Terms", chunk: Chunk) -> "list[Job[Any]]":
+        jobs = self._jobs(task, terms, chunk.ids)
+        if signals.after_task_publish.receivers:
+            await port.aside(_tell_receivers, chunk)
         return jobs
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
@@ -246,14 +266,8 @@ class Producer:
         encoded: Sequence[Encoded],
     ) -> Chunk:
         """Make messages."""
-        common = {
-            "parent": quote(terms.parent_id) if terms.parent_id else "null",
-            "reply_to": quote(self._app.thread_oid),
-            "eta": terms.eta,
-            "expires": terms.expires,
-            "expiration": terms.expiration,
-        }
-        message = template.messages(common)
+        parent = quote(terms.parent_id) if terms.parent_id else "null"
+        common = parent, quote(self._app.thread_oid), terms.eta, terms.expires, terms.expiration
         root_id = quote(terms.root_id) if terms.root_id else None
         announces = template.announces and sender.has_listeners()
         ids, messages, announcements = [], [], []
@@ -262,10 +276,10 @@ class Producer:
             job_id = terms.task_id or new_id()
             tag, quoted = next(setup.tags), f'"{job_id}"' if terms.task_id is None else quote(job_id)
             ids.append(job_id)
-            messages.append(message(quoted, root_id or quoted, tag, each))
+            messages.append(template.message(quoted, root_id or quoted, tag, each, common))
             token = token or tag[1:-1]
             if announces:
-                announcements.append(template.announcement(common, quoted, root_id or quoted, tag, each))
+                announcements.append(template.announcement(quoted, root_id or quoted, tag, each, common))
         return Chunk(template, ids, calls, messages, announcements, token, terms.due, terms.task_id is None)
 
     def _jobs(self, task: Any, terms: "_Terms", ids: Sequence[str]) -> "list[Job[Any]]":

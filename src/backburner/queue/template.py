@@ -8,13 +8,14 @@ differs from job to job is left open. What cannot be told in this way is `Unsuit
 import json
 import re
 import time
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from binascii import b2a_base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -30,9 +31,10 @@ from kombu.utils.json import JSONEncoder, dumps
 from backburner.queue.delivery import Place
 
 _NONCE: Final = uuid4().hex
-_COMMON: Final = ("parent", "reply_to", "eta", "expires", "expiration")
-_OWN: Final = ("id", "root", "args", "kwargs", "tag", "body")
-_EVENTS: Final = (*_OWN, *_COMMON, "clock", "utcoffset", "timestamp")
+_NAMES: Final = (
+    "id", "root", "tag", "args", "kwargs", "body", "parent", "reply_to", "eta", "expires", "expiration",
+)  # fmt: skip
+_EVENTS: Final = (*_NAMES, "clock", "utcoffset", "timestamp")
 
 _serialization: Any = kombu.serialization  # the stubs leave the registry out
 _encoder: Final = json.encoder.c_make_encoder and json.encoder.c_make_encoder(  # type: ignore[attr-defined]
@@ -43,6 +45,8 @@ quote: Final = encode_basestring_ascii
 
 Encoded = tuple[str, str, str]
 """A call's arguments, as JSON: what people are shown of them, by position and by name, and the body."""
+Common = tuple[str, str, str, str, str]
+"""What messages have in common, as JSON: the parent's id, whom to reply to, eta, expires, milliseconds until then."""
 
 
 class Unsuitable(Exception):
@@ -67,6 +71,7 @@ class Template:
         self.bindings = channel.commands
         """Commands that declare the queue."""
         self.embedded = body[2]
+        self._end_of_body = f", {encode(self.embedded)}]"
         self._args_size, self._kwargs_size = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
         self._levels = app.conf.task_repr_maxlevels
 
@@ -76,7 +81,7 @@ class Template:
         if expires:
             headers["expires"] = _slot("expires")
             properties["expiration"] = _slot("expiration")
-        self._message = _Form(message, (*_OWN, *_COMMON))
+        self._message = _Form(message, _NAMES)
         self._clock: Any = app.clock  # type: ignore[attr-defined]  # the stubs leave it out
         self._event: _Form | None = None
         channel_of_events = ""
@@ -103,7 +108,7 @@ class Template:
             EncodeError: the arguments are no JSON.
         """
         try:
-            body = _base64(encode((args, kwargs, self.embedded)))
+            body = _base64(f"[{encode(args)}, {encode(kwargs)}{self._end_of_body}")
         except Exception as error:
             raise EncodeError(str(error) or repr(error)) from error  # as kombu does
         return (
@@ -112,38 +117,17 @@ class Template:
             body,
         )
 
-    def messages(self, common: Mapping[str, str]) -> Callable[[str, str, str, Encoded], str]:
-        """What makes messages that have their `_COMMON` values, as JSON, in common: of a job's id, its root's id, a
-        delivery tag (all JSON) and the arguments.
-        """
-        form, blank = self._message.places, self._message.filled(common)
-        ids, roots, tags = form["id"], form["root"], form["tag"]
-        [shown_args], [shown_kwargs], [body] = form["args"], form["kwargs"], form["body"]
+    def message(self, job_id: str, root: str, tag: str, encoded: Encoded, common: Common) -> str:
+        """The message with a job's id, its root's id and a delivery tag, all of them JSON."""
+        return self._message.filled((job_id, root, tag, *encoded, *common))
 
-        def message(job_id: str, root: str, tag: str, encoded: Encoded) -> str:
-            parts = blank.copy()
-            for i in ids:
-                parts[i] = job_id
-            for i in roots:
-                parts[i] = root
-            for i in tags:
-                parts[i] = tag
-            parts[shown_args], parts[shown_kwargs], parts[body] = encoded
-            return "".join(parts)
-
-        return message
-
-    def announcement(self, common: Mapping[str, str], job_id: str, root: str, tag: str, encoded: Encoded) -> str:
+    def announcement(self, job_id: str, root: str, tag: str, encoded: Encoded, common: Common) -> str:
         """The event task-sent for the message that was made of the same."""
         if self._event is None:
             raise ValueError("jobs of this task are not announced")
-        args, kwargs, _ = encoded
-        values = {**common, "id": job_id, "root": root, "args": args, "kwargs": kwargs}
-        values["clock"] = str(self._clock.forward())
-        values["utcoffset"] = str(utcoffset())
-        values["timestamp"] = repr(time.time())
-        body = _base64("".join(self._event.filled(values)))
-        return "".join(self._announcement.filled({"body": body, "tag": f'{tag[:-1]}e"'}))
+        now = str(self._clock.forward()), str(utcoffset()), repr(time.time())
+        event = self._event.filled((job_id, root, tag, *encoded, *common, *now))
+        return self._announcement.filled((_base64(event), f'{tag[:-1]}e"'))
 
     def headers(self, message: str) -> dict[str, Any]:
         """Of a message that was filled in."""
@@ -290,24 +274,20 @@ def _slot(name: str) -> str:
 class _Form:
     """A message as JSON, open where its slots are."""
 
-    def __init__(self, message: Mapping[str, Any], names: Iterable[str]) -> None:
-        self._parts = re.split(f'"{_NONCE}:([a-z_]+)"', dumps(message))
-        self.places: dict[str, list[int]] = {name: [] for name in names}
-        """Which parts the slots are."""
-        for i in range(1, len(self._parts), 2):
-            if self._parts[i] not in self.places:
-                raise Unsuitable("the message holds an id where none was expected")
-            self.places[self._parts[i]].append(i)
-        if any(_NONCE in part for part in self._parts):
+    def __init__(self, message: Mapping[str, Any], names: Sequence[str]) -> None:
+        parts = re.split(f'"{_NONCE}:([a-z_]+)"', dumps(message))
+        texts, slots = parts[::2], parts[1::2]
+        if not set(slots) <= set(names):
+            raise Unsuitable("the message holds an id where none was expected")
+        if any(_NONCE in text for text in texts):
             raise Unsuitable("the message holds an id inside of a text")
+        self._text = "%s".join(text.replace("%", "%%") for text in texts)
+        self._in_order = itemgetter(*map(names.index, slots))
 
-    def filled(self, values: Mapping[str, str]) -> list[str]:
-        """The parts, with these values in their places."""
-        parts = self._parts.copy()
-        for name, value in values.items():
-            for i in self.places.get(name, ()):
-                parts[i] = value
-        return parts
+    def filled(self, values: Sequence[str]) -> str:
+        """With values for all names, in their order."""
+        text: str = self._text % self._in_order(values)
+        return text
 
 
 def is_plain_json() -> bool:
@@ -321,7 +301,7 @@ def encode(value: Any) -> str:
 
 
 def _base64(text: str) -> str:
-    return f'"{b64encode(text.encode()).decode("ascii")}"'
+    return f'"{b2a_base64(text.encode(), newline=False).decode("ascii")}"'
 
 
 # What messages tell people about arguments
