@@ -57,7 +57,12 @@ class Talk:
         return futures
 
     def hear(self, data: bytes) -> None:
-        self.wire.protocol.data_received(data)
+        protocol = self.wire.protocol
+        buffer = protocol.get_buffer(-1)
+        for begin in range(0, len(data), len(buffer)):
+            piece = data[begin : begin + len(buffer)]
+            buffer[: len(piece)] = piece
+            protocol.buffer_updated(len(piece))
 
 
 def _talk(main: Callable[[Talk], Any], **options: Any) -> None:

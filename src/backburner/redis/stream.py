@@ -32,9 +32,14 @@ _SECOND_LOOK: Final = 0.01
 _KEPT_BUFFER: Final = 4 * 1024 * 1024
 """Bytes that the parser keeps for what comes next: memory got anew for each large reply costs more than the reply."""
 _NOTHING: Final = object()
+_READ: Final = 64 * 1024
+"""Bytes that are read at a time, always into the same memory."""
+_PIECE: Final = 16 * 1024
+"""Bytes that the parser is given at a time. For each reply that it gives it moves all that it holds behind it, so that
+what comes as one large piece with many replies would be moved as many times."""
 
 
-class Stream(asyncio.Protocol):
+class Stream(asyncio.BufferedProtocol):
     """The life of one connection. It ends once, with everything it carried.
 
     A command is unsent until its tick is over and the connection is made, then sent until its reply has come.
@@ -83,6 +88,7 @@ class Stream(asyncio.Protocol):
         self._suspect: float | None = None
         self._reader = Reader(protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_NOTHING)
         self._reader.setmaxbuf(_KEPT_BUFFER)
+        self._buffer = bytearray(_READ)
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
@@ -157,7 +163,7 @@ class Stream(asyncio.Protocol):
         self._transport.set_protocol(self)
         reader.feed_eof()  # so that reading gives what is there, at once
         if unread := await reader.read():
-            self.data_received(unread)
+            self._parse(unread, len(unread))
 
     def _flush(self) -> None:
         if self._held or not self._unsent or self._transport is None:
@@ -178,21 +184,30 @@ class Stream(asyncio.Protocol):
 
     # What the transport calls
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what has come; replies that are complete go to their callers."""
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        """Where to put what comes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has come."""
+        self._parse(self._buffer, nbytes)
+
+    def _parse(self, data: bytes | bytearray, size: int) -> None:
+        """Replies that are complete go to their callers."""
         if self._failure is not None:
             return
-        gets, sent = self._reader.gets, self._sent
+        feed, gets, sent = self._reader.feed, self._reader.gets, self._sent
         next_future = sent.popleft
         try:
-            self._reader.feed(data)
-            while (reply := gets()) is not _NOTHING:
-                if reply.__class__ is bytes and sent:
-                    future = next_future()
-                    if not future.done():
-                        future.set_result(reply)
-                else:
-                    self._give(reply)
+            for begin in range(0, size, _PIECE):
+                feed(data, begin, min(_PIECE, size - begin))
+                while (reply := gets()) is not _NOTHING:
+                    if reply.__class__ is bytes and sent:
+                        future = next_future()
+                        if not future.done():
+                            future.set_result(reply)
+                    else:
+                        self._give(reply)
         except redis.RedisError as error:
             self.end(error)
         if self.full:
