@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from starlette.middleware.gzip import GZipMiddleware
 
 from backburner import Cache
-from backburner.events import Event, RefreshFailed
+from backburner.events import Event, Hit, RefreshFailed
 from backburner.http import CacheMiddleware, Policy
 from tests.http.conftest import Clock
 from tests.http.exchanges import Origin, Reply, ask, respond
@@ -622,3 +623,26 @@ async def until(attempt: Callable[[], Any], good: Callable[[Any], bool]) -> None
     """Try until it is good; the test's time limit is the end."""
     while not good(await attempt()):  # noqa: ASYNC110 - what happens is in another process or task
         await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("vary", [False, True])
+async def test_a_hit_from_the_server_costs_one_command_for_each_key_and_is_counted_and_told_as_the_servers(
+    redis_url: str, origin: Origin, *, vary: bool
+) -> None:
+    cache = Cache(redis_url, l1=False, timeout=5)
+    told: list[Event] = []
+    cache.events.subscribe(told.append, Hit)
+    if vary:
+        origin.headers["vary"] = "accept-language"
+    app = CacheMiddleware(origin, cache=cache)
+    await ask(app)
+    with redis.Redis.from_url(redis_url) as observer:
+        observer.config_resetstat()
+        for _ in range(3):
+            assert (await ask(app)).status == 200
+        asked = observer.info("commandstats")["cmdstat_get"]["calls"]
+    assert asked == (6 if vary else 3)
+    assert [event.tier for event in told if isinstance(event, Hit)] == ["server"] * 3
+    assert cache.stats().tiers["server"].hits == 3
+    assert len(origin.calls) == 1
+    await cache.aclose()

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from backburner import Cache, cached_response
 from backburner.cache.entry import Entry
-from backburner.events import Event, Undecodable
+from backburner.events import BreakerOpened, Degraded, Event, Miss, Undecodable
 from backburner.http import CacheMiddleware, Policy
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.url import ServerURL
@@ -23,7 +23,7 @@ from tests.http.exchanges import Origin, ask
 pytestmark = pytest.mark.anyio
 
 
-def _behind_the_middleware(cache: Cache, origin: Origin) -> Any:
+def _behind_the_middleware(cache: Cache, origin: Any) -> Any:
     return CacheMiddleware(origin, cache=cache, policy=Policy(cache_status="bb"))
 
 
@@ -84,6 +84,25 @@ async def test_without_its_server_the_cache_calls_the_application_once_for_all_w
         assert str(again["cache-status"]).endswith("; detail=store-unavailable")
         assert (await ask(app, method="DELETE")).status == 200
         await cache.aclose()
+
+
+async def test_a_server_that_is_gone_is_asked_for_a_response_once_and_for_the_turn_to_compute_it_once(
+    valkey: EmbeddedServer, origin: Origin
+) -> None:
+    url = ServerURL.parse(valkey.url)
+    told: list[Event] = []
+
+    async def app(*request: Any) -> None:
+        assert [type(event) for event in told] == [BreakerOpened, Degraded, Miss, Degraded]
+        await origin(*request)
+
+    with FaultProxy(url.host, url.port) as proxy:
+        cache = Cache(proxy.url, l1=False)
+        cache.events.subscribe(told.append)
+        proxy.refuse()
+        await ask(_behind_the_middleware(cache, app))
+        await cache.aclose()
+    assert len(origin.calls) == 1
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -25,7 +25,7 @@ def answer(
         code, headers, body = _by_conditions(stored, method, seen)
     own = [*headers]
     if now is not None:
-        own.append((b"age", b"%d" % max(0, now - stored.terms.born)))
+        own.append((b"age", b"%d" % max(0, int(now - stored.terms.born))))
     if status:
         own.append((b"cache-status", status.encode()))
     return (

@@ -93,6 +93,10 @@ class Landed(NamedTuple):
         return self.variants is None or self.variants.values(headers) == self.values
 
 
+Looked = tuple[Entry | None, Decision] | StoreError
+"""What a look at a key brought, or why it brought nothing."""
+
+
 class Place:
     """Where responses to one request lie: under the key of its target, or under one that also tells what they vary by.
 
@@ -100,9 +104,18 @@ class Place:
         primary: the key of the target.
         distinction: what they vary by, whatever they say; see `Request.distinction`.
         tags: of whatever is stored here.
+        looked: what a look under `primary` brought just now, if there was one.
     """
 
-    def __init__(self, engine: Engine, primary: str, distinction: str, headers: Headers, tags: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        primary: str,
+        distinction: str,
+        headers: Headers,
+        tags: tuple[str, ...],
+        looked: Looked | None = None,
+    ) -> None:
         self.engine = engine
         self.primary = primary
         self.key = primary
@@ -115,6 +128,7 @@ class Place:
         self.mark: bytes | None = None
         """Of what was found under the key (see `Entry.mark`)."""
         self._headers = headers
+        self._looked = looked
 
     async def find(self) -> Found | None:
         """The response that is stored for the request, fresh or not.
@@ -123,7 +137,7 @@ class Place:
             StoreError: the store cannot tell.
         """
         self.key, self.variants = self.primary, None
-        entry, decision = await self.engine.judge(self.primary)
+        entry, decision = await self._look()
         self.mark = b"" if entry is None else entry.mark
         value = self._read(self.primary, entry, decision)
         if self._distinction and not isinstance(value, Variants):
@@ -144,6 +158,12 @@ class Place:
             return Found(value, entry, entry.fresh_until, entry.refresh_at)
         # All variants that were there were made stale then, by one who did not know them.
         return Found(value, entry, stale_since, stale_since)
+
+    async def _look(self) -> tuple[Entry | None, Decision]:
+        looked, self._looked = self._looked, None
+        if isinstance(looked, StoreError):
+            raise looked
+        return await self.engine.judge(self.primary) if looked is None else looked
 
     def _read(self, key: str, entry: Entry | None, decision: Decision) -> Stored | Variants | None:
         if entry is None or decision is Decision.MISS:

@@ -10,11 +10,12 @@ from typing import Any
 
 from backburner.cache import Cache
 from backburner.cache.engine import Engine
-from backburner.cache.entry import Entry
+from backburner.cache.entry import Decision, Entry
 from backburner.cache.runtime import run
+from backburner.errors import StoreError
 from backburner.http import rules
 from backburner.http.answer import answer
-from backburner.http.call import Passing, Place, value_of, variant_key
+from backburner.http.call import Looked, Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.headers import Headers
 from backburner.http.policy import Policy
@@ -42,50 +43,59 @@ class ResponseCache:
         """Answer one HTTP request of `app`, from what is stored or by calling it."""
         request = Request(scope, self._layer)
         method = request.method
-        if method == "GET" or method == "HEAD":
-            if not request.target or request.is_uncommon():
-                await app(scope, receive, send)
-            elif (hit := self._hit(request, policy)) is not None:
-                stored, entry = hit
-                now = self._cache._clock()  # noqa: SLF001
-                name = policy.cache_status
-                status = f"{name}; hit; ttl={round(entry.fresh_until - now)}" if name else ""
-                start, body = answer(stored, method, request.seen, now, status)
-                await send(start)
-                await send(body)
-            elif (tags := policy.tags_of(scope)) is None:
-                await app(scope, receive, send)
-            else:
-                place = Place(self._aengine(), request.key, request.distinction(policy), request.headers, tags)
-                await Visit(place, request, policy, self._passing, app, receive, send).run()
-        elif method in policy.methods:
-            await self._with_body(request, policy, app, receive, send)
-        elif method in rules.SAFE or not request.target:
+        if method != "GET" and method != "HEAD":
+            await self._other(request, policy, app, receive, send)
+            return
+        if not request.target or request.is_uncommon():
             await app(scope, receive, send)
+            return
+        cache, key = self._cache, request.key
+        looked: Looked | None = None
+        entry = here = cache._peek(key)  # noqa: SLF001
+        hit = None if entry is None else self._hit(request, policy, key, entry)
+        if hit is None:
+            engine = self._aengine()
+            try:
+                looked = entry, decision = await engine.judge(key)
+            except StoreError as error:
+                looked = error
+            else:
+                if entry is not None and entry is not here and decision is Decision.HIT:
+                    hit = self._hit(request, policy, key, entry)
+        if hit is None:
+            await self._visit(request, policy, app, receive, send, looked)
+            return
+        stored, key, entry = hit
+        if looked is None:
+            cache._count_hit(key, entry)  # noqa: SLF001
         else:
-            await app(scope, receive, self._invalidating(request, policy, send))
+            engine.count(key, stored, entry)
+        now = cache._clock()  # noqa: SLF001
+        name = policy.cache_status
+        status = f"{name}; hit; ttl={round(entry.fresh_until - now)}" if name else ""
+        start, body = answer(stored, method, request.seen, now, status)
+        await send(start)
+        await send(body)
 
-    def _hit(self, request: Request, policy: Policy) -> tuple[Stored, Entry] | None:
-        """A response that is in this process, and may be given without a question."""
-        key = request.key
-        entry = self._cache._peek(key)  # noqa: SLF001
-        if entry is None:
-            return None
+    def _hit(self, request: Request, policy: Policy, key: str, entry: Entry) -> tuple[Stored, str, Entry] | None:
+        """The response that a fresh entry of the target leads to, and where it lies, if it may be given without a
+        question."""
         value = value_of(key, entry, self._cache.events.emit)
         if isinstance(value, Variants):
             key = variant_key(key, value, request.headers, request.distinction(policy))
-            entry = self._cache._peek(key)  # noqa: SLF001
-            value = value_of(key, entry, self._cache.events.emit) if entry else None
-        elif policy.vary_on:
+            variant = self._cache._peek(key)  # noqa: SLF001
+            if variant is None:
+                return None
+            entry, value = variant, value_of(key, variant, self._cache.events.emit)
+        elif policy.varies:
             return None
-        if entry is None or not isinstance(value, Stored):
+        if not isinstance(value, Stored):
             return None
         if len(request.seen) > 1 and (
             request.directives(policy) is not None or (request.credentials(policy) and not value.terms.public)
         ):
             return None
-        self._cache._count_hit(key, entry)  # noqa: SLF001
-        return value, entry
+        return value, key, entry
 
     # The response cache is a part of the cache, as locks are.
 
@@ -94,6 +104,25 @@ class ResponseCache:
 
     def _aengine(self) -> Engine:
         return self._cache._aengine()  # noqa: SLF001
+
+    async def _visit(
+        self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send, looked: Looked | None
+    ) -> None:
+        tags = policy.tags_of(request.scope)
+        if tags is None:
+            await app(request.scope, receive, send)
+            return
+        place = Place(self._aengine(), request.key, request.distinction(policy), request.headers, tags, looked)
+        await Visit(place, request, policy, self._passing, app, receive, send).run()
+
+    async def _other(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
+        """Any method but GET and HEAD."""
+        if request.method in policy.methods:
+            await self._with_body(request, policy, app, receive, send)
+        elif request.method in rules.SAFE or not request.target:
+            await app(request.scope, receive, send)
+        else:
+            await app(request.scope, receive, self._invalidating(request, policy, send))
 
     async def _with_body(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
         body = b""

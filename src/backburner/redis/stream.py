@@ -196,7 +196,8 @@ class Stream(asyncio.BufferedProtocol):
         """Replies that are complete go to their callers."""
         if self._failure is not None:
             return
-        feed, gets, sent = self._reader.feed, self._reader.gets, self._sent
+        feed: Callable[[Any, int, int], None] = self._reader.feed  # of any bytes, whatever its types say
+        gets, sent = self._reader.gets, self._sent
         next_future = sent.popleft
         try:
             for begin in range(0, size, _PIECE):
