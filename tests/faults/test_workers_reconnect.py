@@ -15,7 +15,7 @@ from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 from tests.faults.ledger import Ledger
-from tests.faults.test_workers import app, ledger, server, worker
+from tests.faults.test_workers import app, kill, ledger, server, worker
 from tests.faults.test_workers_still import POOLS, ended
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -69,6 +69,28 @@ def test_a_server_that_was_killed_is_consumed_from_again_and_live_jobs_are_not_r
             eventually(lambda: not client.keys("backburner:leased:*"))
             eventually(lambda: client.zcard("backburner:consumers") <= 2)
     assert [ledger.starts(job) for job in (live, later, soon)] == [1, 1, 1]
+
+
+def test_what_waits_for_its_time_outlives_all_workers_and_the_server(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, eventually: Eventually
+) -> None:
+    soon, later = [ledger.entry() for _ in range(20)], [ledger.entry() for _ in range(20)]
+    with worker("-P threads -c 2") as killed:
+        eventually(lambda: killed.says("ready."), timeout=30)
+        due = time.monotonic() + 4
+        for job in soon:
+            app.send_task("work", (job, 0), countdown=4)
+        for job in later:
+            app.send_task("work", (job, 0), countdown=3600)
+        kill(killed)
+    kill_and_restart(server, away=1)
+    with worker("-P threads -c 2") as another:
+        eventually(lambda: ended(ledger, *soon), timeout=30)
+        assert another.process.poll() is None
+    assert all(due <= ledger.runs[job][0].start for job in soon)
+    assert [ledger.starts(job) for job in (*soon, *later)] == [1] * len(soon) + [0] * len(later)
+    with redis.Redis.from_url(server.url) as client:
+        assert client.zcard("backburner:delayed") == len(later)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
