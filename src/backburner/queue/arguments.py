@@ -99,6 +99,8 @@ class Arguments:
     def _converted(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], convert: Callable[[_Kind, Any], Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not args and not kwargs:
+            return (), {}
         names = self._positional
         checked = [self._convert(name, value, convert) for name, value in zip(names, args, strict=False)]
         return (

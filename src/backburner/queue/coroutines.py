@@ -12,7 +12,6 @@ from functools import cache, wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
-import celery
 from celery import _state
 
 from backburner.queue import loop, reporting
@@ -40,9 +39,10 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        task: Any = celery.current_app.current_task
+        task: Any = _task_stack.top
         first, rest = args[:bound], args[bound:]
-        if not task or task.request.called_directly:
+        request = task.request if task else None
+        if not request or request.called_directly:
             if dependencies:
                 return call(dependencies.of_direct_call(rest, kwargs), first, _overrides(task))
             return function(*args, **kwargs)
@@ -51,7 +51,7 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
             result = call(dependencies.of_call(decoded, named), first, _overrides(task))
         else:
             result = function(*first, *decoded, **named)
-        return arguments.encode_result(_finish(task, result) if is_coroutine else result)
+        return arguments.encode_result(_finish(task, request, result) if is_coroutine else result)
 
     run.written_function = function  # type: ignore[attr-defined]  # read by `signature_source`
     if dependencies:
@@ -73,16 +73,16 @@ def _overrides(task: Any) -> Overrides:
     return getattr(task.app, "dependency_overrides", {}) if task else {}
 
 
-def _finish(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     if bridge.is_here():
-        return _finish_in_pool(task, coroutine)
+        return _finish_in_pool(task, request, coroutine)
     context = contextvars.copy_context()
-    context.run(reporting.attach, task)
+    context.run(reporting.attach, task, request)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         _tell_apart(task)
-        return loop.run(cancellable(task.request.id, coroutine), context)
+        return loop.run(cancellable(request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()
@@ -99,9 +99,9 @@ def _tell_apart(task: Any) -> None:
         stack.__ident_func__ = loop.ident
 
 
-def _finish_in_pool(task: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     running = job.running.get()
-    if not isinstance(running, job.CoroutineJob) or task.request.is_eager:
+    if not isinstance(running, job.CoroutineJob) or request.is_eager:
         return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
-    reporting.attach(task)
+    reporting.attach(task, request)
     return running.complete(coroutine)

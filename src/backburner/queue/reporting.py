@@ -37,9 +37,9 @@ _REPORT = files("backburner.queue").joinpath("report.lua").read_text("utf-8")
 _attached: ContextVar[tuple[Any, Any] | None] = ContextVar("backburner_task", default=None)
 
 
-def attach(task: Any) -> None:
+def attach(task: Any, request: Any) -> None:
     """Make `task` the one that code in this context reports for, whichever thread it runs in."""
-    _attached.set((task, task.request))
+    _attached.set((task, request))
 
 
 def progress(done: float, total: float, message: str = "") -> None:

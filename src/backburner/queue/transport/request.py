@@ -33,17 +33,25 @@ class _Leased:
     acknowledged: bool
     _request_dict: dict[str, Any]
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
+        if not decoded and not worker.starts_elsewhere():
+            # Celery decodes it here already, and where it runs once more, for that is in another process.
+            body, decoded = message.payload, True
+        # Of the class this stands before.
+        super().__init__(message, body=body, decoded=decoded, **options)  # type: ignore[call-arg]
         if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
             # The worker has not to wait for it, but the task may want to know.
             self._request_dict["eta"] = eta
 
     def acknowledge(self) -> None:
         """Acknowledge, in whichever thread this is."""
-        if not self.acknowledged and (done := getattr(self.message, "done", None)):
-            done()
-        super().acknowledge()  # type: ignore[misc]  # of the class this stands before
+        if self.acknowledged:
+            return
+        done = getattr(self.message, "done", None)
+        if done is not None and done() and worker.needs_no_acknowledgement():
+            self.acknowledged = True
+        else:
+            super().acknowledge()  # type: ignore[misc]  # of the class this stands before
 
     def revoked(self) -> bool:
         """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""

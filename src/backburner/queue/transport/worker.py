@@ -127,9 +127,23 @@ def is_busy_in_the_loop() -> bool:
     return (isinstance(pool, solo.TaskPool) or getattr(pool, "is_green", False)) and bool(state.active_requests)
 
 
+def _in_the_loop() -> bool:
+    """Whether Celery's books are kept by the thread of its event loop, which looks for more when a job has ended."""
+    pool = getattr(_consumer, "pool", None)
+    return isinstance(pool, solo.TaskPool) or hasattr(pool, "serve")
+
+
 def starts_elsewhere() -> bool:
     """Whether tasks run in processes of their own, which are told what to run just before they run it."""
     return bool(getattr(getattr(_consumer, "pool", None), "uses_semaphore", False))
+
+
+def needs_no_acknowledgement() -> bool:
+    """Whether nothing happens when Celery acknowledges a message that the transport already knows to be done with.
+
+    Elsewhere it wakes the event loop, or the worker gets more room again after it had to reconnect.
+    """
+    return _in_the_loop() and _consumer._maximum_prefetch_restored is True  # noqa: SLF001  # nobody else tells
 
 
 def reserved() -> Iterable[Any]:
