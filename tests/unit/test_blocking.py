@@ -85,7 +85,7 @@ def test_of_replies_that_come_together_each_caller_gets_its_own_and_errors_are_e
     together: bool,
 ) -> None:
     if not together:  # a redis-py that keeps its parser elsewhere
-        monkeypatch.setattr(blocking, "read_ahead", lambda _: (lambda: None, None))
+        monkeypatch.setattr(blocking, "read_ahead", lambda _: (lambda: None, lambda: None, None))
         client.close()
     client.execute_command("SET", "text", "no number")
     proxy.stall()

@@ -15,6 +15,8 @@ from redis.connection import AbstractConnection
 
 _SHARE = 3
 """A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
+_CLOSE = 0.001
+"""Seconds that do not matter to a socket's timeout, which the system rounds."""
 
 
 class OutOfTime(Exception):
@@ -92,22 +94,28 @@ class _Limited(AbstractConnection):
         return super().read_response(*args, **options)
 
     def _apply_deadline(self) -> None:
-        if self._sock is None:
+        sock, seconds, current = self._sock, self._socket_timeout, _current.get()
+        if sock is None:
             return
-        if remaining() == 0:
-            # A reply may still be on its way, and the next user of this connection must not get it.
-            self.disconnect()
-            raise OutOfTime
-        timeout = self.socket_timeout
-        if timeout != self._sock.gettimeout():  # it costs a system call to set it, and mostly it is the share
-            self._sock.settimeout(timeout)
+        if current is not None:
+            left = current.ends - time.monotonic()
+            if left <= 0:
+                # A reply may still be on its way, and the next user of this connection must not get it.
+                self.disconnect()
+                raise OutOfTime
+            seconds = _within(current, left, seconds)
+        # It costs a system call to set it, and mostly it is the share.
+        if seconds is None or abs(seconds - (sock.gettimeout() or 0)) > _CLOSE:
+            sock.settimeout(seconds)
 
 
 def at_most(seconds: float | None) -> float | None:
     """Seconds that a single operation may take: these, or its share of the budget, or what is left of that."""
     current = _current.get()
-    if current is None:
-        return seconds
+    return seconds if current is None else _within(current, current.ends - time.monotonic(), seconds)
+
+
+def _within(current: _Deadline, left: float, seconds: float | None) -> float:
+    least = current.share if seconds is None or seconds > current.share else seconds
     # Zero would mean "do not block" to a socket.
-    left = max(0.001, min(current.share, current.ends - time.monotonic()))
-    return left if seconds is None else min(seconds, left)
+    return least if least < left else max(_CLOSE, left)

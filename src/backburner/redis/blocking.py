@@ -134,7 +134,8 @@ class _Line:
         self._pool = pool
         self._server = server
         self._timeout = timeout
-        self._connection: Any = None  # of who leads, as are these three
+        self._connection: Any = None  # of who leads, as are these four
+        self._wait: Callable[[], None] = lambda: None
         self._arrived: Callable[[], Any] = lambda: None
         self._nothing: Any = None
         self._used_at = 0.0
@@ -181,6 +182,7 @@ class _Line:
                 batch, self._waiting = [request, *self._waiting], []
             connection = self._connected()
             connection.send_packed_command((b"".join([one.commands for one in batch]),), check_health=False)
+            self._wait()  # mostly this brings all of it, for less than `read_response` takes
             for one in batch:
                 self._read(one)
                 one.end()
@@ -219,7 +221,7 @@ class _Line:
             options = self._pool.connection_kwargs | {"parser_class": ReadAheadParser}
             self._connection = self._pool.connection_class(**options)
             self._connection.connect()
-            self._arrived, self._nothing = read_ahead(self._connection)
+            self._wait, self._arrived, self._nothing = read_ahead(self._connection)
         return self._connection
 
     def _read(self, request: _Request) -> None:

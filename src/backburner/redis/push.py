@@ -47,6 +47,14 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
             return self.nothing
         return reply
 
+    def wait(self) -> None:
+        """Wait until something has come after what was read.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: as from `read_response`.
+        """
+        self.read_from_socket()
+
     def read_response(self, *args: Any, **options: Any) -> Any:
         kept, self._kept = self._kept, None
         if isinstance(kept, redis.ConnectionError):
@@ -54,10 +62,10 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
         return kept if isinstance(kept, Exception) else super().read_response(*args, **options)
 
 
-def read_ahead(connection: Any) -> tuple[Callable[[], Any], Any]:
-    """`ReadAheadParser.arrived` of a connection that was given that parser, and its `nothing`. Where redis-py keeps the
-    parser is private to it: should that change, nothing ever has arrived."""
+def read_ahead(connection: Any) -> tuple[Callable[[], None], Callable[[], Any], Any]:
+    """`wait`, `arrived` and `nothing` of the `ReadAheadParser` that a connection was given. Where redis-py keeps the
+    parser is private to it: should that change, nobody waits, and nothing ever has arrived."""
     parser = getattr(connection, "_parser", None)
     if isinstance(parser, ReadAheadParser):
-        return parser.arrived, parser.nothing
-    return lambda: None, None
+        return parser.wait, parser.arrived, parser.nothing
+    return lambda: None, lambda: None, None
