@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import redis
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.transport.claims import Claims
+from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
 from backburner.testing import FaultProxy
 
@@ -123,6 +125,32 @@ def send(redis_url: str) -> Iterator[Send]:
 
 def failed(client: Any) -> list[dict[str, str]]:
     return [client.hgetall(f"{KEYS.failed}:{member}") for member in client.zrange(KEYS.failed, 0, -1)]
+
+
+@pytest.mark.parametrize("version", ["6.2.14", "5.0"])
+def test_a_server_that_is_too_old_is_refused_in_words(
+    reader: MakeReader, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    call = Consumer._call
+
+    def tell(consumer: Consumer, words: Any) -> Any:
+        reply = call(consumer, words)
+        return (
+            re.sub(rb"redis_version:[\d.]+", f"redis_version:{version}".encode(), reply)
+            if words[0] == "INFO"
+            else reply
+        )
+
+    monkeypatch.setattr(Consumer, "_call", tell)
+    with pytest.raises(ConfigError, match=f"Redis {version}, and workers need 7.0 or newer"):
+        reader().drain(1, timeout=1)
+
+
+@pytest.mark.parametrize(
+    "told", [b"redis_version:7.0.15\r\n", b"redis_version:10.0\r\nos:Linux", b"nothing of the kind"]
+)
+def test_a_server_that_is_new_enough_or_does_not_tell_is_not_refused(told: bytes) -> None:
+    check_version(told)
 
 
 def test_a_message_is_leased_until_it_is_acknowledged(

@@ -137,7 +137,9 @@ class Producer:
             return None if encoded is None else []
         chunk = self._chunk(setup, sender, template, terms, calls, encoded)
         await port.deliver(chunk)
-        return await self._enqueued(port, task, terms, chunk)
+        if signals.after_task_publish.receivers:
+            await port.aside(_tell_receivers, chunk)
+        return self._jobs(task, terms, chunk.ids)
 
     async def _publish_chunks(
         self,
@@ -168,7 +170,9 @@ class Producer:
                 if jobs:
                     error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
                 raise
-            jobs.extend(await self._enqueued(port, task, terms, chunk))
+            jobs.extend(self._jobs(task, terms, chunk.ids))
+            if signals.after_task_publish.receivers:
+                await port.aside(_tell_receivers, chunk)
 
         under_way: tuple[Chunk, Callable[[], Awaitable[None]]] | None = None
         for part in parts:
@@ -179,12 +183,6 @@ class Producer:
             under_way = chunk, port.begin(chunk)
         if under_way is not None:
             await arrived(*under_way)
-        return jobs
-
-    async def _enqueued(self, port: Port, task: Any, terms: "_Terms", chunk: Chunk) -> "list[Job[Any]]":
-        jobs = self._jobs(task, terms, chunk.ids)
-        if signals.after_task_publish.receivers:
-            await port.aside(_tell_receivers, chunk)
         return jobs
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import redis
 
+from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Stored, server_of, settling
 from backburner.queue.transport import worker
@@ -45,6 +46,8 @@ _PAUSE: Final = 0.25
 """Seconds between attempts to reach a server that is gone."""
 _SORTED: Final = 2000
 """Messages in one go, when the last consumer leaves."""
+_OLDEST: Final = 7
+"""Of Redis, what the tests run on."""
 _CRASHES_EXPIRE: Final = 7 * 86_400
 """Seconds for which it is remembered that a message killed a worker."""
 
@@ -67,6 +70,20 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
     """
     consumers = [consumer for consumer in _at_work if not consumer.over and consumer.is_mine]
     return len(consumers) == 1 and consumers[0].server == server and consumers[0].store(state)
+
+
+def check_version(told: bytes) -> None:
+    """Refuse a server that cannot do what the scripts and the waiting for messages need, by what INFO tells of it.
+
+    Raises:
+        ConfigError: it is older than Redis 7.0. Valkey tells the version of Redis that it is compatible with.
+    """
+    version = re.search(rb"redis_version:(\d+)\.[\d.]*", told)
+    if version and int(version[1]) < _OLDEST:
+        raise ConfigError(
+            f"the broker is Redis {version[0].partition(b':')[2].decode()}, and workers need {_OLDEST}.0 or newer, or "
+            'Valkey: upgrade it, or go back to Celery\'s own transport with broker_transport="redis"'
+        )
 
 
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -143,10 +160,13 @@ class Consumer:
 
         Raises:
             redis.RedisError: the server can't be reached.
+            ConfigError: it is too old.
         """
+        told = self._call(("INFO", "server"))
+        check_version(told)
         self._held_until = time.clock_gettime(_clock) + self.lease
         self._call(self._renewal(begin=True))
-        uptime = int(re.search(rb"uptime_in_seconds:(\d+)", self._call(("INFO", "server")))[1])  # type: ignore[index]
+        uptime = int(re.search(rb"uptime_in_seconds:(\d+)", told)[1])  # type: ignore[index]
         # Leases may have run out while the server was away; who lives will come back and renew his.
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
