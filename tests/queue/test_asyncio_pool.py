@@ -1,6 +1,7 @@
 """``--pool=asyncio``: coroutines by the thousand on one loop, and all that Celery promises for them."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_coroutines_and_functions_run_in_one_worker(tasks: Any, pool: Program) -
     assert [module.partition(".")[0] for module, _, _ in found] == ["uvloop"], "one loop"
     assert {tuple(block.get(timeout=10)) for block in blocks} == {(False, pool.process.pid)}
     assert pool.says("a process has begun")
+
+
+def test_the_garbage_collector_is_kept_from_what_stays_and_comes_less_often(tasks: Any) -> None:
+    frozen, young, *older = tasks["co.collector"].delay().get(timeout=10)
+    assert frozen > 10_000, "Celery and all that it has imported"
+    assert (young, older) == (10_000, list(gc.get_threshold()[1:]))
 
 
 def test_each_job_finds_itself(tasks: Any) -> None:

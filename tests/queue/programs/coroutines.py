@@ -1,6 +1,7 @@
 """Tasks for the asyncio pool: a worker imports the module, a test calls `define` on an app of its own."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -43,6 +44,10 @@ def define(app):
     @task(name="co.sum")
     async def total(numbers):
         return sum(numbers)
+
+    @task(name="co.collector")
+    async def collector():
+        return [gc.get_freeze_count(), *gc.get_threshold()]
 
     @task(name="co.block")
     def block(seconds):

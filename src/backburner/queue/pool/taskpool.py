@@ -6,6 +6,7 @@ on it as asyncio tasks, functions in threads.
 
 import asyncio
 import atexit
+import gc
 import logging
 import math
 import os
@@ -44,6 +45,9 @@ _BLOCKED_AFTER: Final = 1.0
 configuration is another number of them."""
 _HANGS_AFTER: Final = 60.0
 """The transport's own default."""
+_YOUNG: Final = 10_000
+"""Objects that may be new before the garbage collector looks at them. A job that waits takes sixty, so that Python's own
+700 would have it look at the same waiting jobs again and again."""
 _ENDING: Final = 10.0
 """Seconds that coroutines get to end in a cold shutdown."""
 
@@ -108,6 +112,7 @@ class TaskPool(BasePool):
             on_hang=partial(self.recycle, "its event loop hangs", hangs=True),
         )
         watchdog.start()
+        _spare_the_collector()
         living = self.loop.create_task(live(), name="Celery's consumer")
         while not living.done():
             try:
@@ -330,6 +335,16 @@ class TaskPool(BasePool):
             "loop": type(self.loop).__module__,
             "timeouts": self._limits,
         }
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector leave what is there by now, which stays, and come less often than for a program that
+    has little at a time. Whoever has set a higher threshold keeps it, and a worker without a collector has none."""
+    young, *older = gc.get_threshold()
+    if gc.isenabled() and 0 < young < _YOUNG:
+        gc.set_threshold(_YOUNG, *older)
+    gc.collect()
+    gc.freeze()
 
 
 def _memory() -> int:
