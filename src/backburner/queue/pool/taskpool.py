@@ -46,7 +46,7 @@ configuration is another number of them."""
 _HANGS_AFTER: Final = 60.0
 """The transport's own default."""
 _YOUNG: Final = 10_000
-"""Objects that may be new before the garbage collector looks at them. A job that waits takes sixty, so that with Python's
+"""Objects that may be new before the garbage collector looks at them. A job that waits takes sixty, so with Python's
 own 700 it would look at the same waiting jobs again and again."""
 _ENDING: Final = 10.0
 """Seconds that coroutines get to end in a cold shutdown."""
