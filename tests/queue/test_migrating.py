@@ -30,6 +30,12 @@ Start = Callable[..., AbstractContextManager[Program]]
 
 
 @pytest.fixture
+def server(own_server: EmbeddedServer) -> EmbeddedServer:
+    """On the one that tests share there may be a worker that they share, which would take these jobs too."""
+    return own_server
+
+
+@pytest.fixture
 def page(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the page defines."""
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -52,10 +58,9 @@ def start(url: str, ledger: Ledger) -> Start:
     """Start a worker, stock Celery's or ours."""
 
     def start(name: str, *, stock: bool) -> AbstractContextManager[Program]:
-        # Of stock Celery the pool that has no second thread or process: with threads it was seen to take no more jobs
-        # once its prefetch was full, with processes to do one again that had ended as the worker was stopped.
-        pool = "solo" if stock else "threads -c 2"
-        command = f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip -P {pool} -n {name}@tests"
+        command = (
+            f"celery -A ledger worker --loglevel=info --without-mingle --without-gossip -P threads -c 2 -n {name}@tests"
+        )
         variables = {"REDIS_URL": url, "PYTHONPATH": "", "LEDGER": str(ledger.file), "WORKER": name}
         # An hour is stock Celery's own: what a killed worker had comes back by the page's procedure, or not at all.
         variables |= {"STOCK": "1", "LEASE": "3600"} if stock else {"LEASE": "2"}
