@@ -95,6 +95,8 @@ def test_a_worker_whose_main_thread_hangs_counts_as_dead_until_it_moves_again(
         for job in jobs:
             app.send_task("work", (job, 1))
         eventually(lambda: ledger.starts(jobs[0]))
+        # In the midst of a line of the log it would keep that from the thread that is to say that it hangs.
+        eventually(lambda: one.output.count(" received\n") == len(jobs))
         one.process.send_signal(signal.SIGUSR2)
         eventually(hangs.read_text)
         with worker(f"-P {pool} -c 1 -n two@tests") as two:
