@@ -89,6 +89,7 @@ class Stream(asyncio.BufferedProtocol):
         self._reader = Reader(protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_NOTHING)
         self._reader.setmaxbuf(_KEPT_BUFFER)
         self._buffer = bytearray(_READ)
+        self._view = memoryview(self._buffer)
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
@@ -184,9 +185,9 @@ class Stream(asyncio.BufferedProtocol):
 
     # What the transport calls
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
-        """Where to put what comes."""
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Where to put what comes. With TLS, asyncio fills it in pieces: a slice has to be of the same memory."""
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what has come."""
