@@ -150,9 +150,14 @@ class Stream(asyncio.BufferedProtocol):
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
-            if isinstance(self._transport, _Relay):
-                self._transport.close()
+            transport = self._transport
+            if isinstance(transport, _Relay):
+                transport.close()
+                transport = None
             await self._connection.disconnect(nowait=True)
+            if transport is not None and transport.get_extra_info("ssl_object") is not None:
+                # The goodbyes of TLS take a round trip, and the loop may end before they are over.
+                transport.abort()
 
     async def _take_over(self) -> None:
         found = _transport_of(self._connection)
