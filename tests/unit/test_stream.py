@@ -34,6 +34,9 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
+    def get_extra_info(self, name: str) -> Any:
+        """It is no TLS."""
+
 
 class Talk:
     """A stream, and the wire that it is on."""
