@@ -104,8 +104,9 @@ class _Limited(AbstractConnection):
                 self.disconnect()
                 raise OutOfTime
             seconds = _within(current, left, seconds)
-        # It costs a system call to set it, and mostly it is the share.
-        if seconds is None or abs(seconds - (sock.gettimeout() or 0)) > _CLOSE:
+        # It costs a system call to set it, and mostly it is the share, or the same as ever.
+        there = sock.gettimeout()
+        if there != seconds and (there is None or seconds is None or abs(seconds - there) > _CLOSE):
             sock.settimeout(seconds)
 
 
