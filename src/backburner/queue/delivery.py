@@ -16,7 +16,7 @@ from backburner.redis.script import Script
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a task's messages go."""
 
@@ -38,8 +38,8 @@ class Place:
 
     def __post_init__(self) -> None:
         keys = Keys(self.prefix)
-        self._keys = self.key, keys.consumers, keys.delayed, keys.delayed_entries
-        self._record = keys.job("")
+        object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
+        object.__setattr__(self, "_record", keys.job(""))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""

@@ -63,14 +63,14 @@ class Producer:
         setup = self._setup_for(options)
         if setup is None or setup.sender is None:
             return None
-        return run(self._publish(setup, setup.sender, setup.sender.line, task, calls, options))
+        return run(self._publish(setup, setup.sender.line, task, calls, options))
 
     async def apublish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
         """As `publish`."""
         setup = self._setup_for(options)
         if setup is None or setup.sender is None:
             return None
-        return await self._publish(setup, setup.sender, setup.sender.stream(), task, calls, options)
+        return await self._publish(setup, setup.sender.stream(), task, calls, options)
 
     def close(self) -> None:
         """Close the connection that threads share. Those of event loops end with their loops."""
@@ -118,38 +118,23 @@ class Producer:
     # Enqueueing
 
     async def _publish(
-        self,
-        setup: "_Setup",
-        sender: Sender,
-        port: Port,
-        task: Any,
-        calls: Sequence[Call],
-        options: Mapping[str, Any],
+        self, setup: "_Setup", port: Port, task: Any, calls: Sequence[Call], options: Mapping[str, Any]
     ) -> "list[Job[Any]] | None":
         terms = self._terms(setup, task, options)
         template = terms and (setup.templates.get(terms.key) or await self._template(setup, port, task, terms))
         if not terms or not template:
             return None
         if len(calls) > CHUNK:
-            return await self._publish_chunks(setup, sender, port, task, calls, template, terms)
+            return await self._publish_chunks(setup, port, task, calls, template, terms)
         encoded = self._encoded(task, template, calls)
         if not encoded:
             return None if encoded is None else []
-        chunk = self._chunk(setup, sender, template, terms, calls, encoded)
+        chunk = self._chunk(setup, template, terms, calls, encoded)
         await port.deliver(chunk)
-        if signals.after_task_publish.receivers:
-            await port.aside(_tell_receivers, chunk)
-        return self._jobs(task, terms, chunk.ids)
+        return await self._enqueued(port, task, terms, chunk)
 
     async def _publish_chunks(
-        self,
-        setup: "_Setup",
-        sender: Sender,
-        port: Port,
-        task: Any,
-        calls: Sequence[Call],
-        template: Template,
-        terms: "_Terms",
+        self, setup: "_Setup", port: Port, task: Any, calls: Sequence[Call], template: Template, terms: "_Terms"
     ) -> "list[Job[Any]] | None":
         parts = [slice(start, start + CHUNK) for start in range(0, len(calls), CHUNK)]
         encoded: list[Encoded] = []
@@ -170,13 +155,11 @@ class Producer:
                 if jobs:
                     error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
                 raise
-            jobs.extend(self._jobs(task, terms, chunk.ids))
-            if signals.after_task_publish.receivers:
-                await port.aside(_tell_receivers, chunk)
+            jobs.extend(await self._enqueued(port, task, terms, chunk))
 
         under_way: tuple[Chunk, Callable[[], Awaitable[None]]] | None = None
         for part in parts:
-            chunk = self._chunk(setup, sender, template, terms, calls[part], encoded[part])
+            chunk = self._chunk(setup, template, terms, calls[part], encoded[part])
             if under_way is not None:
                 # It was on its way while the one that follows was made.
                 await arrived(*under_way)
@@ -184,6 +167,11 @@ class Producer:
         if under_way is not None:
             await arrived(*under_way)
         return jobs
+
+    async def _enqueued(self, port: Port, task: Any, terms: "_Terms", chunk: Chunk) -> "list[Job[Any]]":
+        if signals.after_task_publish.receivers:
+            await port.aside(_tell_receivers, chunk)
+        return self._jobs(task, terms, chunk.ids)
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
         """What the options mean; ``None`` if they are not of the usual kinds."""
@@ -257,7 +245,6 @@ class Producer:
     def _chunk(
         self,
         setup: "_Setup",
-        sender: Sender,
         template: Template,
         terms: "_Terms",
         calls: Sequence[Call],
@@ -267,7 +254,7 @@ class Producer:
         parent = quote(terms.parent_id) if terms.parent_id else "null"
         common = parent, quote(self._app.thread_oid), terms.eta, terms.expires, terms.expiration
         root_id = quote(terms.root_id) if terms.root_id else None
-        announces = template.announces and sender.has_listeners()
+        announces = template.announces and setup.sender is not None and setup.sender.has_listeners()
         ids, messages, announcements = [], [], []
         token = ""
         for each in encoded:
