@@ -3,6 +3,7 @@
 import gc
 import random
 import sys
+import threading
 import time
 import tracemalloc
 from collections import OrderedDict, deque
@@ -19,7 +20,7 @@ from backburner.cache.stores import MemoryStore, memory
 from backburner.cache.stores.policies import S3Fifo
 from backburner.cache.stores.versions import Versions
 from backburner.errors import ConfigError, ValueTooLarge
-from backburner.events import Degraded
+from backburner.events import Degraded, Hit
 from tests.conftest import Eventually
 
 POLICIES = ("lru", "s3fifo", "lfu", "ttl")
@@ -433,6 +434,36 @@ def test_threads_can_share_it(policy: str) -> None:
     assert sum(map(len, store._ends._groups.values())) == len(store)
     assert sum(store._tags._carriers.values()) == sum(len(entry.tags) for entry in store._entries.values())
     _check_places(store)
+
+
+@each_policy
+def test_hits_of_other_threads_disturb_neither_evictions_nor_who_subscribes(policy: str) -> None:
+    cache = Cache(f"memory://?policy={policy}&max_items=50")
+    cache.put_many(dict.fromkeys(map(str, range(50)), 1))
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            for number in range(60):
+                cache.get(str(number))
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    try:
+        for reader in readers:
+            reader.start()
+        for number in range(1500):
+            cache.put(str(number % 60), number)
+            if number % 10 == 0:
+                unsubscribe = cache.events.subscribe(lambda event: None, Hit)
+                unsubscribe()
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+        sys.setswitchinterval(switching)
+    assert len(_store(cache)) == 50
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="others collect in other ways")

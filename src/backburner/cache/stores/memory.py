@@ -126,7 +126,7 @@ class MemoryStore:
     def forget_counts(self) -> None:
         """Have the next hit of each entry counted as its first."""
         with self._lock:
-            for entry in self._entries.values():
+            for entry in list(self._entries.values()):  # hits of other threads may change their order meanwhile
                 entry.counts = None
 
     def after_fork(self) -> None:
@@ -290,8 +290,7 @@ class MemoryStore:
         if old is not None:
             self._left(key, old)
         while self.bytes + size > self.max_bytes or (old is None and len(entries) >= self.max_items):
-            evicted = self._policy.evict()
-            gone = entries.pop(evicted)
+            evicted, gone = self._policy.evict()
             if gone is old:
                 old = None
             else:

@@ -34,7 +34,7 @@ class Policy(Protocol):
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """What is there. The store puts and removes."""
+        """What is there. The store puts, and removes what is not evicted."""
         ...
 
     def hit(self, key: str) -> Entry | None:
@@ -49,8 +49,8 @@ class Policy(Protocol):
         """Note that a key was removed, though not evicted."""
         ...
 
-    def evict(self) -> str:
-        """Choose one of the keys, of which there is at least one; the store removes it."""
+    def evict(self) -> tuple[str, Entry]:
+        """Remove one of the entries, of which there is at least one."""
         ...
 
     def clear(self) -> None:
@@ -99,8 +99,9 @@ class LeastRecentlyUsed:
     def discard(self, key: str) -> None:
         pass
 
-    def evict(self) -> str:
-        return next(iter(self.entries))
+    def evict(self) -> tuple[str, Entry]:
+        # In one step: between two, a hit of another thread could change the order.
+        return self.entries.popitem(last=False)
 
     def clear(self) -> None:
         self.entries.clear()
@@ -122,8 +123,9 @@ class FirstToExpire:
     def discard(self, key: str) -> None:
         pass
 
-    def evict(self) -> str:
-        return cast("str", self._ends.pop())  # there is at least one
+    def evict(self) -> tuple[str, Entry]:
+        key = cast("str", self._ends.pop())  # there is at least one
+        return key, self.entries.pop(key)
 
     def clear(self) -> None:
         self.entries.clear()
@@ -197,7 +199,7 @@ class LeastFrequentlyUsed(_Queued):
         self._queue: deque[str] = deque()
         self._looks = 0
 
-    def evict(self) -> str:
+    def evict(self) -> tuple[str, Entry]:
         entries, queue = self.entries, self._queue
         others = min(_SAMPLE, len(entries)) - 1
         self._looks += others
@@ -212,7 +214,7 @@ class LeastFrequentlyUsed(_Queued):
             if halving:
                 entries[key].uses //= 2
             queue.append(key)
-        return least
+        return least, entries.pop(least)
 
     def clear(self) -> None:
         super().clear()
@@ -252,7 +254,7 @@ class S3Fifo(_Queued):
         self._main: deque[str] = deque()
         self._ghosts = array("q", bytes(8 * 64))
 
-    def evict(self) -> str:
+    def evict(self) -> tuple[str, Entry]:
         entries, small, main = self.entries, self._small, self._main
         for steps_left in range(_STEPS, -1, -1):
             if self._vacant:
@@ -273,7 +275,7 @@ class S3Fifo(_Queued):
                     break
                 entry.uses = min(entry.uses, self._ROUNDS) - 1
             main.append(key)
-        return key
+        return key, entries.pop(key)
 
     def clear(self) -> None:
         super().clear()
