@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -164,3 +165,43 @@ def test_nothing_is_lost_nor_repeated_while_the_server_is_disturbed(
             app.send_task("work", (live, 3))
         churn(disturb[disturbance], client, eventually, lambda: not ledger.unfinished())
     assert {ledger.starts(job) for job in ledger.jobs} == {1}
+
+
+@POOLS
+def test_connections_that_are_reset_are_replaced_at_once(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    # Told that there is something to read, nobody may wait for it on the connection that replaces the lost one.
+    with (
+        FaultProxy("127.0.0.1", server.port) as proxy,
+        worker(f"-P {pool} -c 2", LEASE="40", REDIS_URL=proxy.url) as one,
+    ):
+        eventually(lambda: one.says("ready."), timeout=30)
+        for reset in range(1, 6):
+            proxy.reset()
+            job, sent = ledger.entry(), time.monotonic()
+            app.send_task("work", (job, 0))
+            eventually(lambda: ended(ledger, job), timeout=20)  # noqa: B023  # called at once
+            assert ledger.runs[job][0].start - sent < BACK + BUSY
+            eventually(lambda: one.output.count("Connected to") > reset)  # noqa: B023
+    assert {ledger.starts(job) for job in ledger.jobs} == {1}
+
+
+def test_a_process_of_the_pool_may_have_ended_unnoticed_when_the_connection_is_lost(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, tmp_path: Path, eventually: Eventually
+) -> None:
+    unnoticed = tmp_path / "unnoticed"
+    with worker("-P prefork -c 1", "unnoticed", UNNOTICED=str(unnoticed)) as one:
+        eventually(lambda: one.says("ready."), timeout=30)
+        unnoticed.touch()
+        [child] = psutil.Process(one.process.pid).children()
+        child.kill()
+        eventually(lambda: one.says("a process has ended, unnoticed"))
+        with redis.Redis.from_url(server.url) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        eventually(lambda: one.output.count("Connected to") == 2 or one.process.poll() is not None)
+        unnoticed.unlink()
+        job = ledger.entry()
+        app.send_task("work", (job, 0))
+        eventually(lambda: ended(ledger, job), timeout=20)
+    assert ledger.starts(job) == 1

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import psutil
 from tests.faults.chaos.account import History
 from tests.faults.chaos.nursery import Nursery
 from tests.faults.ledger import Ledger
+
+_TOLD = 60
+"""Lines of the log of a worker that ended by itself, which it should not."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Fleet:
                 os.kill(worker.pid, 0)
             except ProcessLookupError:
                 self.history.ended += 1
+                self._tell(worker)
                 self._replace(worker, self._looked)
         self._looked = time.monotonic()
 
@@ -95,7 +100,14 @@ class Fleet:
         self.workers.remove(worker)
         self.workers.append(self._start())
 
+    def _tell(self, ended: Worker) -> None:
+        lines = self._log(ended.name).read_text(errors="replace").splitlines()[-_TOLD:]
+        print(f"{ended.name} ended by itself. The end of its log:", *lines, sep="\n  ", file=sys.stderr, flush=True)
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
     def _start(self) -> Worker:
         name = f"w{next(self._names)}"
         arguments = f"{self._options} --loglevel=info --without-mingle --without-gossip --hostname={name}@chaos"
-        return Worker(name, self._nursery.fork(name, self._folder / "workers.log", arguments))
+        return Worker(name, self._nursery.fork(name, self._log(name), arguments))

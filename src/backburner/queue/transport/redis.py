@@ -32,6 +32,13 @@ from backburner.redis.client import driver
 _SILENCE: Final = 5.0
 """Seconds for which no events are sent to a server that did not answer."""
 
+# redis-py tries ten times, some seconds long. Who calls may have an event loop to serve.
+_RETRIED_ONCE: Final = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+"""A second time is for connections that were lost while nobody used them."""
+_NOT_RETRIED: Final = Retry(NoBackoff(), 0, supported_errors=())
+"""For what an event loop watches. Broadcasts would be waited for, on a new connection, by who was told that there is
+something to read on the old one: for ever, if there are none."""
+
 _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
 
@@ -154,10 +161,7 @@ class PublishingChannel(stock.Channel):
             raise redis.ConnectionError("the connection was lost")
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
-        # redis-py tries ten times, some seconds long. Who calls may have an event loop to serve; a second time is for
-        # connections that were lost while nobody used them.
-        retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-        pool.connection_kwargs.update(driver(), retry=retry)
+        pool.connection_kwargs.update(driver(), retry=_NOT_RETRIED if asynchronous else _RETRIED_ONCE)
         return pool
 
 

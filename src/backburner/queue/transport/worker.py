@@ -60,6 +60,26 @@ def _ready(sender: Any, **_: Any) -> None:
         # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
         # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection.
         sender.pool.flush = None
+        _watch_again(getattr(sender.pool, "_pool", None))
+
+
+def _watch_again(processes: Any) -> None:
+    """Have Celery watch, after it has reconnected, also those processes of its pool that have ended unnoticed.
+
+    The system says that a process has ended a moment before it says how. If Celery asks in between, it stops watching
+    and looks again some seconds later. If it has to reconnect meanwhile, the worker would end, for want of a file
+    descriptor of this process.
+    """
+    track = getattr(processes, "_track_child_process", None)
+    if track is None:
+        return
+
+    def tracked(process: Any, hub: Any) -> None:
+        if process.__dict__.get("_sentinel_poll", ...) is None:
+            del process._sentinel_poll  # noqa: SLF001  # so that it is made anew
+        track(process, hub)
+
+    processes._track_child_process = tracked  # noqa: SLF001  # nothing public does
 
 
 @signals.worker_shutting_down.connect(weak=False)
