@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import EncodeError
 
-from backburner.queue import Celery
+from backburner.queue import Celery, carrying
+from backburner.queue.carrying import OFFER, Carried, carry
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.starting import Starts
 from backburner.queue.transport.consumer import Consumer, _at_work, store_for
+from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.spare import SpareConnections
 from tests.queue.conftest import MakeApp, StartWorker
 
@@ -178,7 +181,7 @@ def test_a_result_that_could_not_be_stored_keeps_its_message_leased(
     assert client.hkeys(leases) == [b"2"]
 
 
-def refused(**_: Any) -> Any:
+def refused(*_: Any, **options: Any) -> Any:
     raise redis.ConnectionError("refused")
 
 
@@ -269,10 +272,81 @@ def test_a_changed_configuration_changes_what_is_stored(app: Celery) -> None:
     assert app.backend.get_task_meta("after")["name"] == "add"
 
 
+SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 3}', 60, begins=False)
+
+
+@pytest.fixture
+def process() -> Iterator[None]:
+    """As in a process of the prefork pool that has just begun a job."""
+    carrying._here.clear()
+    yield
+    carrying._here.clear()
+
+
+@pytest.mark.usefixtures("process")
+def test_a_result_is_left_to_the_main_process_only_if_that_offered_it() -> None:
+    server = ("", "localhost", "6379", "0", "")
+    offered = Context({"id": "the-id", OFFER: server})
+    assert not carry(None, server, SUCCEEDED)
+    assert not carry(Context({"id": "the-id"}), server, SUCCEEDED)
+    assert not carry(offered, (*server[:3], "5", ""), SUCCEEDED), "it consumes elsewhere"
+    assert not carry(Context({OFFER: server, "chord": {"id": "body"}}), server, SUCCEEDED), "parts are counted at once"
+    assert not carry(offered, server, SUCCEEDED._replace(json="x" * 100_000)), "the pipe is narrow"
+    assert carrying._here == []
+    assert carry(offered, server, SUCCEEDED)
+
+
+@pytest.mark.usefixtures("process")
+def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> None:
+    server = ("localhost",)
+    request = Context({OFFER: server})
+
+    def trace(job_id: str, carries: bool) -> tuple[Any, ...]:
+        if carries:
+            carry(request, server, SUCCEEDED)
+        return 3, None, 0.1, f"three of {job_id}"
+
+    load = carrying._loaded(trace)
+    *others, text = pickle.loads(pickle.dumps(load("a", True)))
+    assert (others, text, type(text)) == ([3, None, 0.1], "three of a", Carried)
+    assert text.state == SUCCEEDED
+    assert type(load("b", False)[-1]) is str
+
+
+def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
+    app: Celery, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert app.backend.store_carried(SUCCEEDED)
+    assert consumer._states.pop() == SUCCEEDED
+    consumer.over = True
+    assert app.backend.store_carried(SUCCEEDED)
+    assert stored(app, "the-id") == "SUCCESS"
+    monkeypatch.setattr(app.backend, "_settle", refused)
+    assert not app.backend.store_carried(SUCCEEDED)
+    assert "its job will be done again: refused" in caplog.text
+
+
+def test_a_prefork_worker_stores_the_results_of_many_jobs_at_once(
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker
+) -> None:
+    app = make_app(own_server.url)
+    with redis.Redis.from_url(own_server.url) as client:
+
+        def scripts() -> int:
+            calls: int = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            return calls
+
+        jobs = app.tasks["add"].delay_many([(n, 1) for n in range(300)])
+        before = scripts()
+        with start_worker(own_server.url, "-c 2 --prefetch-multiplier=50"):
+            assert [job.get(timeout=20) for job in jobs] == [n + 1 for n in range(300)]
+            assert scripts() - before < 200
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("pool", ["--pool=solo", "--pool=threads -c 4", "--pool=asyncio -c 50", "-c 2"])
-def test_what_is_acknowledged_has_its_result_whenever_workers_are_killed(
+def test_what_is_acknowledged_has_its_result_whenever_workers_are_killed_or_stopped(
     app: Celery, url: str, client: "redis.Redis", start_worker: StartWorker, eventually: Eventually, pool: str
 ) -> None:
     results = "celery-task-meta-{}".format
@@ -289,10 +363,10 @@ def test_what_is_acknowledged_has_its_result_whenever_workers_are_killed(
     def wait_for(count: int) -> None:
         eventually(lambda: done() >= count, timeout=60)
 
-    for _ in range(3):
+    for end in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         with start_worker(url, f"{pool} --prefetch-multiplier=20", "impatient") as worker:
             wait_for(min(done() + 200, len(jobs)))
-            os.killpg(worker.process.pid, signal.SIGKILL)
+            (os.killpg if end == signal.SIGKILL else os.kill)(worker.process.pid, end)
             worker.process.wait()
             left = waiting()
             assert [job for job in jobs if job not in left and not client.exists(results(job))] == []

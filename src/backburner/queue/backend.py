@@ -7,6 +7,7 @@ store a state is one round trip, and what has ended stays as it is. Keys, messag
 
 import asyncio
 import itertools
+import logging
 import math
 import threading
 import time
@@ -23,6 +24,7 @@ from celery.exceptions import BackendStoreError
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
+from backburner.queue.carrying import carry
 from backburner.queue.deadline import limited, remaining
 from backburner.queue.listener import Listener
 from backburner.queue.pool import bridge
@@ -33,6 +35,8 @@ from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
 from backburner.redis.spare import SpareConnections
+
+log = logging.getLogger("backburner.queue")
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
@@ -227,9 +231,22 @@ class _Patient:
             self.starts.add(task_id, partial(stored, begins=True))
             return result
         final = stored(begins=self.starts.end(task_id))
-        if state not in states.READY_STATES or not store_for(self._server, final):
+        if state not in states.READY_STATES or not (
+            store_for(self._server, final) or (state == states.SUCCESS and carry(request, self._server, final))
+        ):
             self.ensure(self._settle, ([final],))
         return result
+
+    def store_carried(self, state: Stored) -> bool:
+        """Store what a process of the pool has left to this one. Whether that was done, or will be."""
+        if store_for(self._server, state):
+            return True
+        try:
+            self._settle([state])
+        except self.connection_errors as error:
+            log.warning("a result could not be stored, so that its job will be done again: %s", error)
+            return False
+        return True
 
     def _form(self) -> "_Form | None":
         """``None`` if states are stored in a form that is Celery's affair."""

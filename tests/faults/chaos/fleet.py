@@ -30,13 +30,14 @@ class Fleet:
     """`size` workers, from a nursery."""
 
     def __init__(
-        self, nursery: Nursery, folder: Path, options: str, size: int, ledger: Ledger, history: History
+        self, nursery: Nursery, folder: Path, options: str, size: int, ledger: Ledger, history: History, *, stock: bool
     ) -> None:
         self.ledger = ledger
         self.history = history
         self._nursery = nursery
         self._folder = folder
         self._options = options
+        self._stock = stock
         self._names = count()
         self._looked = time.monotonic()
         self.workers = [self._start() for _ in range(size)]
@@ -87,7 +88,8 @@ class Fleet:
                 os.kill(worker.pid, 0)
             except ProcessLookupError:
                 self.history.ended += 1
-                self._tell(worker)
+                if not self._stock:
+                    self._tell(worker)
                 self._replace(worker, self._looked)
         self._looked = time.monotonic()
 

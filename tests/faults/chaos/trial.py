@@ -60,7 +60,7 @@ class Trial:
         variables["PREFETCH"] = "1"
         nursery = enter(Nursery(pool, folder / "workers.log", variables | ({"STOCK": "1"} if stock else {})))
         options = f"--pool={pool} {_OPTIONS.get(pool, '-c 2')}"
-        self.fleet = Fleet(nursery, folder, options, _WORKERS, self.ledger, self.history)
+        self.fleet = Fleet(nursery, folder, options, _WORKERS, self.ledger, self.history, stock=stock)
         self._app = _stock(self.server.url) if stock else _ours(self.server.url)
         self._stack.callback(self._app.close)
         self._task = "awork" if pool == "asyncio" else "work"

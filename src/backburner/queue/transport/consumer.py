@@ -66,10 +66,21 @@ _at_work: "list[Consumer]" = []
 def store_for(server: tuple[Any, ...], state: Stored) -> bool:
     """Have a job's result stored on a server, with the acknowledgement of its message or before it.
 
-    ``False`` if it is not for this process to do so: it does not consume there, or with more than one consumer.
+    ``False`` if it is not for this process to do so: see `stores_on`.
     """
+    consumer = _only_one()
+    return consumer is not None and consumer.server == server and consumer.store(state)
+
+
+def stores_on() -> tuple[Any, ...] | None:
+    """The server on which this process stores results; ``None`` if it consumes nowhere, or with several consumers."""
+    consumer = _only_one()
+    return None if consumer is None else consumer.server
+
+
+def _only_one() -> "Consumer | None":
     consumers = [consumer for consumer in _at_work if not consumer.over and consumer.is_mine]
-    return len(consumers) == 1 and consumers[0].server == server and consumers[0].store(state)
+    return consumers[0] if len(consumers) == 1 else None
 
 
 def check_version(told: bytes) -> None:

@@ -16,7 +16,9 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
+from backburner.queue.carrying import OFFER, Carried
 from backburner.queue.transport import worker
+from backburner.queue.transport.consumer import stores_on
 
 log = logging.getLogger("backburner.queue")
 
@@ -31,6 +33,9 @@ class _Leased:
     name: str
     message: Any
     acknowledged: bool
+    task: Any
+    _apply_result: Any
+    reject: Any
     _request_dict: dict[str, Any]
 
     def __init__(self, message: Any, *, body: Any = None, decoded: bool = False, **options: Any) -> None:
@@ -39,19 +44,32 @@ class _Leased:
             body, decoded = message.payload, True
         # Of the class this stands before.
         super().__init__(message, body=body, decoded=decoded, **options)  # type: ignore[call-arg]
+        if worker.starts_elsewhere() and self.task.acks_late and (server := stores_on()):
+            self._request_dict[OFFER] = server
         if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
             # The worker has not to wait for it, but the task may want to know.
             self._request_dict["eta"] = eta
 
     def acknowledge(self) -> None:
-        """Acknowledge, in whichever thread this is."""
+        """Acknowledge, in whichever thread this is; with the result, if that came along."""
         if self.acknowledged:
+            return
+        if not self._is_stored():
+            self.reject(requeue=True)
             return
         done = getattr(self.message, "done", None)
         if done is not None and done() and worker.needs_no_acknowledgement():
             self.acknowledged = True
         else:
             super().acknowledge()  # type: ignore[misc]  # of the class this stands before
+
+    def _is_stored(self) -> bool:
+        """Store what a process of the pool has left to this one. ``False``: it failed, the job is to be redone."""
+        ended = self._apply_result() if worker.starts_elsewhere() and self._apply_result else None
+        if ended is None or not ended.ready() or not ended.successful():
+            return True
+        _, value, _ = ended.get()
+        return not isinstance(value, Carried) or self.task.backend.store_carried(value.state)
 
     def revoked(self) -> bool:
         """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""

@@ -1,0 +1,59 @@
+"""Results on their way from a process of the prefork pool to the worker's main process, which stores them.
+
+It does so together with the acknowledgements and for many jobs at once; each process by itself would wait for an answer
+after each job. They travel with what Celery sends there anyway: how the result reads in the log. The main process
+offers it with each message; what it cannot store as agreed, it stores at once.
+"""
+
+from typing import Any, Final
+
+from celery import current_app, signals
+
+from backburner.queue.settlement import Stored
+
+OFFER: Final = "backburner_stores"
+"""In the request of a job: the server on which the main process would store its result. See `server_of`."""
+_LONGEST: Final = 65_536
+"""Bytes of a result that are worth the way through the pipe."""
+
+
+class Carried(str):
+    """How a result reads in the log, and the result."""
+
+    __slots__ = ("state",)
+
+    state: Stored
+
+
+_here: list[Stored] = []
+"""What the job of this process came to; one at a time runs here."""
+
+
+def carry(request: Any, server: tuple[Any, ...], state: Stored) -> bool:
+    """Have a result stored by the main process, if it has offered that. To be called by the job, at its end."""
+    if getattr(request, OFFER, None) != server or getattr(request, "chord", None) or len(state.json) > _LONGEST:
+        return False  # a chord counts its parts when they are stored
+    _here[:] = [state]
+    return True
+
+
+@signals.worker_process_init.connect(weak=False)
+def _begin(**_: Any) -> None:
+    for task in current_app.tasks.values():
+        task.__trace__ = _loaded(task.__trace__)
+
+
+def _loaded(trace: Any) -> Any:
+    """What runs a task, made to send along what is to be carried."""
+
+    def load(*args: Any) -> Any:
+        _here.clear()
+        returned = trace(*args)
+        if _here:
+            value, failure, runtime, text = returned
+            carried = Carried(text)
+            carried.state = _here.pop()
+            return value, failure, runtime, carried
+        return returned
+
+    return load
