@@ -1,13 +1,12 @@
 """How many jobs that do nothing workers get through, beside Celery and the field, without and with results.
 
     make bench-queue, or: python benchmarks/queue_workers.py [redis://…]
-        [--only NAME …] [--results with|without] [--rounds 3] [--processes 2 …] [--queued COUNT …]
+        [--only NAME …] [--results with|without] [--rounds 3]
 
 Two processes (or one with two children), each as its documentation recommends for speed; Celery and Backburner with
 the same settings (prefetch of 64 for each slot, no events), and Backburner also as it comes. Jobs are enqueued while
 the workers are stopped (SIGSTOP), so that they find all of them at once. Also told: processor time of workers and
-server for a job, and commands that the server carried out, those inside of scripts included. Takes ten minutes; with
-`--processes` and `--queued` how that changes.
+server for a job, and commands that the server carried out, those inside of scripts included. Takes ten minutes.
 """
 
 import argparse
@@ -24,22 +23,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 import redis
 from harness import Bar, Figure, Report, server
 
 HERE = Path(__file__).parent / "workers"
+PROCESSES = 2
 PATIENCE = 120.0
 STAMPS = 16
 """Jobs that follow the others and tell when they are run: the last of them tells when all is done."""
-PACKAGES = ("arq", "celery", "dramatiq", "huey", "kombu", "rq", "saq", "streaq", "taskiq", "taskiq-redis")
+PACKAGES = (
+    "arq",
+    "celery",
+    "celery-redis-plus",
+    "dramatiq",
+    "huey",
+    "kombu",
+    "rq",
+    "saq",
+    "streaq",
+    "taskiq",
+    "taskiq-redis",
+)
 
 TASKIQ = "taskiq worker for_taskiq:broker --workers {processes} --log-level WARNING"
 RQ = "rq worker -w rq.SimpleWorker -u {url}"
 ALONE = "--without-gossip --without-mingle --without-heartbeat --loglevel=WARNING"
 CELERY = f"celery -A for_celery worker {ALONE} -n {{number}}@%h"
+PLUS = f"celery -A for_celery_redis_plus worker {ALONE} -n {{number}}@%h"
 OURS = f"celery -A for_backburner worker {ALONE} -n {{number}}@%h"
 
 
@@ -51,7 +63,7 @@ class Contender:
     command: str
     """With ``{processes}``: one command for all of them; else one command for each."""
     jobs: int = 20_000
-    """In a round, if nothing else is asked for: as many as take a few seconds."""
+    """In a round: as many as take a few seconds."""
     env: dict[str, str] = field(default_factory=dict)
     results: bool | None = None
     """Whether it can do with results only, or without only."""
@@ -61,6 +73,8 @@ CONTENDERS = {
     "Celery, prefork": Contender("for_celery", f"{CELERY} -c {{processes}}", 5_000),
     "Celery, solo": Contender("for_celery", f"{CELERY} -P solo", 6_000),
     "Celery, threads": Contender("for_celery", f"{CELERY} -P threads -c 10", 5_000),
+    "celery-redis-plus, prefork": Contender("for_celery_redis_plus", f"{PLUS} -c {{processes}}", 6_000),
+    "celery-redis-plus, solo": Contender("for_celery_redis_plus", f"{PLUS} -P solo", 6_000),
     "Backburner, prefork": Contender("for_backburner", f"{OURS} -c {{processes}}"),
     "Backburner, solo": Contender("for_backburner", f"{OURS} -P solo", 40_000),
     "Backburner, threads": Contender("for_backburner", f"{OURS} -P threads -c 10"),
@@ -192,7 +206,7 @@ def drain(contender: Contender, url: str, *, processes: int, results: bool, jobs
     )
 
 
-def measure(names: Iterable[str], url: str, rounds: int, *, processes: int, results: bool, queued: int | None) -> Any:
+def measure(names: Iterable[str], url: str, rounds: int, *, results: bool) -> dict[str, list[Drained]]:
     """Each contender's rounds."""
     told: dict[str, list[Drained]] = {}
     for number in range(rounds):
@@ -200,9 +214,8 @@ def measure(names: Iterable[str], url: str, rounds: int, *, processes: int, resu
             contender = CONTENDERS[name]
             if contender.results not in (None, results):
                 continue
-            jobs = queued or contender.jobs
             try:
-                found = drain(contender, url, processes=processes, results=results, jobs=jobs)
+                found = drain(contender, url, processes=PROCESSES, results=results, jobs=contender.jobs)
             except TimeoutError:
                 print(f"  {name}: not done within {PATIENCE:g} s", flush=True)
                 continue
@@ -258,29 +271,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--results", choices=("with", "without"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2])
-    parser.add_argument("--queued", type=int, nargs="+", default=[None])
     asked = parser.parse_args()
     sys.argv[1:] = [asked.url] if asked.url else []
-    installed = {name.partition(",")[0] for name in CONTENDERS if _is_installed(CONTENDERS[name].module[4:])}
+    installed = {name.partition(",")[0] for name in CONTENDERS if is_installed(CONTENDERS[name].module[4:])}
     names = [name for name in asked.only or CONTENDERS if name.partition(",")[0] in installed]
-    report = Report(Path(__file__).stem, PACKAGES)
+    report = Report(Path(__file__).stem, list(filter(is_installed, PACKAGES)))
     halves = [half for half in ((False, WITHOUT), (True, WITH)) if asked.results in (None, half[1].split()[0])]
-    usual = asked.processes == [2] and asked.queued == [None]
     with server() as url:
-        for processes in asked.processes:
-            for queued in asked.queued:
-                for results, title in halves:
-                    told = measure(names, url, asked.rounds, processes=processes, results=results, queued=queued)
-                    if not usual:
-                        title = f"{title}, {processes} processes, {queued or 'a few thousand'} queued"  # noqa: PLW2901
-                    tell(report, title, told, bars(told, results=results) if usual else ())
+        for results, title in halves:
+            told = measure(names, url, asked.rounds, results=results)
+            tell(report, title, told, bars(told, results=results))
         if not (asked.only or asked.results):
-            report.name += "" if usual else "_growth"
             report.write(url)
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether that package takes part here: not each one takes every version of Python."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -24,7 +24,7 @@ OURS, THEIRS = "#d9480f", "#adb5bd"
 _NOT_OURS = (
     *("redis-py", "cashews", "aiocache", "fastapi-", "dogpile", "Django", "cache", "functools", "hishel"),
     *("constant", "no cache"),
-    *("Celery", "taskiq", "huey", "saq", "dramatiq", "streaq", "arq", "rq"),
+    *("Celery", "celery-redis-plus", "taskiq", "huey", "saq", "dramatiq", "streaq", "arq", "rq"),
 )
 
 

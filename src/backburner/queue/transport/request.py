@@ -33,6 +33,7 @@ class _Leased:
     name: str
     message: Any
     acknowledged: bool
+    ignore_result: bool
     task: Any
     _apply_result: Any
     reject: Any
@@ -44,7 +45,7 @@ class _Leased:
             body, decoded = message.payload, True
         # Of the class this stands before.
         super().__init__(message, body=body, decoded=decoded, **options)  # type: ignore[call-arg]
-        if worker.starts_elsewhere() and self.task.acks_late and (server := stores_on()):
+        if worker.starts_elsewhere() and self.task.acks_late and not self.ignore_result and (server := stores_on()):
             self._request_dict[OFFER] = server
         if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
             # The worker has not to wait for it, but the task may want to know.
