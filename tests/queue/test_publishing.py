@@ -367,7 +367,7 @@ def test_a_naive_eta_is_utc_wherever_the_machine_is(
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        due = datetime.utcfromtimestamp(2_000_000_000)
+        due = datetime.fromtimestamp(2_000_000_000, UTC).replace(tzinfo=None)
         app.tasks["add"].apply_async((1, 2), eta=due, expires=due)
     finally:
         monkeypatch.undo()

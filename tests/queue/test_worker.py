@@ -78,9 +78,9 @@ def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
     time.tzset()
     try:
         with start_worker(own_server.url, "--pool=solo"):
-            hours = add.apply_async((0, 0), eta=datetime.utcnow() + timedelta(hours=3))
+            hours = add.apply_async((0, 0), eta=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=3))
             started = time.monotonic()
-            soon = add.apply_async((1, 2), eta=datetime.utcnow() + timedelta(seconds=0.7))
+            soon = add.apply_async((1, 2), eta=datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=0.7))
             sooner = add.apply_async((3, 4), countdown=0.7)
             due = datetime.now(UTC) + timedelta(seconds=0.7)
             told = add.app.tasks["when"].apply_async(eta=due)
