@@ -14,6 +14,7 @@ import pytest
 import redis
 from celery import states
 from celery.app.task import Context
+from celery.app.trace import trace_ok_t
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import EncodeError
 
@@ -296,21 +297,48 @@ def test_a_result_is_left_to_the_main_process_only_if_that_offered_it() -> None:
     assert carry(offered, server, SUCCEEDED)
 
 
+class _Task:
+    """One whose results are kept where a test can see them."""
+
+    def __init__(self) -> None:
+        self.stored: list[Stored] = []
+        self.backend = self
+
+    def store_carried(self, state: Stored) -> bool:
+        self.stored.append(state)
+        return True
+
+
+def carrying_trace(task: _Task, outcome: Any) -> Any:
+    """What runs a task that comes to that, after its result was left to the main process."""
+
+    def trace() -> Any:
+        assert carry(Context({OFFER: ("localhost",)}), ("localhost",), SUCCEEDED)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return carrying._loaded(task, trace)
+
+
 @pytest.mark.usefixtures("process")
 def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> None:
-    server = ("localhost",)
-    request = Context({OFFER: server})
-
-    def trace(job_id: str, carries: bool) -> tuple[Any, ...]:
-        if carries:
-            carry(request, server, SUCCEEDED)
-        return 3, None, 0.1, f"three of {job_id}"
-
-    load = carrying._loaded(trace)
-    *others, text = pickle.loads(pickle.dumps(load("a", True)))
-    assert (others, text, type(text)) == ([3, None, 0.1], "three of a", Carried)
+    task, outcome = _Task(), trace_ok_t(3, None, 0.1, "three")
+    *others, text = pickle.loads(pickle.dumps(tuple(carrying_trace(task, outcome)())))
+    assert (others, text, type(text)) == ([3, None, 0.1], "three", Carried)
     assert text.state == SUCCEEDED
-    assert type(load("b", False)[-1]) is str
+    assert carrying._loaded(task, lambda: outcome)() is outcome, "nothing is left of the job before"
+    assert task.stored == []
+
+
+@pytest.mark.usefixtures("process")
+def test_what_failed_after_the_end_of_a_job_takes_no_result_along() -> None:
+    failed, died = _Task(), _Task()
+    outcome = trace_ok_t("the error", "its information", None, None)
+    assert carrying_trace(failed, outcome)() is outcome
+    with pytest.raises(MemoryError):
+        carrying_trace(died, MemoryError())()
+    assert failed.stored == died.stored == [SUCCEEDED]
 
 
 def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
@@ -323,7 +351,7 @@ def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
     assert stored(app, "the-id") == "SUCCESS"
     monkeypatch.setattr(app.backend, "_settle", refused)
     assert not app.backend.store_carried(SUCCEEDED)
-    assert "its job will be done again: refused" in caplog.text
+    assert "a result could not be stored: refused" in caplog.text
 
 
 def test_a_prefork_worker_stores_the_results_of_many_jobs_at_once(

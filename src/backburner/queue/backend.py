@@ -244,7 +244,7 @@ class _Patient:
         try:
             self._settle([state])
         except self.connection_errors as error:
-            log.warning("a result could not be stored, so that its job will be done again: %s", error)
+            log.warning("a result could not be stored: %s", error)
             return False
         return True
 

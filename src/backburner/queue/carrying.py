@@ -40,20 +40,25 @@ def carry(request: Any, server: tuple[Any, ...], state: Stored) -> bool:
 @signals.worker_process_init.connect(weak=False)
 def _begin(**_: Any) -> None:
     for task in current_app.tasks.values():
-        task.__trace__ = _loaded(task.__trace__)
+        task.__trace__ = _loaded(task, task.__trace__)
 
 
-def _loaded(trace: Any) -> Any:
+def _loaded(task: Any, trace: Any) -> Any:
     """What runs a task, made to send along what is to be carried."""
 
     def load(*args: Any) -> Any:
         _here.clear()
-        returned = trace(*args)
-        if _here:
-            value, failure, runtime, text = returned
-            carried = Carried(text)
-            carried.state = _here.pop()
-            return value, failure, runtime, carried
-        return returned
+        returned = None
+        try:
+            returned = trace(*args)
+        finally:
+            if _here and (returned is None or returned.info):
+                # Something failed after the job's end, and that is what the main process will hear of.
+                task.backend.store_carried(_here.pop())
+        if not _here:
+            return returned
+        carried = Carried(returned.retstr)
+        carried.state = _here.pop()
+        return returned._replace(retstr=carried)
 
     return load
