@@ -66,7 +66,9 @@ class _Leased:
 
     def _is_stored(self) -> bool:
         """Store what a process of the pool has left to this one. ``False``: it failed, the job is to be redone."""
-        ended = self._apply_result() if worker.starts_elsewhere() and self._apply_result else None
+        if OFFER not in self._request_dict:
+            return True
+        ended = self._apply_result and self._apply_result()
         if ended is None or not ended.ready() or not ended.successful():
             return True
         _, value, _ = ended.get()
