@@ -9,16 +9,17 @@ larger queues. Also told: what the server's memory grows by for each queued job.
 import statistics
 from pathlib import Path
 
-import redis
 from harness import Figure, Report, server
-from queue_workers import CONTENDERS, drain, produce
+from queue_latency import weights
+from queue_workers import CONTENDERS, drain
 
+OURS = "Backburner, solo"
 PROCESSES = (1, 2, 4)
-GROWING = ("Backburner, solo", "Backburner, prefork", "Celery, prefork", "huey", "taskiq, lists")
+GROWING = (OURS, "Backburner, prefork", "Celery, prefork", "huey", "taskiq, lists")
 QUEUED = {
-    1_000: ("Backburner, solo", "Backburner, prefork", "Celery, prefork", "huey", "taskiq, lists"),
-    100_000: ("Backburner, solo", "Backburner, prefork", "huey", "taskiq, lists"),
-    1_000_000: ("Backburner, solo",),
+    1_000: (OURS, "Backburner, prefork", "Celery, prefork", "huey", "taskiq, lists"),
+    100_000: (OURS, "Backburner, prefork", "huey", "taskiq, lists"),
+    1_000_000: (OURS,),
 }
 ROUNDS = 2
 """Of up to 50,000 jobs; more are counted once."""
@@ -32,19 +33,9 @@ def seconds(url: str, name: str, jobs: int, processes: int) -> Figure:
     return Figure(statistics.median(times), min(times), max(times))
 
 
-def weight(url: str, jobs: int) -> int:
-    """Bytes of the server's memory for a queued job, its record included."""
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-        before = client.info("memory")["used_memory"]
-        produce(CONTENDERS["Backburner, solo"], url, f"await jobs.enqueue({jobs})", results=False)
-        grown: int = client.info("memory")["used_memory"] - before
-        client.flushdb()
-    return round(grown / jobs)
-
-
-def rate(figure: Figure) -> str:
-    return f"{1 / figure.median:,.0f} jobs/s"
+def tell(report: Report, title: str, told: dict[str, Figure], base: str) -> None:
+    report.compare(title, told, base)
+    print(*(f"  {name}: {1 / figure.median:,.0f} jobs/s" for name, figure in told.items()), sep="\n", flush=True)
 
 
 def main() -> None:
@@ -52,15 +43,12 @@ def main() -> None:
     with server() as url:
         for processes in PROCESSES:
             told = {name: seconds(url, name, CONTENDERS[name].jobs, processes) for name in GROWING}
-            report.compare(f"{processes} processes", told, "Celery, prefork")
-            print(*(f"  {name}: {rate(figure)}" for name, figure in told.items()), sep="\n", flush=True)
+            tell(report, f"{processes} processes", told, "Celery, prefork")
         for queued, names in QUEUED.items():
             told = {name: seconds(url, name, queued, 2) for name in names}
-            report.compare(f"{queued:,} queued, 2 processes", told, "Backburner, solo")
-            print(*(f"  {name}: {rate(figure)}" for name, figure in told.items()), sep="\n", flush=True)
-        # Of a thousand, what the allocator keeps from before would be most.
-        weights = {f"{jobs:,} queued": weight(url, jobs) for jobs in QUEUED if jobs > 10_000}
-        report.tell("Bytes of a queued job on the server", weights, str(weights))
+            tell(report, f"{queued:,} queued, 2 processes", told, OURS)
+        heavy = {f"{jobs:,} queued": weights([OURS], url, jobs)[OURS] for jobs in QUEUED}
+        report.tell("Bytes of a queued job on the server", heavy, str(heavy))
         report.write(url)
 
 

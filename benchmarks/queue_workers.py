@@ -33,19 +33,6 @@ PROCESSES = 2
 PATIENCE = 120.0
 STAMPS = 16
 """Jobs that follow the others and tell when they are run: the last of them tells when all is done."""
-PACKAGES = (
-    "arq",
-    "celery",
-    "celery-redis-plus",
-    "dramatiq",
-    "huey",
-    "kombu",
-    "rq",
-    "saq",
-    "streaq",
-    "taskiq",
-    "taskiq-redis",
-)
 
 TASKIQ = "taskiq worker for_taskiq:broker --workers {processes} --log-level WARNING"
 RQ = "rq worker -w rq.SimpleWorker -u {url}"
@@ -69,7 +56,16 @@ class Contender:
     """Whether it can do with results only, or without only."""
 
 
-CONTENDERS = {
+def is_installed(name: str) -> bool:
+    """Whether that package takes part here: not each one takes every version of Python."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+_ALL = {
     "Celery, prefork": Contender("for_celery", f"{CELERY} -c {{processes}}", 5_000),
     "Celery, solo": Contender("for_celery", f"{CELERY} -P solo", 6_000),
     "Celery, threads": Contender("for_celery", f"{CELERY} -P threads -c 10", 5_000),
@@ -91,6 +87,9 @@ CONTENDERS = {
     "arq": Contender("for_arq", "arq for_arq.Worker", 3_000),
     "rq": Contender("for_rq", f"{RQ} --logging_level WARNING default", 2_000, results=True),
 }
+CONTENDERS = {name: contender for name, contender in _ALL.items() if is_installed(contender.module[4:])}
+_PACKAGES = "arq celery celery-redis-plus dramatiq huey kombu rq saq streaq taskiq taskiq-redis"
+PACKAGES = tuple(filter(is_installed, _PACKAGES.split()))
 WITHOUT = "without results"
 WITH = "with results"
 
@@ -273,9 +272,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     sys.argv[1:] = [asked.url] if asked.url else []
-    installed = {name.partition(",")[0] for name in CONTENDERS if is_installed(CONTENDERS[name].module[4:])}
-    names = [name for name in asked.only or CONTENDERS if name.partition(",")[0] in installed]
-    report = Report(Path(__file__).stem, list(filter(is_installed, PACKAGES)))
+    names = list(asked.only or CONTENDERS)
+    report = Report(Path(__file__).stem, PACKAGES)
     halves = [half for half in ((False, WITHOUT), (True, WITH)) if asked.results in (None, half[1].split()[0])]
     with server() as url:
         for results, title in halves:
@@ -283,15 +281,6 @@ def main() -> None:
             tell(report, title, told, bars(told, results=results))
         if not (asked.only or asked.results):
             report.write(url)
-
-
-def is_installed(name: str) -> bool:
-    """Whether that package takes part here: not each one takes every version of Python."""
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

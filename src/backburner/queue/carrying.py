@@ -38,7 +38,9 @@ def carry(request: Any, server: tuple[Any, ...], state: Stored) -> bool:
 
 
 @signals.worker_process_init.connect(weak=False)
-def _begin(**_: Any) -> None:
+def _begin(sender: Any, **_: Any) -> None:
+    if sender is not None:
+        return  # the asyncio pool, which names its app, stores results itself
     for task in current_app.tasks.values():
         task.__trace__ = _loaded(task, task.__trace__)
 
