@@ -278,10 +278,14 @@ SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 
 
 @pytest.fixture
 def process() -> Iterator[None]:
-    """As in a process of the prefork pool that has just begun a job."""
-    carrying._here.clear()
+    """As in a process of the prefork pool that runs a job."""
+    token = carrying._carried.set([])
     yield
-    carrying._here.clear()
+    carrying._carried.reset(token)
+
+
+def test_a_result_stays_where_nothing_would_take_it_along() -> None:
+    assert not carry(Context({OFFER: ("localhost",)}), ("localhost",), SUCCEEDED)
 
 
 @pytest.mark.usefixtures("process")
@@ -293,7 +297,7 @@ def test_a_result_is_left_to_the_main_process_only_if_that_offered_it() -> None:
     assert not carry(offered, (*server[:3], "5", ""), SUCCEEDED), "it consumes elsewhere"
     assert not carry(Context({OFFER: server, "chord": {"id": "body"}}), server, SUCCEEDED), "parts are counted at once"
     assert not carry(offered, server, SUCCEEDED._replace(json="x" * 100_000)), "the pipe is narrow"
-    assert carrying._here == []
+    assert carrying._carried.get() == []
     assert carry(offered, server, SUCCEEDED)
 
 
@@ -321,7 +325,6 @@ def carrying_trace(task: _Task, outcome: Any) -> Any:
     return carrying._loaded(task, trace)
 
 
-@pytest.mark.usefixtures("process")
 def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> None:
     task, outcome = _Task(), trace_ok_t(3, None, 0.1, "three")
     *others, text = pickle.loads(pickle.dumps(tuple(carrying_trace(task, outcome)())))
@@ -331,7 +334,6 @@ def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> No
     assert task.stored == []
 
 
-@pytest.mark.usefixtures("process")
 def test_what_failed_after_the_end_of_a_job_takes_no_result_along() -> None:
     failed, died = _Task(), _Task()
     outcome = trace_ok_t("the error", "its information", None, None)

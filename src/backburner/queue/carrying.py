@@ -5,6 +5,7 @@ after each job. They travel with what Celery sends there anyway: how the result 
 offers it with each message; what it cannot store as agreed, it stores at once.
 """
 
+from contextvars import ContextVar
 from typing import Any, Final
 
 from celery import current_app, signals
@@ -25,22 +26,23 @@ class Carried(str):
     state: Stored
 
 
-_here: list[Stored] = []
-"""What the job of this process came to; one at a time runs here."""
+_carried: ContextVar[list[Stored] | None] = ContextVar("backburner_carried", default=None)
+"""What the job came to; ``None`` where nothing would take it along."""
 
 
 def carry(request: Any, server: tuple[Any, ...], state: Stored) -> bool:
     """Have a result stored by the main process, if it has offered that. To be called by the job, at its end."""
     if getattr(request, OFFER, None) != server or getattr(request, "chord", None) or len(state.json) > _LONGEST:
         return False  # a chord counts its parts when they are stored
-    _here[:] = [state]
+    here = _carried.get()
+    if here is None:
+        return False
+    here[:] = [state]
     return True
 
 
 @signals.worker_process_init.connect(weak=False)
-def _begin(sender: Any, **_: Any) -> None:
-    if sender is not None:
-        return  # the asyncio pool, which names its app, stores results itself
+def _begin(**_: Any) -> None:
     for task in current_app.tasks.values():
         task.__trace__ = _loaded(task, task.__trace__)
 
@@ -49,18 +51,19 @@ def _loaded(task: Any, trace: Any) -> Any:
     """What runs a task, made to send along what is to be carried."""
 
     def load(*args: Any) -> Any:
-        _here.clear()
-        returned = None
+        here: list[Stored] = []
+        token, returned = _carried.set(here), None
         try:
             returned = trace(*args)
         finally:
-            if _here and (returned is None or returned.info):
+            _carried.reset(token)
+            if here and (returned is None or returned.info):
                 # Something failed after the job's end, and that is what the main process will hear of.
-                task.backend.store_carried(_here.pop())
-        if not _here:
+                task.backend.store_carried(here.pop())
+        if not here:
             return returned
         carried = Carried(returned.retstr)
-        carried.state = _here.pop()
+        carried.state = here.pop()
         return returned._replace(retstr=carried)
 
     return load
