@@ -223,7 +223,11 @@ class FaultProxy:
         connection = _Connection(self, self._switch, reader, writer)
         task = self._loop.create_task(connection.relay(*self._target))
         self._open[task] = connection
-        task.add_done_callback(self._open.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Here and not by the task: one that was cancelled before its first step does nothing.
+        self._open.pop(task).abort()
 
     async def _shut_down(self) -> None:
         await self._change(_REFUSE)
@@ -266,10 +270,13 @@ class _Connection:
         finally:
             for task in others:
                 task.cancel()
-            for writer in (self._client, server):
-                if writer is not None:
-                    writer.transport.abort()
-            await asyncio.sleep(0)  # the transports close their sockets in the loop's next round
+            if server is not None:
+                server.transport.abort()
+            await asyncio.sleep(0)  # the transport closes its socket in the loop's next round
+
+    def abort(self) -> None:
+        """Close the client's side at once."""
+        self._client.transport.abort()
 
     def reset_on_close(self) -> None:
         connected = self._client.get_extra_info("socket")

@@ -1,5 +1,6 @@
 """FaultProxy against a server that echoes what it gets, over real sockets."""
 
+import asyncio
 import socket
 import socketserver
 import threading
@@ -254,3 +255,17 @@ def test_a_redis_client_works_through_it(redis_url: str) -> None:
     with FaultProxy(target["host"], target["port"]) as proxy, Redis.from_url(proxy.url) as client:
         client.set("greeting", "hello")
         assert client.get("greeting") == b"hello"
+
+
+def test_a_connection_that_is_dropped_before_it_was_looked_at_is_closed(proxy: FaultProxy, server: EchoServer) -> None:
+    closed = []
+
+    async def accept_and_drop() -> None:
+        reader, writer = await asyncio.open_connection(*server.server_address)
+        proxy._accept(reader, writer)
+        await proxy._drop_connections(reset=False)
+        closed.append(writer.transport.is_closing())
+        writer.transport.abort()
+
+    proxy._run(accept_and_drop())
+    assert closed == [True]
