@@ -216,10 +216,10 @@ def test_keys_that_begin_with_an_identifier_make_no_endless_list() -> None:
 def test_a_forked_child_counts_from_nothing_and_goes_on_counting() -> None:
     counters = Counters()
     held = counters.of("user:1").tiers["memory"]
-    held.hits += 3
+    held.tally += 3.0
     counters.of("user:1").misses += 1
     counters.after_fork()
-    held.hits += 1
+    held.tally += 1.0
     assert (counters.snapshot()["user"].hits, counters.snapshot()["user"].misses) == (1, 0)
 
 

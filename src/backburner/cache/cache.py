@@ -325,12 +325,12 @@ class Cache(Verbs):
         if entry.counts is None:
             self._count_first_hit(key, entry)
         else:
-            entry.counts.hits += 1
+            entry.counts.tally += 1.0
 
     def _count_first_hit(self, key: str, entry: Entry) -> None:
         """Count a hit, and say so. While nobody listens, the entry's next hits are counted without a look at that."""
         counts = entry.counts = self._counters.of(key).tiers["memory"]
-        counts.hits += 1
+        counts.tally += 1.0
         if Hit in self.events.listening:  # looked at last: who subscribes meanwhile has the counts removed
             entry.counts = None
             self.events.emit(Hit(key, "memory"))
@@ -352,7 +352,7 @@ class Cache(Verbs):
         if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
         try:  # cheaper than a look whether it is there, and it is, but for an entry's first hit
-            entry.counts.hits += 1  # type: ignore[union-attr]
+            entry.counts.tally += 1.0  # type: ignore[union-attr]
         except AttributeError:
             self._count_first_hit(key, entry)
         return value

@@ -350,7 +350,7 @@ class Engine:
                 self._events.emit(Miss(key))
             return False
         tier: Tier = "flight" if entry is None else self.store.tier_of(key, entry)
-        counts.tiers[tier].hits += 1
+        counts.tiers[tier].tally += 1.0
         counts.tiers[tier].stale += stale
         if Hit in self._events.listening:
             self._events.emit(Hit(key, tier, stale))
