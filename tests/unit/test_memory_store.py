@@ -507,7 +507,7 @@ def test_no_put_takes_long_among_half_a_million_entries(policy: str) -> None:
         return slowest
 
     # Others that use much memory make this one's slow now and then, but not each time.
-    assert any(slowest_put() < 0.3 for _ in range(3))
+    assert any(slowest_put() < 0.5 for _ in range(3))
 
 
 @pytest.mark.parametrize(

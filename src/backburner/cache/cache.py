@@ -340,11 +340,12 @@ class Cache(Verbs):
         local = self._local
         if local is None:
             return MISSING
+        peek, clock = local.peek, self._clock  # called as methods, they would be looked for in the classes first
         try:
-            entry = local.peek(key)
+            entry = peek(key)
         except TypeError:  # not hashable; check_key says so better
             return MISSING
-        if entry is None or (now := self._clock()) >= entry.refresh_at or now >= entry.fresh_until:
+        if entry is None or (now := clock()) >= entry.refresh_at or now >= entry.fresh_until:
             return MISSING
         if entry.tags and entry.tags_held_at != local.generation and local.flushed(entry):
             return MISSING
@@ -355,6 +356,8 @@ class Cache(Verbs):
             entry.counts.tally += 1.0  # type: ignore[union-attr]
         except AttributeError:
             self._count_first_hit(key, entry)
+        else:
+            return value  # here: the jump to the line below is a tenth of what counting costs
         return value
 
     def _hit_as(self, key: str, annotation: Any) -> object:

@@ -162,14 +162,15 @@ class JSONCodec(Codec):
 
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:  # noqa: ARG002
         try:
-            data = bytes(data)
-            if data.startswith(_PLAIN):
-                return orjson.loads(data[1:])
+            if data.__class__ is not bytes:
+                data = bytes(data)
             if data.startswith(_TYPED):
-                end = data.index(b"\n")
-                types = data[1:end]
-                decoder = self._decoders.get(types) or self._compile(types)
-                return decoder(orjson.loads(data[end + 1 :]))
+                types, newline, body = data.partition(b"\n")
+                if newline:
+                    decoder = self._decoders.get(types) or self._compile(types)
+                    return decoder(orjson.loads(body))
+            elif data.startswith(_PLAIN):
+                return orjson.loads(data[1:])
         except CodecError:
             raise
         except Exception as error:  # damaged bytes can fail anywhere, also in a foreign from_json
@@ -324,7 +325,7 @@ class JSONCodec(Codec):
         return body, map_of_list(nodes, len(body)) if nodes else None
 
     def _compile(self, types: bytes) -> Decoder:
-        decoder = compile_decoder(orjson.loads(types), self._from_json)
+        decoder = compile_decoder(orjson.loads(types[len(_TYPED) :]), self._from_json)
         if len(types) <= _MAX_KEPT_MAP:
             if len(self._decoders) >= _MAX_DECODERS:
                 self._decoders.clear()

@@ -83,15 +83,18 @@ class LeastRecentlyUsed:
 
     def __init__(self) -> None:
         self.entries: OrderedDict[str, Entry] = OrderedDict()
+        find, move_to_end = self.entries.get, self.entries.move_to_end
 
-    def hit(self, key: str) -> Entry | None:
-        entry = self.entries.get(key)
-        if entry is not None:
-            try:  # noqa: SIM105 - contextlib.suppress costs more than all the rest
-                self.entries.move_to_end(key)
-            except KeyError:
-                pass  # another thread removed it since
-        return entry
+        def hit(key: str) -> Entry | None:
+            entry = find(key)
+            if entry is not None:
+                try:  # noqa: SIM105 - contextlib.suppress costs more than all the rest
+                    move_to_end(key)
+                except KeyError:
+                    pass  # another thread removed it since
+            return entry
+
+        self.hit = hit  # no method, since it would look for both each time
 
     def add(self, key: str) -> None:
         pass
