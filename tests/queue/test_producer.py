@@ -26,7 +26,7 @@ from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, Job
 from backburner.queue.producer import Producer
-from backburner.queue.sending import CHUNK
+from backburner.queue.sending import CHUNK, GATHERED
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
@@ -527,7 +527,7 @@ def test_what_coroutines_enqueue_together_leaves_together(
     sent.clear()
 
     async def main() -> list[Job]:
-        return await asyncio.gather(*(add.adelay(number, 2) for number in range(CHUNK + 50)))
+        return await asyncio.gather(*(add.adelay(number, 2) for number in range(GATHERED + 10)))
 
     jobs = asyncio.run(main())
     assert sent == ["EVALSHA", "EVALSHA"]

@@ -356,6 +356,7 @@ def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
     assert "a result could not be stored: refused" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_prefork_worker_stores_the_results_of_many_jobs_at_once(
     own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker
 ) -> None:

@@ -178,7 +178,10 @@ class Producer:
         parent = get_current_worker_task()
         ignored, expires = task.ignore_result, task.expires
         if parent is None and not options and expires is None:
-            return _Terms((task, ignored, False), ignored)
+            usual = setup.usual.get(task)
+            if usual is None or usual.ignored is not ignored:
+                usual = setup.usual[task] = _Terms((task, ignored, False), ignored)
+            return usual
         terms = _Terms((), options.get("ignore_result", ignored), options.get("root_id"), options.get("parent_id"))
         for name in ("task_id", "root_id", "parent_id", "queue"):
             if not isinstance(options.get(name), str | None):
@@ -289,6 +292,8 @@ class _Setup:
         """Where to enqueue; ``None`` if that is Celery's affair."""
         self.pid = os.getpid()  # the parent's connections are the parent's, and messages tell who sent them
         self.templates: dict[tuple[Any, ...], Template | None] = {}
+        self.usual: dict[Any, _Terms] = {}
+        """The terms of tasks without options, enqueued by nobody's task."""
         self.tags = map(f'"{os.urandom(8).hex()}-{{:x}}"'.format, count())
         self.inherits_priority = conf.task_inherit_parent_priority
         self._changes, self._maps = dict(conf.changes), len(conf.maps)
@@ -309,7 +314,7 @@ class _Setup:
 
 @dataclass(slots=True)
 class _Terms:
-    """What the options say; what goes into messages as JSON."""
+    """What the options say; what goes into messages as JSON. Not changed once it is made."""
 
     key: tuple[Any, ...]
     """Of the template: the task, whether its result is ignored, whether it expires, other options."""

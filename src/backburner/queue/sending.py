@@ -34,6 +34,8 @@ log = logging.getLogger("backburner.queue")
 
 CHUNK: Final = 200
 """Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
+GATHERED: Final = 32
+"""Jobs of different callers that leave together: the server is busy with them while the next ones are made."""
 _ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
 """Share of the budget between attempts: who cut a connection may cut the next one too."""
@@ -247,7 +249,7 @@ class _Stream(PipelinedClient):
             gathered.messages += chunk.messages
             gathered.announcements += chunk.announcements
             futures.append(future)
-            if len(futures) == CHUNK:
+            if len(futures) == GATHERED:
                 self._send_gathered(template)
         return future
 

@@ -108,7 +108,7 @@ class Template:
             EncodeError: the arguments are no JSON.
         """
         try:
-            body = _base64(f"[{encode(args)}, {encode(kwargs)}{self._end_of_body}")
+            body = _base64(f"[{encode(args)}, {encode(kwargs) if kwargs else '{}'}{self._end_of_body}")
         except Exception as error:
             raise EncodeError(str(error) or repr(error)) from error  # as kombu does
         return (
