@@ -1,7 +1,9 @@
 """Tools that watch and control workers do so with ours: Flower over HTTP, and Celery's commands as users type them."""
 
 import json
+import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import redis
 
 from backburner.queue import Celery
+from backburner.queue.keys import Keys
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.processes import Program, environment, free_port, running
@@ -17,6 +20,7 @@ from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
+KEYS = Keys()
 Run = Callable[[str], str]
 
 
@@ -107,21 +111,37 @@ def test_celerys_events_are_told_as_they_happen(app: Celery, worker: Program, ur
         eventually(lambda: events.says(f"task succeeded: add({job.id})"))
 
 
-def test_celerys_purge_empties_the_queue_whatever_the_priority(
-    deserted: str, make_app: MakeApp, start_worker: StartWorker
-) -> None:
-    app = make_app(deserted)
-    for priority in range(10):
-        app.tasks["add"].apply_async((1, 2), priority=priority)
+def purged_by_command(url: str) -> int:
     done = subprocess.run(
         ["celery", "-A", "jobs", "purge", "--force"],
         cwd=PROGRAMS,
-        env=environment({"REDIS_URL": deserted, "PYTHONPATH": ""}),
+        env=environment({"REDIS_URL": url, "PYTHONPATH": ""}),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert "Purged 10 messages" in done.stdout
+    told = re.search(r"Purged (\d+) messages", done.stdout)
+    assert told
+    return int(told[1])
+
+
+@pytest.mark.parametrize("by_command", [True, False])
+def test_purging_empties_the_queue_whatever_the_priority_and_whenever_due(
+    deserted: str, make_app: MakeApp, by_command: bool
+) -> None:
+    app = make_app(deserted)
+    for priority in range(10):
+        app.tasks["add"].apply_async((1, 2), priority=priority)
     with redis.Redis.from_url(deserted) as client:
+        # One that a worker has sorted, into a list that producers do not use.
+        assert client.lmove("celery\x06\x163", "celery\x06\x165", "LEFT", "LEFT")
+        # As if a worker were there: what is not due waits in the server then.
+        client.zadd(KEYS.consumers, {"worker": time.time() + 600})
+        app.tasks["add"].delay_many([(1, 2)] * 1200, countdown=300)
+        app.tasks["add"].apply_async((1, 2), countdown=300, priority=9)
+        elsewhere = app.tasks["add"].apply_async((1, 2), countdown=300, queue="elsewhere")
+        client.zrem(KEYS.consumers, "worker")
+        assert (purged_by_command(deserted) if by_command else app.control.purge()) == 1211
         assert not list(client.scan_iter("celery*", _type="list"))
+        assert client.zrange(KEYS.delayed, 0, -1) == client.hkeys(KEYS.delayed_entries) == [elsewhere.id.encode()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import celery
 from celery.app import backends
+from kombu import pools
 
 from backburner.queue import amqp, cancellation, coroutines, health, pool, reload
 from backburner.queue.announcing import Announced
@@ -99,6 +100,16 @@ class Celery(celery.Celery):
     def connection_for_write(self, url: Any = None, **options: Any) -> Any:
         """A connection for remote control and the like. `url` as above."""
         return self._connect(url or self.conf.broker_write_url, WRITE_OPTIONS, options, named=False)
+
+    @property
+    def pool(self) -> Any:
+        """Connections for whoever does not bring one: remote control, purging."""
+        if self._pool is None:  # type: ignore[has-type]  # the stubs leave these out
+            self._ensure_after_fork()  # type: ignore[attr-defined]
+            pools.set_limit(self.conf.broker_pool_limit)
+            # Not of `connection_for_write`, whose copies, which a pool makes, know the name of Celery's transport only.
+            self._pool = pools.connections[self._connect(self.conf.broker_write_url, WRITE_OPTIONS, {})]
+        return self._pool
 
     def connection_for_publishing(self) -> Any:
         """A connection that tasks are published on."""

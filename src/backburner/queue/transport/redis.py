@@ -27,6 +27,7 @@ from redis.retry import Retry
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
 from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
 
 _SILENCE: Final = 5.0
@@ -38,6 +39,10 @@ _RETRIED_ONCE: Final = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionE
 _NOT_RETRIED: Final = Retry(NoBackoff(), 0, supported_errors=())
 """For what an event loop watches. Broadcasts would be waited for, on a new connection, by who was told that there is
 something to read on the old one: for ever, if there are none."""
+
+_PURGE: Final = script("purge")
+_PURGED_AT_ONCE: Final = 1000
+"""Delayed messages that are looked at in one call, about: the server does nothing else meanwhile."""
 
 _delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
@@ -113,10 +118,25 @@ class PublishingChannel(stock.Channel):
             return sum(pipeline.execute())
 
     def _purge(self, queue: str) -> int:
+        # Those that wait for their time first: one whose time comes meanwhile is in a list then.
+        removed = self._purge_delayed(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
             for list_ in _lists(queue):
                 pipeline.llen(list_).delete(list_)
-            return sum(pipeline.execute()[::2])
+            counts: list[int] = pipeline.execute()
+            return removed + sum(counts[::2])
+
+    def _purge_delayed(self, queue: str) -> int:
+        keys = Keys(self.global_keyprefix)
+        lists = [keys.list(queue, priority) for priority in PRIORITIES]
+        purge: Any = self._plain_client.register_script(_PURGE.text)
+        removed, cursor = 0, b"0"
+        some: int
+        while True:
+            cursor, some = purge(keys=[keys.delayed, keys.delayed_entries, *lists], args=[cursor, _PURGED_AT_ONCE])
+            removed += some
+            if cursor == b"0":
+                return removed
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         super()._delete(queue, *args, **kwargs)
