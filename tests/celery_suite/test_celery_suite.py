@@ -17,10 +17,6 @@ PART = (
     "test_canvas.py::test_link_error",
     "test_canvas.py::test_chord::test_group_or_task_countdown_delays_header",
 )
-EXPECTED = {
-    # Jobs that wait for their time wait on the server, so there are none in a worker to show.
-    "test_inspect.py::test_scheduled",
-}
 
 
 def test_celerys_own_suite_passes_on_ours(tmp_path: Path) -> None:
@@ -31,4 +27,4 @@ def test_celerys_own_suite_passes_on_ours(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "server") as server:
         outcomes = suite.run(server.url, PART, ours=True, seconds=300)
     assert sum(outcome == "passed" for outcome in outcomes.values()) > 30
-    assert {test for test, outcome in outcomes.items() if outcome == "failed"} == EXPECTED
+    assert not {test for test, outcome in outcomes.items() if outcome == "failed"}

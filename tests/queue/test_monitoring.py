@@ -6,6 +6,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -89,6 +90,33 @@ def test_flower_shows_the_worker_and_what_became_of_jobs(
         assert read(f"/api/task/result/{good.id}")["result"] == 42
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/worker/{name}", timeout=20) as page:
             assert name in page.read().decode(), "its pool, limits and totals can be shown"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
+def test_a_worker_tells_of_jobs_that_wait_on_the_server(
+    pool: str, deserted: str, make_app: MakeApp, start_worker: StartWorker
+) -> None:
+    app = make_app(deserted)
+    add: Any = app.tasks["add"]
+    eta = datetime.now(UTC) + timedelta(hours=1)
+
+    def scheduled() -> list[dict[str, Any]]:
+        [told] = app.control.inspect(timeout=10, limit=1).scheduled().values()
+        return list(told)
+
+    with start_worker(deserted, f"--pool={pool} -c 2"), redis.Redis.from_url(deserted) as client:
+        assert scheduled() == []
+        late = add.apply_async((1,), {"b": 2}, eta=eta, priority=9)
+        add.apply_async((1, 2), eta=eta, queue="elsewhere")
+        client.zadd(KEYS.delayed, {"damaged": 0x7FFFFFFF})
+        client.hset(KEYS.delayed_entries, "damaged", b"celery\nno message")
+        [told] = scheduled()
+        assert (told["eta"], told["request"]["id"], told["request"]["name"]) == (eta.isoformat(), late.id, "add")
+        assert (told["request"]["args"], told["request"]["kwargs"]) == ([1], {"b": 2})
+        assert told["request"]["delivery_info"]["priority"] == 9
+        add.delay_many([(1, 2)] * 150, countdown=600)
+        assert len(scheduled()) == 100
+        assert add.delay(1, 2).get(timeout=10) == 3
 
 
 def test_celerys_commands_inspect_and_control_a_worker(app: Celery, worker: Program, run: Run) -> None:

@@ -6,11 +6,11 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import kombu.transport.redis
 import orjson
@@ -30,6 +30,8 @@ from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
 from backburner.queue.transport.redis import PublishingChannel
 from backburner.queue.transport.wire import Wire, script
+
+T = TypeVar("T")
 
 log = logging.getLogger("backburner.queue")
 
@@ -264,6 +266,22 @@ class Channel(PublishingChannel):
         qos._on_collect.cancel()  # noqa: SLF001  # it holds nothing
         qos.restore_visible(num=self.unacked_restore_limit, interval=1)
 
+    def due_next(self, queues: Iterable[str], most: int) -> list[tuple[float, Any]]:
+        """Of the messages that wait for their time, those of the queues among the first so many: when each is due, in
+        Unix time, and the message."""
+        lists = {self.keys.list(queue, priority) for queue in queues for priority in PRIORITIES}
+        return _ask(lambda: list(self._due_next(lists, most)))
+
+    def _due_next(self, lists: set[str], most: int) -> Iterator[tuple[float, Any]]:
+        client: Any = self._plain_client
+        due = client.zrange(self.keys.delayed, 0, most - 1, withscores=True)
+        entries = client.hmget(self.keys.delayed_entries, [member for member, _ in due]) if due else []
+        for (_, at), entry in zip(due, entries, strict=True):
+            list_, _, message = (entry or b"").partition(b"\n")
+            if list_.decode() in lists:  # None are of a message that has become due since
+                with suppress(ValueError):  # what cannot be read is found when it is due
+                    yield at, _decoded(message)
+
     # ---- connections and the end
 
     def _connector(self) -> Callable[..., Any]:
@@ -410,12 +428,9 @@ class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc
     driver_name = worker.DRIVER
 
 
-def _ask(question: Callable[[], object]) -> None:
+def _ask(question: Callable[[], T]) -> T:
     """Call what waits for the server's answer. The asyncio pool's jobs go on meanwhile."""
-    if bridge.is_here():
-        bridge.in_thread(question)
-    else:
-        question()
+    return bridge.in_thread(question) if bridge.is_here() else question()
 
 
 def _nothing() -> None:

@@ -105,10 +105,14 @@ def _soft_shutdown(conf: Any) -> None:
 
 
 def lease_requests() -> None:
-    """Have the app that a worker would run here ask for its jobs' leases. Does nothing where there is no worker."""
+    """Have the app that a worker would run here ask for its jobs' leases, and tell which jobs wait on the server. Does
+    nothing where there is no worker."""
     if "celery.worker.consumer" not in sys.modules:
         return
-    from backburner.queue.transport.request import leased  # as above
+    from backburner.queue.transport import scheduled  # as above
+    from backburner.queue.transport.request import leased
+
+    scheduled.answer()
 
     task: Any = current_app.Task
     task.Request = leased(symbol_by_name(task.Request))
