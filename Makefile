@@ -8,7 +8,7 @@ SECONDS ?= 180
 
 # An existing .venv keeps its Python; `make PYTHON=python3.13 …` builds it anew with another one.
 # Candidates are run, not only looked up: version managers put commands on the PATH that refuse to start.
-CANDIDATES := .venv/bin/python python3.14 python3.13 python3.12 python3.11 python3 python
+CANDIDATES := .venv/bin/python python3.13 python3.12 python3.11 python3.14 python3 python
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	"$$python" -c '$(OLD_ENOUGH)' 2>/dev/null && echo "$$python" && break; done)

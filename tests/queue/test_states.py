@@ -21,7 +21,7 @@ Eventually = Callable[..., Any]
 def test_a_job_is_pending_then_started_then_done(
     app: Celery, worker: Program, released: Path, eventually: Eventually
 ) -> None:
-    later = app.tasks["wait_for"].apply_async((str(released),), countdown=0.5)
+    later = app.tasks["wait_for"].apply_async((str(released),), countdown=1.5)
     assert later.state == "PENDING"
     waiting = later.snapshot()
     assert (waiting.state, waiting.name, waiting.ready) == ("PENDING", "wait_for", False)
