@@ -192,6 +192,8 @@ class Channel(PublishingChannel):
         except self.connection_errors:
             self._leave(lost=True)
             raise
+        if not delivered:
+            self.tick()  # told that there are messages: the event loop would come round to it, but later
         self.connection.cycle.wake_in(self.wait())
         return delivered
 
