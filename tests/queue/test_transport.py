@@ -15,6 +15,7 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
+from backburner.queue.transport import consumer as consumer_module
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
@@ -410,6 +411,22 @@ def test_a_message_that_everybody_has_forgotten_goes_back(reader: MakeReader, se
     one.messages.clear()
     gc.collect()
     assert one.take(1) == ["hello"]
+
+
+def test_the_last_message_that_is_done_with_waits_for_no_others(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(consumer_module, "_BATCH_TIME", 60.0)
+    for number in range(3):
+        send(number)
+    mine = reader()
+    mine.drain(3)
+    first, second, last = mine.messages
+    first.ack()
+    second.ack()
+    assert client.hlen(mine.leased) == 3
+    last.ack()
+    eventually(lambda: client.hlen(mine.leased) == 0)
 
 
 def test_closing_puts_everything_back_at_once(reader: MakeReader, send: Send, client: Any) -> None:

@@ -33,7 +33,8 @@ log = logging.getLogger("backburner.queue")
 
 _BATCH: Final = 100
 _BATCH_TIME: Final = 0.005
-"""Seconds between two batches of decisions, unless there are `_BATCH` of them. After a rest one leaves at once."""
+"""Seconds between two batches of decisions, unless there are `_BATCH` of them, or no messages are left to decide about.
+After a rest one leaves at once."""
 _MOST_ACKS: Final = 1000
 """In one command: Lua and the server have their limits."""
 _RENEWAL: Final = 2.0
@@ -73,9 +74,11 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
 
 
 def stores_on() -> tuple[Any, ...] | None:
-    """The server on which this process stores results; ``None`` if it consumes nowhere, or with several consumers."""
+    """The server on which this process had better store the result of a message that has just come; ``None`` if it
+    consumes nowhere, or with several consumers, or if the message is the only one: then whoever runs it does so sooner.
+    """
     consumer = _only_one()
-    return None if consumer is None else consumer.server
+    return None if consumer is None or len(consumer.live) < 2 else consumer.server
 
 
 def _only_one() -> "Consumer | None":
@@ -197,6 +200,8 @@ class Consumer:
         """The message is done with."""
         self._acks.append(number)
         self._notify(len(self._acks))
+        if not self.live:
+            self._full.ring()  # nothing else is about to end, and somebody may wait for the result
 
     def store(self, state: Stored) -> bool:
         """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.
