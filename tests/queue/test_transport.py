@@ -16,6 +16,7 @@ import redis
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.transport import consumer as consumer_module
+from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
@@ -427,6 +428,19 @@ def test_the_last_message_that_is_done_with_waits_for_no_others(
     assert client.hlen(mine.leased) == 3
     last.ack()
     eventually(lambda: client.hlen(mine.leased) == 0)
+
+
+def test_while_a_slot_is_free_what_is_done_with_is_said_soon(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(consumer_module, "_BATCH_TIME", 60.0)
+    monkeypatch.setattr(worker, "slots", lambda: 2)
+    for number in range(2):
+        send(number)
+    mine = reader()
+    mine.drain(2)
+    mine.messages[0].ack()
+    eventually(lambda: client.hlen(mine.leased) == 1)
 
 
 def test_closing_puts_everything_back_at_once(reader: MakeReader, send: Send, client: Any) -> None:

@@ -35,6 +35,10 @@ _BATCH: Final = 100
 _BATCH_TIME: Final = 0.005
 """Seconds between two batches of decisions, unless there are `_BATCH` of them, or no messages are left to decide about.
 After a rest one leaves at once."""
+_QUICK: Final = 0.001
+"""The same while a slot is free and little ends: who waits for a result then would notice."""
+_LITTLE: Final = 3000
+"""Messages in a second."""
 _MOST_ACKS: Final = 1000
 """In one command: Lua and the server have their limits."""
 _RENEWAL: Final = 2.0
@@ -328,20 +332,22 @@ class Consumer:
     def _run(self) -> None:
         wire: Wire | None = None
         settled = renewed = monotonic()
+        rate = 0.0
         every = min(self.lease / 4, _RENEWAL)
         next_renewal = renewed + every
         while not (self.over or self._stopping):
             until = min(next_renewal, settled + _LAST_LOOKS) if worker.stopping else next_renewal
             if self._decided.wait(until - monotonic()):
-                self._full.wait(settled + _BATCH_TIME - monotonic())
+                is_busy = rate > _LITTLE or len(self.live) >= worker.slots()
+                self._full.wait(settled + (_BATCH_TIME if is_busy else _QUICK) - monotonic())
             try:
                 if wire is None:
                     wire = self._wire()
                 if worker.stopping:
                     self.give_back()
                     self._return_unread(wire)
-                self._settle(wire)
-                settled = monotonic()
+                said, before, settled = self._settle(wire), settled, monotonic()
+                rate = said / max(_QUICK, settled - before)
                 if settled < next_renewal:
                     continue
                 if settled - renewed > self.lease / 2:
@@ -365,7 +371,9 @@ class Consumer:
         first = self.number
         self.restore([number for number in map(int, wire.call(("HKEYS", self._leased))) if number >= first], seen=False)
 
-    def _settle(self, wire: Wire) -> None:
+    def _settle(self, wire: Wire) -> int:
+        """Send what was decided; about how many messages that was."""
+        said = 0
         # What another thread is sending has not been said yet.
         with self._settling:
             while self._acks or self._decisions or self._states:
@@ -373,6 +381,7 @@ class Consumer:
                 self._storing = True
                 states = [self._states.popleft() for _ in range(len(self._states))]
                 decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
+                said += max(len(acks), len(states)) + len(decisions)
                 calls: list[Call] = []
                 if states:
                     calls.append((SETTLE, *settling(self._leased, acks, states)))
@@ -388,6 +397,7 @@ class Consumer:
                     raise
                 finally:
                     self._storing = False
+        return said
 
     def _renew(self, wire: Wire, *, sweep: bool) -> None:
         asked = time.clock_gettime(_clock)
