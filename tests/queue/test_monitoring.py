@@ -108,14 +108,15 @@ def test_a_worker_tells_of_jobs_that_wait_on_the_server(
         assert scheduled() == []
         late = add.apply_async((1,), {"b": 2}, eta=eta, priority=9)
         add.apply_async((1, 2), eta=eta, queue="elsewhere")
-        client.zadd(KEYS.delayed, {"damaged": 0x7FFFFFFF})
-        client.hset(KEYS.delayed_entries, "damaged", b"celery\nno message")
+        for number, text in enumerate((b"no message", b"[]", b'{"body": "?", "headers": null, "properties": {}}')):
+            client.zadd(KEYS.delayed, {f"damaged {number}": time.time() + 30})
+            client.hset(KEYS.delayed_entries, f"damaged {number}", b"celery\n" + text)
         [told] = scheduled()
         assert (told["eta"], told["request"]["id"], told["request"]["name"]) == (eta.isoformat(), late.id, "add")
         assert (told["request"]["args"], told["request"]["kwargs"]) == ([1], {"b": 2})
         assert told["request"]["delivery_info"]["priority"] == 9
         add.delay_many([(1, 2)] * 150, countdown=600)
-        assert len(scheduled()) == 100
+        assert len(scheduled()) == 97
         assert add.delay(1, 2).get(timeout=10) == 3
 
 

@@ -6,7 +6,7 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -272,17 +272,19 @@ class Channel(PublishingChannel):
         """Of the messages that wait for their time, those of the queues among the first so many: when each is due, in
         Unix time, and the message."""
         lists = {self.keys.list(queue, priority) for queue in queues for priority in PRIORITIES}
-        return _ask(lambda: list(self._due_next(lists, most)))
+        return _ask(lambda: self._due_next(lists, most))
 
-    def _due_next(self, lists: set[str], most: int) -> Iterator[tuple[float, Any]]:
+    def _due_next(self, lists: set[str], most: int) -> list[tuple[float, Any]]:
         client: Any = self._plain_client
         due = client.zrange(self.keys.delayed, 0, most - 1, withscores=True)
         entries = client.hmget(self.keys.delayed_entries, [member for member, _ in due]) if due else []
+        found = []
         for (_, at), entry in zip(due, entries, strict=True):
-            list_, _, message = (entry or b"").partition(b"\n")
-            if list_.decode() in lists:  # None are of a message that has become due since
+            list_, _, message = (entry or b"").partition(b"\n")  # none, if it has become due since
+            if list_.decode() in lists:
                 with suppress(ValueError):  # what cannot be read is found when it is due
-                    yield at, _decoded(message)
+                    found.append((at, _decoded(message)))
+        return found
 
     # ---- connections and the end
 

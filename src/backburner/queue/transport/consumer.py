@@ -78,11 +78,9 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
 
 
 def stores_on() -> tuple[Any, ...] | None:
-    """The server on which this process had better store the result of a message that has just come; ``None`` if it
-    consumes nowhere, or with several consumers, or if the message is the only one: then whoever runs it does so sooner.
-    """
+    """The server on which this process stores results; ``None`` if it consumes nowhere, or with several consumers."""
     consumer = _only_one()
-    return None if consumer is None or len(consumer.live) < 2 else consumer.server
+    return None if consumer is None else consumer.server
 
 
 def _only_one() -> "Consumer | None":

@@ -48,8 +48,11 @@ def _told(state: Any, channel: Any, waiting: list[tuple[float, Any]]) -> Iterato
     """In Celery's form."""
     accept = prepare_accept_content(state.app.conf.accept_content)
     for due, payload in waiting:
-        message = Message(payload, channel=channel, accept=accept)
-        headers, properties = message.headers, message.properties
+        try:
+            message = Message(payload, channel=channel, accept=accept)
+        except Exception:  # noqa: BLE001, S112  # no message: whoever gets it when it is due says so, and keeps it
+            continue
+        headers, properties = message.headers or {}, message.properties
         try:
             args, kwargs, _ = message.payload
         except Exception:  # noqa: BLE001  # whatever it is, the job is there all the same
