@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 import redis
+from celery.concurrency.thread import TaskPool
 
 from backburner.queue import Celery
+from backburner.queue.transport.worker import stoppable_in_a_signal
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.faults.ledger import Ledger
@@ -168,6 +171,22 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
             eventually(lambda: ended(ledger, short, last, *([] if pool == "solo" else [long])))
     runs = [ledger.starts(job) for job in (short, long, last)]
     assert runs == {"prefork": [1, 2, 1], "threads": [1, 1, 1], "solo": [1, 0, 1]}[pool]
+
+
+def test_a_pool_of_threads_can_be_stopped_by_a_signal_that_comes_while_a_job_is_handed_to_it() -> None:
+    pool: Any = TaskPool(limit=1)
+    stoppable_in_a_signal(pool)
+
+    def interrupted() -> None:
+        with pool.executor._shutdown_lock:  # as `submit` does
+            pool.stop()  # as the handler, in the same thread
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.executor.submit(print)
 
 
 def test_workers_whose_clocks_are_an_hour_off_keep_leases_and_times(

@@ -4,6 +4,7 @@ A program that consumes with kombu alone works too; then nothing here is known, 
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -56,11 +57,21 @@ def _ready(sender: Any, **_: Any) -> None:
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
     sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
+    stoppable_in_a_signal(sender.pool)
     if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
         # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
         # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection.
         sender.pool.flush = None
         _watch_again(getattr(sender.pool, "_pool", None))
+
+
+def stoppable_in_a_signal(pool: Any) -> None:
+    """Let a pool of threads be stopped by a signal's handler, as Celery does in a cold shutdown, also if the signal
+    came while this thread was just handing a job to it. It would wait for ever for the lock that it holds itself.
+    """
+    executor: Any = getattr(pool, "executor", None)
+    if hasattr(executor, "_shutdown_lock"):
+        executor._shutdown_lock = threading.RLock()  # noqa: SLF001  # nothing public does
 
 
 def _watch_again(processes: Any) -> None:
