@@ -13,7 +13,7 @@ from backburner.redis.pipelined import PipelinedClient
 from backburner.testing import FaultProxy
 
 BUDGET = 0.25
-SLACK = 0.5
+SLACK = 1.0
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_reset_connection_fails_what_it_carried_at_once(proxy: FaultProxy) -> 
         await asyncio.to_thread(proxy.reset)
         errors, took = await asked
         assert {type(error) for error in errors} == {redis.ConnectionError}
-        assert took < 1.5
+        assert took < 2.0  # not the budget
         proxy.pass_through()
         await _again(client)
 

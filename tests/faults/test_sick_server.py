@@ -27,7 +27,7 @@ from tests.conftest import Eventually
 from tests.contract.conftest import Asynchronous
 
 BUDGET = 0.25
-SLACK = 0.5
+SLACK = 1.0
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_slow_callback_does_not_pay_a_second_budget(cache: Any, proxy: FaultPr
     cache.put("key", "value")
     proxy.stall()
     _, took = _timed(lambda: cache.remember("other", 60, lambda: time.sleep(0.3)))
-    assert took < BUDGET + 0.3 + SLACK / 2
+    assert took < BUDGET + 0.3 + BUDGET
 
 
 def test_each_failure_is_an_event_and_the_breaker_speaks_once(cache: Any, proxy: FaultProxy) -> None:

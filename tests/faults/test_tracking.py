@@ -112,14 +112,14 @@ def test_stopping_is_prompt_whatever_the_server_does(proxy: FaultProxy, eventual
         fault(proxy)
         began = time.monotonic()
         ear.stop()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2  # not the timeout
         seen = proxy.connections
         hanging = Ear(proxy.url, timeout=3.0)
         if fault is FaultProxy.stall:
             eventually(lambda: proxy.connections > seen)  # noqa: B023 - and now it waits for the handshake
         began = time.monotonic()
         hanging.stop()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2  # not the timeout
         proxy.pass_through()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("backburner-tracking")]
 
@@ -131,7 +131,7 @@ def test_a_server_that_is_killed_and_started_again_is_trusted_again(tmp_path: Pa
         eventually(lambda: ear.trusted)
         moment, port = time.monotonic(), server.port
         os.kill(server.pid, signal.SIGKILL)
-        eventually(lambda: ear.since(moment, "lost"), timeout=1)
+        eventually(lambda: ear.since(moment, "lost"), timeout=2)
         server.stop()  # of a dead process: reaps it
         server = EmbeddedServer(tmp_path / "valkey", port=port).start()
         eventually(lambda: ear.trusted, timeout=3)

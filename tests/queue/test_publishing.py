@@ -26,8 +26,8 @@ from backburner.testing import FaultProxy
 from tests.processes import Program
 from tests.queue.conftest import MakeApp
 
-SLACK = 0.5
-"""Seconds that a call may take beyond its budget on a machine that does other things too."""
+SLACK = 1.5
+"""Seconds that a call may take beyond its budget on a machine that may stand still for one; unbounded takes longer."""
 
 
 @contextmanager

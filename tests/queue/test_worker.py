@@ -85,7 +85,7 @@ def test_delayed_jobs_start_when_due_on_a_machine_in_another_zone(
             due = datetime.now(UTC) + timedelta(seconds=0.7)
             told = add.app.tasks["when"].apply_async(eta=due)
             assert (soon.get(timeout=5), sooner.get(timeout=5)) == (3, 7)
-            assert 0.6 < time.monotonic() - started < 2
+            assert 0.6 < time.monotonic() - started < 4
             assert datetime.fromisoformat(told.get(timeout=5)) == due
             assert hours.state == "PENDING"
     finally:

@@ -150,7 +150,7 @@ def test_delay_makes_replies_late_but_not_later_the_more_there_are(proxy: FaultP
             until(lambda sent=number: proxy.request_bytes == 2 * (sent + 1))
         assert receive(client, 40) == b"".join(b"%02d" % number for number in range(20))
         took = time.monotonic() - started
-    assert 0.1 <= took < 1.0
+    assert 0.1 <= took < 1.5  # one after the other would be 2
 
 
 def test_ending_a_delay_hands_over_what_waited(proxy: FaultProxy, server: EchoServer) -> None:

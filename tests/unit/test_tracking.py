@@ -104,7 +104,7 @@ def test_a_killed_connection_is_lost_at_once_and_made_anew(
     with listening(url, eventually, timeout=3.0, name="ear") as ear:
         [mine] = [client for client in other.client_list() if client["name"] == "ear"]
         other.client_kill_filter(_id=mine["id"])
-        eventually(lambda: ear.states[:2] == ["trusted", "lost"], timeout=1)
+        eventually(lambda: ear.states[:2] == ["trusted", "lost"], timeout=2)
         eventually(lambda: ear.states == ["trusted", "lost", "trusted"])
         other.set("cache:a", 1)
         eventually(lambda: ear.heard == [b"cache:a"])
@@ -185,7 +185,7 @@ def test_where_both_are_refused_nothing_is_trusted_and_one_line_says_why(
     eventually(lambda: caplog.records)
     began = time.monotonic()
     ear.stop()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     assert (ear.mode, ear.trusted, ear.states) == ("off", False, [])
     assert len(caplog.records) == 1
 
@@ -211,7 +211,7 @@ def test_stopping_leaves_no_thread_and_no_connection(url: str, other: redis.Redi
         assert len(_threads()) == 1
         began = time.monotonic()
         ear.stop()
-        assert time.monotonic() - began < 1  # not the timeout
+        assert time.monotonic() - began < 2  # not the timeout
         assert _threads() == []
         assert not ear.trusted
         assert ear.states == ["trusted"]
