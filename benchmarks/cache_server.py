@@ -3,8 +3,8 @@
     make bench-cache, or: python benchmarks/cache_server.py [--short] [redis://…]
 
 Every contender stores the same dict, with a date and a time in it, and must give it back equal; Backburner without
-copies in memory, so that each read reaches the server. By hand is redis-py and pickle. Takes about a minute, and ten
-seconds if it is to be short.
+copies in memory, so that each read reaches the server. By hand is redis-py and pickle. Takes a minute and a half, and
+twenty seconds if it is to be short.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import pickle
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import aiocache
@@ -31,7 +32,8 @@ from backburner.redis import stream
 from backburner.redis.url import ServerURL
 
 ROUNDS = 7
-READS = 3_000
+SPAN = 0.25
+"""Seconds that each round lasts, so that all have the same time to warm up after the one before."""
 KEYS = [f"book:{number}" for number in range(200)]
 COROUTINES = (64,) if SHORT else (1, 4, 16, 64, 256)
 THREADS = (8,) if SHORT else (1, 8)
@@ -115,34 +117,35 @@ def contenders(url: str) -> dict[str, Get]:
 
 
 def by_coroutines(get: AsyncGet, coroutines: int) -> Round:
-    each = max(1, (READS if coroutines > 1 else READS // 5) // coroutines)
-
-    async def caller(first: int) -> None:
-        for number in range(first, first + each):
-            await get(KEYS[number % len(KEYS)])
+    async def caller(number: int, until: float) -> int:
+        reads = 0
+        while time.perf_counter() < until:
+            await get(KEYS[(17 * number + reads) % len(KEYS)])
+            reads += 1
+        return reads
 
     async def measure() -> float:
         began = time.perf_counter()
-        await asyncio.gather(*(caller(17 * number) for number in range(coroutines)))
-        return (time.perf_counter() - began) / (each * coroutines)
+        reads = await asyncio.gather(*(caller(number, began + SPAN) for number in range(coroutines)))
+        return (time.perf_counter() - began) / sum(reads)
 
     return measure
 
 
 def by_threads(get: Get, threads: int) -> Round:
-    each = READS // threads
-
-    def caller(first: int) -> None:
-        for number in range(first, first + each):
-            get(KEYS[number % len(KEYS)])
+    def caller(number: int, until: float) -> int:
+        reads = 0
+        while time.perf_counter() < until:
+            get(KEYS[(17 * number + reads) % len(KEYS)])
+            reads += 1
+        return reads
 
     pool = ThreadPoolExecutor(threads)
 
     def measure() -> float:
         began = time.perf_counter()
-        for done in [pool.submit(caller, 17 * number) for number in range(threads)]:
-            done.result()
-        return (time.perf_counter() - began) / (each * threads)
+        reads = sum(pool.map(caller, range(threads), repeat(began + SPAN, threads)))
+        return (time.perf_counter() - began) / reads
 
     return measure
 
