@@ -6,77 +6,79 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
-from backburner.redis import stream
-from backburner.redis.cluster import error_of
-from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.cluster import meaning_of_errors
+from backburner.redis.push import AsyncPushParser
 from backburner.redis.stream import Stream
 
-
-class Wire:
-    """In place of redis-py's connection, its writer and its transport."""
-
-    def __init__(self) -> None:
-        self._reader = asyncio.StreamReader()
-        self._writer = self.transport = self
-        self.written: list[bytes] = []
-        self.closed = False
-
-    async def connect(self) -> None: ...
-
-    async def disconnect(self, *, nowait: bool) -> None:
-        assert nowait
-        self.closed = True
-
-    def set_protocol(self, protocol: Stream) -> None:
-        self.protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def get_extra_info(self, name: str) -> Any:
-        """It is no TLS."""
+PING = b"PING\r\n"
 
 
 class Talk:
-    """A stream, and the wire that it is on."""
+    """A stream, and the server at its other end, which says what the test has it say."""
 
-    def __init__(self, slot: int | None = None) -> None:
-        self.wire = Wire()
+    def __init__(self, slot: int | None) -> None:
+        self.slot = slot
         self.pushed: list[Any] = []
         self.ends = 0
-        self.stream = Stream(
-            self.wire, "the server", 5.0, on_push=self.pushed.append, on_end=self._ended, error_of=error_of(slot)
+
+    async def begin(self) -> None:
+        self.accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self.server = await asyncio.start_server(lambda *ends: self.accepted.put_nowait(ends), "127.0.0.1")
+        parser = AsyncPushParser(socket_read_size=65_536)
+
+        async def no_handshake(connection: Any) -> None:
+            parser.on_connect(connection)
+
+        host, port = self.server.sockets[0].getsockname()
+        self.connection = redis.asyncio.Connection(
+            host=host,
+            port=port,
+            parser_class=lambda socket_read_size: parser,  # type: ignore[arg-type]
+            redis_connect_func=no_handshake,
         )
+        self.stream = Stream(
+            self.connection,
+            parser,
+            "the server",
+            5.0,
+            on_push=self.pushed.append,
+            on_end=self._ended,
+            meaning=meaning_of_errors(self.slot),
+        )
+        self.reader, self.writer = await self.accepted.get()
+
+    async def end(self) -> None:
+        await self.stream.close()
+        assert not self.connection.is_connected
+        assert self.ends == 1
+        self.writer.close()
+        self.server.close()
+        await self.server.wait_closed()
 
     def _ended(self) -> None:
         self.ends += 1
 
     async def ask(self, count: int) -> "list[asyncio.Future[Any]]":
-        """Send so many commands; they have left when this returns."""
-        futures = [self.stream.send(b"PING\r\n") for _ in range(count)]
-        while sum(map(len, self.wire.written)) < len(b"PING\r\n") * count:  # noqa: ASYNC110 - at the end of the tick
-            await asyncio.sleep(0)
+        """Send so many commands; they have arrived when this returns."""
+        futures = [self.stream.send(PING) for _ in range(count)]
+        await self.reader.readexactly(len(PING) * count)
         return futures
 
     def hear(self, data: bytes) -> None:
-        protocol = self.wire.protocol
-        buffer = protocol.get_buffer(-1)
-        for begin in range(0, len(data), len(buffer)):
-            piece = data[begin : begin + len(buffer)]
-            buffer[: len(piece)] = piece
-            protocol.buffer_updated(len(piece))
+        self.writer.write(data)
 
 
-def _talk(main: Callable[[Talk], Any], **options: Any) -> None:
+def _talk(main: Callable[[Talk], Any], slot: int | None = None) -> None:
     async def talk() -> None:
-        one = Talk(**options)
+        one = Talk(slot)
+        await one.begin()
         try:
-            await main(one)
+            async with asyncio.timeout(10):
+                await main(one)
         finally:
-            await one.stream.close()
-        assert one.wire.closed
-        assert one.ends == 1
+            await one.end()
 
     asyncio.run(talk())
 
@@ -97,6 +99,8 @@ def test_replies_of_all_kinds_find_their_callers_however_they_are_cut(size: int)
         asked = await talk.ask(7)
         for first in range(0, len(MANY), size):
             talk.hear(MANY[first : first + size])
+            await asyncio.sleep(0)  # time to read it
+            await asyncio.sleep(0)
         one, two, nested, nothing, error, okay, empty = await _outcomes(asked)
         assert [one, two, nested, nothing, okay, empty] == [b"one", 2, [b"a", [3]], None, b"OK", b""]
         assert isinstance(error, redis.ResponseError)
@@ -135,12 +139,12 @@ def test_replies_to_cancelled_callers_are_dropped_and_leave_the_others_theirs() 
 def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobody(stray: bytes) -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(1)
-        unsent = talk.stream.send(b"GET\r\n")
         talk.hear(b"$1\r\na\r\n" + stray)
         assert await asked[0] == b"a"
+        while not talk.ends:  # noqa: ASYNC110 - until the stray reply is read
+            await asyncio.sleep(0)
         with pytest.raises(redis.InvalidResponse, match="nothing had asked for"):
-            await unsent
-        assert talk.ends == 1
+            await talk.stream.room()
         talk.hear(b"$1\r\nc\r\n")  # what still arrives is nobody's
 
     _talk(main)
@@ -193,22 +197,23 @@ def test_a_replica_tells_the_caller_so_and_the_others_that_the_connection_is_ove
 
 def test_what_the_server_does_not_read_yet_is_held() -> None:
     async def main(talk: Talk) -> None:
-        await talk.ask(1)
-        talk.stream.pause_writing()
-        held = [talk.stream.send(b"HELD\r\n") for _ in range(3)]
-        await asyncio.sleep(0)
-        assert talk.wire.written == [b"PING\r\n"]
-        talk.stream.resume_writing()
-        assert talk.wire.written == [b"PING\r\n", b"HELD\r\n" * 3]
-        talk.hear(b"+OK\r\n" * 4)
-        assert await _outcomes(held) == [b"OK"] * 3
+        large = [b"%d" % number * 4_000_000 for number in range(8)]
+        asked = [talk.stream.send(command) for command in large[:4]]
+        await asyncio.sleep(0.01)  # they are on their way, and do not get through
+        asked += [talk.stream.send(command) for command in large[4:]]
+        await asyncio.sleep(0.01)
+        assert talk.stream._unsent == large[4:]
+        for command in large:
+            assert await talk.reader.readexactly(len(command)) == command
+        talk.hear(b"+OK\r\n" * 8)
+        assert await _outcomes(asked) == [b"OK"] * 8
 
     _talk(main)
 
 
-def test_what_had_come_before_the_transport_was_taken_over_is_read() -> None:
+def test_what_comes_before_anything_was_asked_for_is_read() -> None:
     async def main(talk: Talk) -> None:
-        talk.wire._reader.feed_data(b">1\r\n+early\r\n")
+        talk.hear(b">1\r\n+early\r\n")
         asked = await talk.ask(1)
         talk.hear(b"+OK\r\n")
         assert await asked[0] == b"OK"
@@ -217,33 +222,14 @@ def test_what_had_come_before_the_transport_was_taken_over_is_read() -> None:
     _talk(main)
 
 
-@pytest.fixture
-def without_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redis-py that keeps it where it is not looked for, and callers who must wait for their turn."""
-    monkeypatch.setattr(stream, "MAX_PENDING", 10)
-    monkeypatch.setattr(stream, "_transport_of", lambda _: None)
+def test_a_connection_that_the_server_closes_says_whose_it_was() -> None:
+    async def main(talk: Talk) -> None:
+        asked = await talk.ask(2)
+        talk.hear(b"+OK\r\n")
+        talk.writer.close()
+        okay, error = await _outcomes(asked)
+        assert okay == b"OK"
+        assert isinstance(error, redis.ConnectionError)
+        assert "connection to the server ended" in str(error)
 
-
-@pytest.mark.usefixtures("without_transport")
-def test_without_the_transport_it_goes_on_by_what_redis_py_makes_public(redis_url: str) -> None:
-    pushed: list[Any] = []
-
-    async def main() -> None:
-        client = PipelinedClient(redis_url, timeout=5.0, on_push=pushed.append)
-        await client.execute_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "p:")
-        asked = [client.execute_command("SET", f"p:{number}", b"x" * 50_000) for number in range(100)]
-        asked += [client.execute_command("INCR", "p:1"), client.execute_command("ECHO", "still in step")]
-        *stored, refused, echo = await asyncio.gather(*asked, return_exceptions=True)
-        assert stored == [b"OK"] * 100
-        assert isinstance(refused, redis.ResponseError)
-        assert echo == b"still in step"
-        with redis.Redis.from_url(redis_url) as other:
-            other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        async with asyncio.timeout(5):
-            while client._stream is not None:  # noqa: ASYNC110 - until the loss is noticed
-                await asyncio.sleep(0.01)
-        assert await client.execute_command("ECHO", "again") == b"again"
-        await client.aclose()
-
-    asyncio.run(main())
-    assert {name for _, names in pushed for name in names} >= {b"p:0", b"p:99"}
+    _talk(main)

@@ -350,8 +350,10 @@ class Engine:
                 self._events.emit(Miss(key))
             return False
         tier: Tier = "flight" if entry is None else self.store.tier_of(key, entry)
-        counts.tiers[tier].tally += 1.0
-        counts.tiers[tier].stale += stale
+        of_tier = counts.tiers[tier]
+        of_tier.tally += 1.0
+        if stale:
+            of_tier.stale += 1
         if Hit in self._events.listening:
             self._events.emit(Hit(key, tier, stale))
         return True

@@ -32,17 +32,13 @@ def _moved(slot: int, error: Exception) -> redis.ConnectionError:
     return redis.ConnectionError(f"slot {slot} has moved to another node of the cluster: {error}")
 
 
-def error_of(slot: int | None) -> Callable[[str], Exception]:
-    """What makes errors of the texts that servers send, on connections to the keeper of a slot, or to any server."""
-    parse: Callable[[str], Exception] = redis.connection.DefaultParser.parse_error
-    if slot is None:
-        return parse
+def meaning_of_errors(slot: int | None) -> Callable[[Exception], Exception]:
+    """What an error that a server sent means on connections to the keeper of a slot, or to any server."""
 
-    def parse_or_end(text: str) -> Exception:
-        error = parse(text)
-        return _moved(slot, error) if isinstance(error, MovedError) else error
+    def moved_or_as_it_is(error: Exception) -> Exception:
+        return _moved(slot, error) if slot is not None and isinstance(error, MovedError) else error
 
-    return parse_or_end
+    return moved_or_as_it_is
 
 
 def _nobody(nodes: Sequence[Address], error: Exception | None) -> redis.ConnectionError:
@@ -108,7 +104,7 @@ class AsyncClusterConnection(redis.asyncio.Connection):
     def __init__(self, *, nodes: Sequence[Address], slot: int, **options: Any) -> None:
         self._nodes = nodes
         self._slot = slot
-        self._options = options
+        self._options = {name: option for name, option in options.items() if name != "parser_class"}  # this one's own
         super().__init__(**options)
 
     async def connect(self) -> None:

@@ -13,13 +13,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio
 
 from backburner.redis.client import aconnect
-from backburner.redis.cluster import error_of
+from backburner.redis.cluster import meaning_of_errors
 from backburner.redis.command import Pipeline, packed
 from backburner.redis.push import AsyncPushParser
 from backburner.redis.stream import Stream
@@ -28,6 +28,9 @@ from backburner.redis.url import ServerURL
 __all__ = ["PipelinedClient"]
 
 log = logging.getLogger("backburner.cache")
+
+_READ: Final = 64 * 1024
+"""Bytes that are read at a time, at most."""
 
 
 class PipelinedClient:
@@ -59,7 +62,7 @@ class PipelinedClient:
     ) -> None:
         server = ServerURL.parse(url)
         self._server = server.masked
-        self._error_of = error_of(server.slot)
+        self._meaning = meaning_of_errors(server.slot)
         self._timeout = timeout
         self._on_push = on_push
         # Kept: a Sentinel's pool lives as long as it does.
@@ -129,17 +132,18 @@ class PipelinedClient:
 
     def _connect(self) -> Stream:
         pool = self._client.connection_pool
-        options = dict(pool.connection_kwargs)
-        if self._on_push is not None:
-            options |= {"parser_class": AsyncPushParser} | ({} if self._asked_for else {"protocol": 3})
-        connection = pool.connection_class(**options)
+        parser = AsyncPushParser(socket_read_size=_READ)
+        options = dict(pool.connection_kwargs) | {"parser_class": lambda socket_read_size: parser}  # noqa: ARG005
+        if self._on_push is not None and not self._asked_for:
+            options["protocol"] = 3
         self._stream = Stream(
-            connection,
+            pool.connection_class(**options),
+            parser,
             self._server,
             self._timeout,
             on_push=self._on_push,
             on_end=self._disconnected,
-            error_of=self._error_of,
+            meaning=self._meaning,
         )
         self._ask(self._stream)
         return self._stream

@@ -1,21 +1,24 @@
 """One connection of an event loop, from when it is made until it ends: commands out, replies in, and a watchdog.
 
-redis-py connects, logs in, speaks TLS and asks Sentinels. Then its transport is taken over: what arrives is parsed
-here, and all replies that have come complete their futures in one go. redis-py's own way is a coroutine for each reply;
-it is gone where the transport cannot be had (see ``docs/decisions/011``).
+redis-py connects, logs in, speaks TLS, asks Sentinels, reads and writes. What makes it fast: one task reads, and wakes
+once for all replies that came together; its coroutines are driven by hand as far as they go without waiting (see
+``docs/decisions/011``).
 
 Nothing is retried or sent twice. When to connect, and what a command is, is not decided here.
 """
 
 import asyncio
 import logging
+import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
-from hiredis import PushNotification, Reader
+import redis.asyncio
+from hiredis import PushNotification
 
 from backburner.redis.command import again
 
@@ -29,50 +32,46 @@ MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
 """Bytes of commands that may wait for the server to read; the same holds."""
 _SECOND_LOOK: Final = 0.01
 """Seconds. If the loop was busy, the reply may be there already and only waits to be read."""
-_KEPT_BUFFER: Final = 4 * 1024 * 1024
-"""Bytes that the parser keeps for what comes next: memory got anew for each large reply costs more than the reply."""
-_NOTHING: Final = object()
-_READ: Final = 64 * 1024
-"""Bytes that are read at a time, always into the same memory."""
-_PIECE: Final = 16 * 1024
-"""Bytes that the parser is given at a time. For each reply that it gives it moves all that it holds behind it, so that
-what comes as one large piece with many replies would be moved as many times."""
 
 
-class Stream(asyncio.BufferedProtocol):
+class Stream:
     """The life of one connection. It ends once, with everything it carried.
 
     A command is unsent until its tick is over and the connection is made, then sent until its reply has come.
 
     Args:
         connection: one of redis-py's, not connected yet.
+        parser: the connection's, which gives push messages as if they were replies.
         server: what errors call it.
         timeout: seconds that the oldest command waits at most.
         on_push: is given push messages.
         on_end: is called when it has ended.
-        error_of: makes an error of the text that the server sends. A `redis.ConnectionError` ends the connection.
+        meaning: of an error that the server sent; a `redis.ConnectionError` ends the connection.
     """
 
     def __init__(
         self,
         connection: Any,
+        parser: Any,
         server: str,
         timeout: float,
         *,
         on_push: Callable[[list[Any]], None] | None,
         on_end: Callable[[], None],
-        error_of: Callable[[str], Exception],
+        meaning: Callable[[Exception], Exception],
     ) -> None:
         self.full = False
         """Too much is waiting: use `send_later`."""
         self._connection = connection
+        self._parser = parser
         self._server = server
         self._timeout = timeout
         self.on_push = on_push
         self._on_end = on_end
+        self._meaning = meaning
         self._loop = asyncio.get_running_loop()
         self._new_future = self._loop.create_future
-        self._transport: asyncio.Transport | _Relay | None = None
+        self._connected = False
         self._held = True  # unsent commands are: until the connection is made, and while the server does not read
         self._failure: Exception | None = None
         self._unsent: list[bytes] = []
@@ -86,11 +85,7 @@ class Stream(asyncio.BufferedProtocol):
         self._room = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
         self._suspect: float | None = None
-        self._reader = Reader(protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_NOTHING)
-        self._reader.setmaxbuf(_KEPT_BUFFER)
-        self._buffer = bytearray(_READ)
-        self._view = memoryview(self._buffer)
-        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._writing: asyncio.Task[None] | None = None
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
@@ -142,37 +137,50 @@ class Stream(asyncio.BufferedProtocol):
             await self._connection.connect()
             # From here on the watchdog measures time, once for all commands instead of once for each.
             self._connection.socket_timeout = None
-            await self._take_over()
-            self.resume_writing()
-            await self._over
+            self._connected = True
+            self._go_on()
+            await self._read()
         except (redis.RedisError, OSError) as error:
-            self.end(error)
+            self.end(self._named(error) if self._connected else error)
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
-            transport = self._transport
-            if isinstance(transport, _Relay):
-                transport.close()
-                transport = None
-            await self._connection.disconnect(nowait=True)
-            if transport is not None and transport.get_extra_info("ssl_object") is not None:
-                # The goodbyes of TLS take a round trip, and the loop may end before they are over.
-                transport.abort()
+            if self._writing is not None:
+                self._writing.cancel()
+            # The goodbyes of TLS take a round trip, and the loop may end before they are over.
+            wait = isinstance(self._connection, redis.asyncio.SSLConnection)
+            with suppress(redis.TimeoutError):
+                await self._connection.disconnect(nowait=not wait)
 
-    async def _take_over(self) -> None:
-        found = _transport_of(self._connection)
-        if found is None:
-            log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
-            self._transport = _Relay(self._connection, self, wants_push=self.on_push is not None)
-            return
-        self._transport, reader = found
-        self._transport.set_protocol(self)
-        reader.feed_eof()  # so that reading gives what is there, at once
-        if unread := await reader.read():
-            self._parse(unread, len(unread))
+    def _named(self, error: Exception) -> Exception:
+        """redis-py does not always say whose connection it was."""
+        if isinstance(error, OSError) or type(error) is redis.ConnectionError:
+            return redis.ConnectionError(f"the connection to {self._server} ended: {error}")
+        return error
+
+    async def _read(self) -> None:
+        """Replies go to their callers, until an error ends the connection."""
+        read, sent = self._parser.read_response, self._sent
+        reply = await read(push_request=True)
+        while True:
+            if reply.__class__ is bytes and sent:
+                future = sent.popleft()
+                if not future.done():  # else the caller was cancelled; the next reply is the next caller's
+                    future.set_result(reply)
+            else:
+                self._give(reply)
+            if self.full:
+                self._make_room()
+            reading = read(push_request=True)
+            try:
+                waits_for = reading.send(None)
+            except StopIteration as came_with_the_last:
+                reply = came_with_the_last.value
+            else:
+                reply = await _rest(reading, waits_for)
 
     def _flush(self) -> None:
-        if self._held or not self._unsent or self._transport is None:
+        if self._held or not self._unsent:
             return
         commands, self._unsent = self._unsent, []
         futures, self._unsent_futures = self._unsent_futures, []
@@ -181,59 +189,49 @@ class Stream(asyncio.BufferedProtocol):
         self._sent_count += len(futures)
         self._forget_answered_writes()
         self._writes.append((self._sent_count, monotonic()))
-        self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
+        self._write(commands[0] if len(commands) == 1 else b"".join(commands))
+
+    def _write(self, commands: bytes) -> None:
+        writing = self._connection.send_packed_command(commands, check_health=False)
+        try:
+            waits_for = writing.send(None)
+        except StopIteration:
+            return
+        except (redis.RedisError, OSError) as error:
+            self.end(self._named(error))
+            return
+        self._held = True  # commands come faster than the server reads
+        self._writing = self._loop.create_task(self._finish(_rest(writing, waits_for)), name="backburner commands")
+
+    async def _finish(self, writing: Coroutine[Any, Any, None]) -> None:
+        try:
+            await writing
+        except (redis.RedisError, OSError) as error:
+            self.end(self._named(error))
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what was held."""
+        self._held = False
+        self._flush()
 
     def _forget_answered_writes(self) -> None:
         answered = self._sent_count - len(self._sent)
         while self._writes and self._writes[0][0] <= answered:
             self._writes.popleft()
 
-    # What the transport calls
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Where to put what comes. With TLS, asyncio fills it in pieces: a slice has to be of the same memory."""
-        return self._view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what has come."""
-        self._parse(self._buffer, nbytes)
-
-    def _parse(self, data: bytes | bytearray, size: int) -> None:
-        """Replies that are complete go to their callers."""
-        if self._failure is not None:
-            return
-        feed: Callable[[Any, int, int], None] = self._reader.feed  # of any bytes, whatever its types say
-        gets, sent = self._reader.gets, self._sent
-        next_future = sent.popleft
-        try:
-            for begin in range(0, size, _PIECE):
-                feed(data, begin, min(_PIECE, size - begin))
-                while (reply := gets()) is not _NOTHING:
-                    if reply.__class__ is bytes and sent:
-                        future = next_future()
-                        if not future.done():
-                            future.set_result(reply)
-                    else:
-                        self._give(reply)
-        except redis.RedisError as error:
-            self.end(error)
-        if self.full:
-            self._make_room()
-
-    def reply(self, reply: Any) -> None:
-        """Take a reply, an error or a push message that was parsed elsewhere.
+    def _give(self, reply: Any) -> None:
+        """Take any reply, an error or a push message.
 
         Raises:
             redis.RedisError: the connection is to end.
         """
-        self._give(reply)
-        if self.full:
-            self._make_room()
-
-    def _give(self, reply: Any) -> None:
         if reply.__class__ is PushNotification:
             self._pushed(reply)
             return
+        if isinstance(reply, Exception):
+            reply = self._meaning(reply)
         if isinstance(reply, redis.ConnectionError):
             raise reply
         if not self._sent:
@@ -248,19 +246,6 @@ class Stream(asyncio.BufferedProtocol):
         if isinstance(reply, redis.ReadOnlyError):
             # A master that became a replica. Its name or its Sentinels may know the new one by now.
             raise redis.ConnectionError(f"{self._server} is no longer a master: {reply}")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what waits."""
-        self.end(redis.ConnectionError(f"the connection to {self._server} was lost: {exc or 'the server closed it'}"))
-
-    def pause_writing(self) -> None:
-        """Hold commands: they come faster than the server reads."""
-        self._held = True
-
-    def resume_writing(self) -> None:
-        """Send what was held."""
-        self._held = False
-        self._flush()
 
     def _pushed(self, message: list[Any]) -> None:
         if self.on_push is None:
@@ -294,7 +279,7 @@ class Stream(asyncio.BufferedProtocol):
             self._watchdog = self._loop.call_later(_SECOND_LOOK, self._watch)
         else:
             error = redis.TimeoutError(f"{self._server} did not answer within {self._timeout} s")
-            if self._transport is not None:
+            if self._connected:
                 self.end(error)
             else:
                 # Callers have waited long enough, but a handshake of many steps may still succeed, for the next ones.
@@ -327,51 +312,11 @@ class Stream(asyncio.BufferedProtocol):
                 future.set_exception(again(error))
 
 
-def _transport_of(connection: Any) -> tuple[asyncio.Transport, asyncio.StreamReader] | None:
-    """The transport of a connection of redis-py's, and who has read from it, if they are where they are expected."""
-    reader = getattr(connection, "_reader", None)
-    transport = getattr(getattr(connection, "_writer", None), "transport", None)
-    if not isinstance(reader, asyncio.StreamReader) or not hasattr(transport, "set_protocol"):
-        return None
-    return cast("asyncio.Transport", transport), reader  # uvloop's is no subclass
-
-
-class _Relay:
-    """In place of a transport: only what redis-py makes public, at the cost of a coroutine for each reply."""
-
-    def __init__(self, connection: Any, stream: Stream, *, wants_push: bool) -> None:
-        self._connection = connection
-        self._stream = stream
-        self._wants_push = wants_push
-        self._reading = asyncio.create_task(self._read(), name="backburner replies")
-        self._writing: asyncio.Task[None] | None = None
-
-    def write(self, data: bytes) -> None:
-        """Send commands; more are to be held until they are sent."""
-        self._stream.pause_writing()
-        self._writing = asyncio.create_task(self._write(data), name="backburner commands")
-
-    def close(self) -> None:
-        """Leave the connection."""
-        self._reading.cancel()
-        if self._writing is not None:
-            self._writing.cancel()
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            await self._connection.send_packed_command(data, check_health=False)
-        except (redis.RedisError, OSError) as error:
-            self._stream.end(error)
-        else:
-            self._stream.resume_writing()
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    reply = await self._connection.read_response(push_request=self._wants_push)
-                except redis.ResponseError as error:
-                    reply = error
-                self._stream.reply(reply)
-        except (redis.RedisError, OSError) as error:
-            self._stream.end(error)
+@types.coroutine
+def _rest(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """What is left of a coroutine that was begun by hand and now waits."""
+    try:
+        yield waits_for
+        return (yield from coroutine.__await__())
+    finally:
+        coroutine.close()
