@@ -11,6 +11,7 @@ import redis
 
 from backburner.redis import stream
 from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.wire import PublicWire
 
 LARGE = 1_000_000
 
@@ -261,3 +262,31 @@ def test_a_lost_idle_connection_is_noticed_before_anybody_uses_it(redis_url: str
         assert await client.execute_command("PING") == b"PONG"
 
     _run(main, redis_url)
+
+
+def test_without_the_transport_it_goes_on_by_what_redis_py_makes_public(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MAX_PENDING", 10)  # callers have to wait for their turn
+    monkeypatch.setattr(stream, "wire_of", PublicWire)
+    pushed: list[Any] = []
+
+    async def main() -> None:
+        client = PipelinedClient(redis_url, timeout=5.0, on_push=pushed.append)
+        await client.execute_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "p:")
+        asked = [client.execute_command("SET", f"p:{number}", b"x" * 50_000) for number in range(100)]
+        asked += [client.execute_command("INCR", "p:1"), client.execute_command("ECHO", "still in step")]
+        *stored, refused, echo = await asyncio.gather(*asked, return_exceptions=True)
+        assert stored == [b"OK"] * 100
+        assert isinstance(refused, redis.ResponseError)
+        assert echo == b"still in step"
+        with redis.Redis.from_url(redis_url) as other:
+            other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        async with asyncio.timeout(5):
+            while client._stream is not None:  # noqa: ASYNC110 - until the loss is noticed
+                await asyncio.sleep(0.01)
+        assert await client.execute_command("ECHO", "again") == b"again"
+        await client.aclose()
+
+    asyncio.run(main())
+    assert {name for _, names in pushed for name in names} >= {b"p:0", b"p:99"}

@@ -1,26 +1,22 @@
 """One connection of an event loop, from when it is made until it ends: commands out, replies in, and a watchdog.
 
-redis-py connects, logs in, speaks TLS, asks Sentinels, reads and writes. What makes it fast: one task reads, and wakes
-once for all replies that came together; its coroutines are driven by hand as far as they go without waiting (see
-``docs/decisions/011``).
+redis-py connects, logs in, speaks TLS and asks Sentinels; how is read and written afterwards is a `Wire`'s.
 
 Nothing is retried or sent twice. When to connect, and what a command is, is not decided here.
 """
 
 import asyncio
 import logging
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
 import redis
-import redis.asyncio
 from hiredis import PushNotification
 
 from backburner.redis.command import again
+from backburner.redis.wire import PublicWire, Wire, wire_of
 
 __all__ = ["Stream"]
 
@@ -71,21 +67,20 @@ class Stream:
         self._meaning = meaning
         self._loop = asyncio.get_running_loop()
         self._new_future = self._loop.create_future
-        self._connected = False
+        self._wire: Wire | None = None
         self._held = True  # unsent commands are: until the connection is made, and while the server does not read
         self._failure: Exception | None = None
         self._unsent: list[bytes] = []
         self._unsent_futures: list[asyncio.Future[Any]] = []
         self._unsent_bytes = 0
         self._unsent_since = 0.0
-        self._sent: deque[asyncio.Future[Any]] = deque()
+        self.sent: deque[asyncio.Future[Any]] = deque()
         self._sent_count = 0
         self._writes: deque[tuple[int, float]] = deque()
         """When commands were sent, and `_sent_count` behind the last of them, of each write that is not answered."""
         self._room = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
         self._suspect: float | None = None
-        self._writing: asyncio.Task[None] | None = None
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
@@ -101,7 +96,7 @@ class Stream:
         self._unsent.append(command)
         self._unsent_futures.append(future)
         self._unsent_bytes += len(command)
-        if self._unsent_bytes >= MAX_UNSENT_BYTES or len(self._unsent) + len(self._sent) >= MAX_PENDING:
+        if self._unsent_bytes >= MAX_UNSENT_BYTES or len(self._unsent) + len(self.sent) >= MAX_PENDING:
             self.full = True
             self._room.clear()
         return future
@@ -130,98 +125,54 @@ class Stream:
     @property
     def pending(self) -> int:
         """Commands that wait for their replies."""
-        return len(self._unsent) + len(self._sent)
+        return len(self._unsent) + len(self.sent)
 
     async def _live(self) -> None:
         try:
             await self._connection.connect()
             # From here on the watchdog measures time, once for all commands instead of once for each.
             self._connection.socket_timeout = None
-            self._connected = True
-            self._go_on()
-            await self._read()
+            self._wire = wire_of(self._connection, self._parser, self)
+            if isinstance(self._wire, PublicWire):
+                log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
+            self.go_on()
+            await self._wire.read()
         except (redis.RedisError, OSError) as error:
-            self.end(self._named(error) if self._connected else error)
+            self.end(error if self._wire is None else self._named(error))
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
-            if self._writing is not None:
-                self._writing.cancel()
-            # The goodbyes of TLS take a round trip, and the loop may end before they are over.
-            wait = isinstance(self._connection, redis.asyncio.SSLConnection)
-            with suppress(redis.TimeoutError):
-                await self._connection.disconnect(nowait=not wait)
+            if self._wire is None:
+                await self._connection.disconnect(nowait=True)
+            else:
+                await self._wire.close()
 
     def _named(self, error: Exception) -> Exception:
-        """redis-py does not always say whose connection it was."""
+        """redis-py and the system do not always say whose connection it was."""
         if isinstance(error, OSError) or type(error) is redis.ConnectionError:
             return redis.ConnectionError(f"the connection to {self._server} ended: {error}")
         return error
 
-    async def _read(self) -> None:
-        """Replies go to their callers, until an error ends the connection."""
-        read, sent = self._parser.read_response, self._sent
-        reply = await read(push_request=True)
-        while True:
-            if reply.__class__ is bytes and sent:
-                future = sent.popleft()
-                if not future.done():  # else the caller was cancelled; the next reply is the next caller's
-                    future.set_result(reply)
-            else:
-                self._give(reply)
-            if self.full:
-                self._make_room()
-            reading = read(push_request=True)
-            try:
-                waits_for = reading.send(None)
-            except StopIteration as came_with_the_last:
-                reply = came_with_the_last.value
-            else:
-                reply = await _rest(reading, waits_for)
-
     def _flush(self) -> None:
-        if self._held or not self._unsent:
+        if self._held or not self._unsent or self._wire is None:
             return
         commands, self._unsent = self._unsent, []
         futures, self._unsent_futures = self._unsent_futures, []
         self._unsent_bytes = 0
-        self._sent.extend(futures)
+        self.sent.extend(futures)
         self._sent_count += len(futures)
         self._forget_answered_writes()
         self._writes.append((self._sent_count, monotonic()))
-        self._write(commands[0] if len(commands) == 1 else b"".join(commands))
-
-    def _write(self, commands: bytes) -> None:
-        writing = self._connection.send_packed_command(commands, check_health=False)
-        try:
-            waits_for = writing.send(None)
-        except StopIteration:
-            return
-        except (redis.RedisError, OSError) as error:
-            self.end(self._named(error))
-            return
-        self._held = True  # commands come faster than the server reads
-        self._writing = self._loop.create_task(self._finish(_rest(writing, waits_for)), name="backburner commands")
-
-    async def _finish(self, writing: Coroutine[Any, Any, None]) -> None:
-        try:
-            await writing
-        except (redis.RedisError, OSError) as error:
-            self.end(self._named(error))
-        else:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Send what was held."""
-        self._held = False
-        self._flush()
+        self._wire.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def _forget_answered_writes(self) -> None:
-        answered = self._sent_count - len(self._sent)
+        answered = self._sent_count - len(self.sent)
         while self._writes and self._writes[0][0] <= answered:
             self._writes.popleft()
 
-    def _give(self, reply: Any) -> None:
+    # What the wire calls
+
+    def give(self, reply: Any) -> None:
         """Take any reply, an error or a push message.
 
         Raises:
@@ -234,9 +185,9 @@ class Stream:
             reply = self._meaning(reply)
         if isinstance(reply, redis.ConnectionError):
             raise reply
-        if not self._sent:
+        if not self.sent:
             raise redis.InvalidResponse(f"{self._server} sent a reply that nothing had asked for")
-        future = self._sent.popleft()
+        future = self.sent.popleft()
         if not isinstance(reply, Exception):
             if not future.done():  # else the caller was cancelled; the next reply is the next caller's
                 future.set_result(reply)
@@ -247,6 +198,25 @@ class Stream:
             # A master that became a replica. Its name or its Sentinels may know the new one by now.
             raise redis.ConnectionError(f"{self._server} is no longer a master: {reply}")
 
+    def hold(self) -> None:
+        """Hold commands: they come faster than the server reads."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """Send what was held."""
+        self._held = False
+        self._flush()
+
+    def make_room(self) -> None:
+        """Let more callers in, if enough replies have come."""
+        if self.pending <= MAX_PENDING // 2 and self._unsent_bytes < MAX_UNSENT_BYTES // 2:
+            self.full = False
+            self._room.set()
+
+    def lost(self, error: Exception) -> None:
+        """Fail what waits: the connection has ended."""
+        self.end(self._named(error))
+
     def _pushed(self, message: list[Any]) -> None:
         if self.on_push is None:
             return
@@ -254,11 +224,6 @@ class Stream:
             self.on_push(message)
         except Exception:
             log.exception("the receiver of push messages failed on %r", message)
-
-    def _make_room(self) -> None:
-        if self.pending <= MAX_PENDING // 2 and self._unsent_bytes < MAX_UNSENT_BYTES // 2:
-            self.full = False
-            self._room.set()
 
     def _watch(self) -> None:
         """Fail what has waited for too long; runs only while something waits."""
@@ -279,7 +244,7 @@ class Stream:
             self._watchdog = self._loop.call_later(_SECOND_LOOK, self._watch)
         else:
             error = redis.TimeoutError(f"{self._server} did not answer within {self._timeout} s")
-            if self._connected:
+            if self._wire is not None:
                 self.end(error)
             else:
                 # Callers have waited long enough, but a handshake of many steps may still succeed, for the next ones.
@@ -300,23 +265,13 @@ class Stream:
             self._task.cancel()
 
     def _fail_all(self, error: Exception) -> None:
-        futures = [*self._sent, *self._unsent_futures]
-        self._sent.clear()
+        futures = [*self.sent, *self._unsent_futures]
+        self.sent.clear()
         self._writes.clear()
         self._unsent.clear()
         self._unsent_futures.clear()
         self._unsent_bytes = 0
-        self._make_room()
+        self.make_room()
         for future in futures:
             if not future.done():
                 future.set_exception(again(error))
-
-
-@types.coroutine
-def _rest(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
-    """What is left of a coroutine that was begun by hand and now waits."""
-    try:
-        yield waits_for
-        return (yield from coroutine.__await__())
-    finally:
-        coroutine.close()
