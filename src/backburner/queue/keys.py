@@ -56,6 +56,10 @@ class Keys:
     def list(self, queue: str, priority: int) -> str:
         return f"{self.prefix}{queue}{SEPARATOR}{priority}" if priority else f"{self.prefix}{queue}"
 
+    def lists(self, *queues: str) -> tuple[str, ...]:
+        """The lists of queues, the most urgent first, and those of one priority in the order of the queues."""
+        return tuple(self.list(queue, priority) for priority in PRIORITIES for queue in queues)
+
     def queue(self, list_: str) -> str:
         """The queue that a list belongs to."""
         return list_[len(self.prefix) :].partition(SEPARATOR)[0]

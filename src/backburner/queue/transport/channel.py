@@ -271,7 +271,7 @@ class Channel(PublishingChannel):
     def due_next(self, queues: Iterable[str], most: int) -> list[tuple[float, Any]]:
         """Of the messages that wait for their time, those of the queues among the first so many: when each is due, in
         Unix time, and the message."""
-        lists = {self.keys.list(queue, priority) for queue in queues for priority in PRIORITIES}
+        lists = set(self.keys.lists(*queues))
         return _ask(lambda: self._due_next(lists, most))
 
     def _due_next(self, lists: set[str], most: int) -> list[tuple[float, Any]]:

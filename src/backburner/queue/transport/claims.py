@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import redis
 from redis.exceptions import NoScriptError
 
-from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.keys import Keys
 from backburner.queue.transport import worker
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.wire import Call, Wire, script
@@ -131,7 +131,7 @@ class Claims:
 
     def _ask(self, queues: Sequence[str], credit: int, now: float) -> None:
         keys = self._keys
-        lists = [keys.list(queue, priority) for priority in PRIORITIES for queue in queues]
+        lists = keys.lists(*queues)
         self._acks = self.consumer.take_acks()
         self._asked = (
             _CLAIM,

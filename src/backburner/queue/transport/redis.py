@@ -26,7 +26,7 @@ from redis.retry import Retry
 
 from backburner.queue.deadline import limited
 from backburner.queue.delivery import ENQUEUE, Place
-from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.keys import Keys
 from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
 
@@ -40,6 +40,8 @@ _NOT_RETRIED: Final = Retry(NoBackoff(), 0, supported_errors=())
 """For what an event loop watches. Broadcasts would be waited for, on a new connection, by who was told that there is
 something to read on the old one: for ever, if there are none."""
 
+_UNPREFIXED: Final = Keys()
+"""For kombu's own client, which prefixes keys by itself."""
 _PURGE: Final = script("purge")
 _PURGED_AT_ONCE: Final = 1000
 """Delayed messages that are looked at in one call, about: the server does nothing else meanwhile."""
@@ -91,15 +93,15 @@ class PublishingChannel(stock.Channel):
         if "task" not in headers or "id" not in headers:
             super()._put(queue, message, **options)
             return
+        keys = Keys(self.global_keyprefix)
         expires = self._expires.get(queue, 0)
-        lists = _lists(queue) if expires else []
         place = Place(
             prefix=self.global_keyprefix,
             key=self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False)),
             queue=queue,
             task=headers["task"],
             keep=self.job_record_expires,
-            expiring=tuple(self.global_keyprefix + key for key in lists),
+            expiring=keys.lists(queue) if expires else (),
             expires_ms=expires,
         )
         token = _delivery.get() or message["properties"]["delivery_tag"]
@@ -113,7 +115,7 @@ class PublishingChannel(stock.Channel):
 
     def _size(self, queue: str) -> int:
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
-            for list_ in _lists(queue):
+            for list_ in _UNPREFIXED.lists(queue):
                 pipeline.llen(list_)
             return sum(pipeline.execute())
 
@@ -121,19 +123,19 @@ class PublishingChannel(stock.Channel):
         # Those that wait for their time first: one whose time comes meanwhile is in a list then.
         removed = self._purge_delayed(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
-            for list_ in _lists(queue):
+            for list_ in _UNPREFIXED.lists(queue):
                 pipeline.llen(list_).delete(list_)
             counts: list[int] = pipeline.execute()
             return removed + sum(counts[::2])
 
     def _purge_delayed(self, queue: str) -> int:
         keys = Keys(self.global_keyprefix)
-        lists = [keys.list(queue, priority) for priority in PRIORITIES]
+        places = [keys.delayed, keys.delayed_entries, *keys.lists(queue)]
         purge: Any = self._plain_client.register_script(_PURGE.text)
         removed, cursor = 0, b"0"
         some: int
         while True:
-            cursor, some = purge(keys=[keys.delayed, keys.delayed_entries, *lists], args=[cursor, _PURGED_AT_ONCE])
+            cursor, some = purge(keys=places, args=[cursor, _PURGED_AT_ONCE])
             removed += some
             if cursor == b"0":
                 return removed
@@ -141,15 +143,15 @@ class PublishingChannel(stock.Channel):
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         super()._delete(queue, *args, **kwargs)
         with self.conn_or_acquire() as client:
-            client.delete(*_lists(queue))
+            client.delete(*_UNPREFIXED.lists(queue))
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
         with self.conn_or_acquire() as client:
-            return bool(client.exists(*_lists(queue)))
+            return bool(client.exists(*_UNPREFIXED.lists(queue)))
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # kombu's name
         with self.conn_or_acquire() as client:
-            for list_ in _lists(queue):
+            for list_ in _UNPREFIXED.lists(queue):
                 if message := client.rpop(list_):
                     return loads(message.decode())
         raise Empty
@@ -216,10 +218,6 @@ def transport_for(url: str) -> type[Any]:
 
 def _first_host_again(urls: list[str]) -> Iterator[str]:
     return itertools.repeat(urlsplit(urls[0]).hostname or "")
-
-
-def _lists(queue: str) -> list[str]:
-    return [Keys().list(queue, priority) for priority in PRIORITIES]
 
 
 def _unix_time(eta: str | None) -> float | None:
