@@ -64,12 +64,12 @@ def queued(url: str) -> list[dict[str, Any]]:
 def test_a_sick_broker_is_an_error_within_the_budget(
     make_app: MakeApp, proxy: FaultProxy, proxied: str, fault: Callable[[FaultProxy], None], warm: bool
 ) -> None:
-    add = make_app(proxied, timeout=0.5).tasks["add"]
+    add = make_app(proxied, timeout=0.3).tasks["add"]
     if warm:
         add.delay(1, 2)
     fault(proxy)
     for _ in range(2):
-        with taking_at_most(0.5 + SLACK), pytest.raises(PublishError, match=r"'add' was not enqueued.*127\.0\.0\.1"):
+        with taking_at_most(0.3 + SLACK), pytest.raises(PublishError, match=r"'add' was not enqueued.*127\.0\.0\.1"):
             add.delay(1, 2)
     proxy.pass_through()
     assert add.delay(1, 2).state == "PENDING"
@@ -84,16 +84,16 @@ def test_the_error_is_one_that_celery_programs_know_and_holds_no_password(make_a
 
 
 def test_groups_are_bounded_too(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:
-    add = make_app(proxied, timeout=0.5).tasks["add"]
+    add = make_app(proxied, timeout=0.3).tasks["add"]
     proxy.stall()
-    with taking_at_most(0.5 + SLACK), pytest.raises(PublishError):
+    with taking_at_most(0.3 + SLACK), pytest.raises(PublishError):
         celery.group(add.s(1, 1), add.s(2, 2)).delay()
 
 
 def test_threads_that_wait_for_a_connection_are_bounded_too(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:
-    add = make_app(proxied, timeout=0.5).tasks["add"]
+    add = make_app(proxied, timeout=0.3).tasks["add"]
     proxy.stall()
-    with taking_at_most(0.5 + 2 * SLACK), ThreadPoolExecutor(30) as threads:
+    with taking_at_most(0.3 + 2 * SLACK), ThreadPoolExecutor(30) as threads:
         calls = [threads.submit(add.delay, 1, 2) for _ in range(30)]
         assert all(isinstance(call.exception(), PublishError) for call in calls)
 
@@ -176,7 +176,7 @@ def test_a_lost_reply_to_a_coroutine_does_not_enqueue_the_jobs_twice(
 def test_awaiting_a_sick_broker_is_an_error_within_the_budget(
     make_app: MakeApp, proxy: FaultProxy, proxied: str, fault: Callable[[FaultProxy], None], warm: bool
 ) -> None:
-    add = make_app(proxied, timeout=0.5).tasks["add"]
+    add = make_app(proxied, timeout=0.3).tasks["add"]
 
     async def main() -> None:
         if warm:
@@ -184,7 +184,7 @@ def test_awaiting_a_sick_broker_is_an_error_within_the_budget(
         fault(proxy)
         for enqueue in (lambda: add.adelay(1, 2), lambda: add.adelay_many([(1, 2)] * 3)):
             with (
-                taking_at_most(0.5 + SLACK),
+                taking_at_most(0.3 + SLACK),
                 pytest.raises(PublishError, match=r"'add' was not enqueued.*127\.0\.0\.1"),
             ):
                 await enqueue()
@@ -197,10 +197,10 @@ def test_awaiting_a_sick_broker_is_an_error_within_the_budget(
 def test_many_jobs_are_bounded_too_and_the_error_tells_how_many_are_enqueued(
     make_app: MakeApp, proxy: FaultProxy, proxied: str, url: str
 ) -> None:
-    add = make_app(proxied, timeout=0.5).tasks["add"]
+    add = make_app(proxied, timeout=0.3).tasks["add"]
     add.delay(0, 0)
     proxy.stall()
-    with taking_at_most(0.5 + SLACK), pytest.raises(PublishError) as caught:
+    with taking_at_most(0.3 + SLACK), pytest.raises(PublishError) as caught:
         add.delay_many([(1, 2)] * CHUNK * 2)
     assert not hasattr(caught.value, "__notes__")
     proxy.pass_through()

@@ -21,6 +21,8 @@ from tests.app.bookstore import Bookstore, Mailbox
 from tests.conftest import Eventually
 from tests.processes import environment, free_port
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 
 DOTENV = """\
