@@ -29,8 +29,8 @@ from harness import SHORT, Bar, Report, Round, book, compete, server
 
 from backburner import Cache
 from backburner.redis import stream
+from backburner.redis.link import PublicLink
 from backburner.redis.url import ServerURL
-from backburner.redis.wire import PublicWire
 
 ROUNDS = 7
 SPAN = 0.25
@@ -52,11 +52,11 @@ Get = Callable[[str], Any]
 async def by_public_calls(url: str) -> AsyncGet:
     """Our own read, over a connection whose transport is left to redis-py."""
     cache = Cache(url, l1=False, timeout=5)
-    found, stream.wire_of = stream.wire_of, PublicWire
+    found, stream.link_of = stream.link_of, PublicLink
     try:
         await cache.aget(KEYS[0])  # connects
     finally:
-        stream.wire_of = found
+        stream.link_of = found
     return cache.aget
 
 

@@ -12,13 +12,12 @@ import signal
 import statistics
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import redis
 from harness import Bar, Figure, Report, server
-from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, produce, warm_up, workers
+from queue_workers import CELERY, OURS, PACKAGES, Contender, all_of, is_installed, produce, warm_up, workers
 
 NAP = 0.1
 NAPS = 1000
@@ -26,11 +25,12 @@ MANY = 10_000
 ROUNDS = 5
 PATIENCE = 20.0
 IDEAL = "nothing but the sleep"
+GEVENT = "Celery, gevent"
 
 CONTENDERS = {
     "Backburner, asyncio": Contender("for_backburner", f"{OURS} -P asyncio -c {{naps}}", env={"BENCH_ASYNC": "1"}),
     "Celery, threads": Contender("for_celery", f"{CELERY} -P threads -c {{naps}}"),
-    "Celery, gevent": Contender("for_celery", f"{CELERY} -P gevent -c {{naps}}"),
+    GEVENT: Contender("for_celery", f"{CELERY} -P gevent -c {{naps}}"),
     "taskiq, lists": Contender(
         "for_taskiq", "taskiq worker for_taskiq:broker --workers 1 --max-async-tasks {naps} --log-level WARNING"
     ),
@@ -96,7 +96,7 @@ def _resident(started: list[psutil.Process]) -> int:
 
 def main() -> None:
     report = Report(Path(__file__).stem, PACKAGES)
-    names = [name for name in CONTENDERS if _is_there(name)]
+    names = [name for name in CONTENDERS if name != GEVENT or is_installed("gevent")]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with server() as url:
         for number in range(ROUNDS):
@@ -119,11 +119,6 @@ def main() -> None:
             f"Memory for each of {MANY} jobs that sleep", {ours: each}, f"{ours}: {each / 1024:.1f} KiB for each"
         )
         report.write(url)
-
-
-def _is_there(name: str) -> bool:
-    module = "gevent" if "gevent" in name else CONTENDERS[name].module.removeprefix("for_")
-    return find_spec(module) is not None
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from backburner.redis import stream
+from backburner.redis.link import PublicLink
 from backburner.redis.pipelined import PipelinedClient
-from backburner.redis.wire import PublicWire
 
 LARGE = 1_000_000
 
@@ -268,7 +268,7 @@ def test_without_the_transport_it_goes_on_by_what_redis_py_makes_public(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MAX_PENDING", 10)  # callers have to wait for their turn
-    monkeypatch.setattr(stream, "wire_of", PublicWire)
+    monkeypatch.setattr(stream, "link_of", PublicLink)
     pushed: list[Any] = []
 
     async def main() -> None:

@@ -1,6 +1,6 @@
 """One connection of an event loop, from when it is made until it ends: commands out, replies in, and a watchdog.
 
-redis-py connects, logs in, speaks TLS and asks Sentinels; how is read and written afterwards is a `Wire`'s.
+redis-py connects, logs in, speaks TLS and asks Sentinels; how is read and written afterwards is a `Link`'s.
 
 Nothing is retried or sent twice. When to connect, and what a command is, is not decided here.
 """
@@ -16,7 +16,7 @@ import redis
 from hiredis import PushNotification
 
 from backburner.redis.command import again
-from backburner.redis.wire import PublicWire, Wire, wire_of
+from backburner.redis.link import Link, PublicLink, link_of
 
 __all__ = ["Stream"]
 
@@ -67,7 +67,7 @@ class Stream:
         self._meaning = meaning
         self._loop = asyncio.get_running_loop()
         self._new_future = self._loop.create_future
-        self._wire: Wire | None = None
+        self._link: Link | None = None
         self._held = True  # unsent commands are: until the connection is made, and while the server does not read
         self._failure: Exception | None = None
         self._unsent: list[bytes] = []
@@ -132,20 +132,20 @@ class Stream:
             await self._connection.connect()
             # From here on the watchdog measures time, once for all commands instead of once for each.
             self._connection.socket_timeout = None
-            self._wire = wire_of(self._connection, self._parser, self)
-            if isinstance(self._wire, PublicWire):
+            self._link = link_of(self._connection, self._parser, self)
+            if isinstance(self._link, PublicLink):
                 log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
             self.go_on()
-            await self._wire.read()
+            await self._link.read()
         except (redis.RedisError, OSError) as error:
-            self.end(error if self._wire is None else self._named(error))
+            self.end(error if self._link is None else self._named(error))
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
-            if self._wire is None:
+            if self._link is None:
                 await self._connection.disconnect(nowait=True)
             else:
-                await self._wire.close()
+                await self._link.close()
 
     def _named(self, error: Exception) -> Exception:
         """redis-py and the system do not always say whose connection it was."""
@@ -154,7 +154,7 @@ class Stream:
         return error
 
     def _flush(self) -> None:
-        if self._held or not self._unsent or self._wire is None:
+        if self._held or not self._unsent or self._link is None:
             return
         commands, self._unsent = self._unsent, []
         futures, self._unsent_futures = self._unsent_futures, []
@@ -163,14 +163,14 @@ class Stream:
         self._sent_count += len(futures)
         self._forget_answered_writes()
         self._writes.append((self._sent_count, monotonic()))
-        self._wire.write(commands[0] if len(commands) == 1 else b"".join(commands))
+        self._link.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def _forget_answered_writes(self) -> None:
         answered = self._sent_count - len(self.sent)
         while self._writes and self._writes[0][0] <= answered:
             self._writes.popleft()
 
-    # What the wire calls
+    # What the link calls
 
     def give(self, reply: Any) -> None:
         """Take any reply, an error or a push message.
@@ -244,7 +244,7 @@ class Stream:
             self._watchdog = self._loop.call_later(_SECOND_LOOK, self._watch)
         else:
             error = redis.TimeoutError(f"{self._server} did not answer within {self._timeout} s")
-            if self._wire is not None:
+            if self._link is not None:
                 self.end(error)
             else:
                 # Callers have waited long enough, but a handshake of many steps may still succeed, for the next ones.

@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 from hiredis import Reader
 
-__all__ = ["PublicWire", "TransportWire", "Wire", "wire_of"]
+__all__ = ["Link", "PublicLink", "TransportLink", "link_of"]
 
 _READ: Final = 64 * 1024
 """Bytes that are read at a time, always into the same memory."""
@@ -64,7 +64,7 @@ class End(Protocol):
         ...
 
 
-class Wire(Protocol):
+class Link(Protocol):
     """A connection that is made."""
 
     async def read(self) -> None:
@@ -84,17 +84,17 @@ class Wire(Protocol):
         ...
 
 
-def wire_of(connection: Any, parser: Any, end: End) -> Wire:
+def link_of(connection: Any, parser: Any, end: End) -> Link:
     """The faster way of the two that a connection allows."""
     reader = getattr(connection, "_reader", None)
     transport = getattr(getattr(connection, "_writer", None), "transport", None)
     if isinstance(reader, asyncio.StreamReader) and hasattr(transport, "set_protocol"):
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        return TransportWire(connection, transport, reader, parser, end)
-    return PublicWire(connection, parser, end)
+        return TransportLink(connection, transport, reader, parser, end)
+    return PublicLink(connection, parser, end)
 
 
-class TransportWire(asyncio.BufferedProtocol):
+class TransportLink(asyncio.BufferedProtocol):
     """In place of redis-py's protocol on the transport."""
 
     def __init__(
@@ -175,7 +175,7 @@ class TransportWire(asyncio.BufferedProtocol):
         self._end.lost(error)
 
 
-class PublicWire:
+class PublicLink:
     """By the public calls of redis-py alone."""
 
     def __init__(self, connection: Any, parser: Any, end: End) -> None:
