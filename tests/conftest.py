@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import redis
 
 from backburner.redis.embedded import EmbeddedServer
+from backburner.testing import FaultProxy
 
 pytest_plugins = ["tests.servers"]
 
@@ -57,6 +59,14 @@ def redis_url(valkey: EmbeddedServer) -> str:
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
     return valkey.url
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[FaultProxy]:
+    """A way to that server which can be refused, stalled, delayed and cut."""
+    place = urlsplit(redis_url)
+    with FaultProxy(place.hostname or "", place.port or 0) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

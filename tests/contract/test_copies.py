@@ -190,33 +190,29 @@ def test_no_token_is_left_behind(cache: Cache) -> None:
 
 
 def test_when_the_connection_is_lost_copies_are_dropped_at_once(
-    redis_url: str, other: Cache, eventually: Eventually
+    proxy: FaultProxy, other: Cache, eventually: Eventually
 ) -> None:
-    host, port = redis_url.split("/")[2].split(":")
-    with FaultProxy(host, int(port)) as proxy:
-        cache = listening(Cache(proxy.url), eventually)
-        cache.put("key", "old")
-        assert cache.get("key") == "old"
-        assert len(cache._near) == 1
-        proxy.refuse()
-        eventually(lambda: len(cache._near) == 0, timeout=2)
-        other.put("key", "new")
-        assert cache.get("key") is None
-        proxy.pass_through()
-        eventually(lambda: cache.get("key") == "new", timeout=3)
-        eventually(lambda: cache._near._trusted, timeout=3)
-        cache.close()
+    cache = listening(Cache(proxy.url), eventually)
+    cache.put("key", "old")
+    assert cache.get("key") == "old"
+    assert len(cache._near) == 1
+    proxy.refuse()
+    eventually(lambda: len(cache._near) == 0, timeout=2)
+    other.put("key", "new")
+    assert cache.get("key") is None
+    proxy.pass_through()
+    eventually(lambda: cache.get("key") == "new", timeout=3)
+    eventually(lambda: cache._near._trusted, timeout=3)
+    cache.close()
 
 
-def test_when_the_server_stalls_copies_are_distrusted_soon(redis_url: str, eventually: Eventually) -> None:
-    host, port = redis_url.split("/")[2].split(":")
-    with FaultProxy(host, int(port)) as proxy:
-        cache = listening(Cache(proxy.url), eventually)
-        cache.put("key", "old")
-        assert cache.get("key") == "old"
-        proxy.stall()
-        eventually(lambda: len(cache._near) == 0, timeout=2.5)
-        cache.close()
+def test_when_the_server_stalls_copies_are_distrusted_soon(proxy: FaultProxy, eventually: Eventually) -> None:
+    cache = listening(Cache(proxy.url), eventually)
+    cache.put("key", "old")
+    assert cache.get("key") == "old"
+    proxy.stall()
+    eventually(lambda: len(cache._near) == 0, timeout=2.5)
+    cache.close()
 
 
 def test_closing_ends_the_thread_and_a_closed_cache_can_be_used_again(cache: Cache, eventually: Eventually) -> None:

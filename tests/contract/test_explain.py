@@ -2,7 +2,6 @@
 
 import math
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -104,26 +103,24 @@ def test_bytes_that_cannot_be_read_are_told_and_not_counted(redis_url: str) -> N
     cache.close()
 
 
-def test_a_server_that_is_gone_is_told_and_so_is_what_it_has_not_been_told(redis_url: str) -> None:
-    parts = urlsplit(redis_url)
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        cache = Cache(proxy.url, l1=False)
-        cache.put("user:1", 1)
-        cache.put("user:2", 1)
-        proxy.refuse()
-        cache.forget("user:1")
-        told = cache.explain("user:1")
-        assert (told.decision, told.on_server) == (Decision.MISS, None)
-        assert told.reason.startswith("the server does not answer: ")
-        proxy.pass_through()
-        cache._breaker.succeeded()
-        told = cache.explain("user:1")
-        assert (told.decision, told.tier, told.on_server) == (Decision.MISS, None, True)
-        assert "was removed while the server did not answer" in told.reason
-        assert cache.explain("user:2").decision is Decision.HIT
-        assert cache.get("user:1") is None
-        assert cache.explain("user:1").reason == "there is no entry"
-        cache.close()
+def test_a_server_that_is_gone_is_told_and_so_is_what_it_has_not_been_told(proxy: FaultProxy) -> None:
+    cache = Cache(proxy.url, l1=False)
+    cache.put("user:1", 1)
+    cache.put("user:2", 1)
+    proxy.refuse()
+    cache.forget("user:1")
+    told = cache.explain("user:1")
+    assert (told.decision, told.on_server) == (Decision.MISS, None)
+    assert told.reason.startswith("the server does not answer: ")
+    proxy.pass_through()
+    cache._breaker.succeeded()
+    told = cache.explain("user:1")
+    assert (told.decision, told.tier, told.on_server) == (Decision.MISS, None, True)
+    assert "was removed while the server did not answer" in told.reason
+    assert cache.explain("user:2").decision is Decision.HIT
+    assert cache.get("user:1") is None
+    assert cache.explain("user:1").reason == "there is no entry"
+    cache.close()
 
 
 def test_a_copy_in_this_process_is_told_beside_what_the_server_has(redis_url: str, eventually: Eventually) -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -257,15 +256,6 @@ def test_a_question_is_one_round_trip_and_its_key_ends(redis_url: str) -> None:
         assert name.startswith(b"shop:\x01limit:")
         assert 12_000 < server.pttl(name) <= 24_000
     cache.close()
-
-
-@pytest.fixture
-def proxy(redis_url: str) -> Iterator[FaultProxy]:
-    parts = urlsplit(redis_url)
-    assert parts.hostname
-    assert parts.port
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        yield proxy
 
 
 def test_without_the_server_everything_is_allowed_or_nothing_as_wanted(proxy: FaultProxy) -> None:

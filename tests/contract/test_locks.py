@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -398,15 +397,6 @@ def test_two_processes_take_turns(redis_url: str) -> None:
             program.end()
     assert cache.get("counter") == 200
     cache.close()
-
-
-@pytest.fixture
-def proxy(redis_url: str) -> Iterator[FaultProxy]:
-    parts = urlsplit(redis_url)
-    assert parts.hostname
-    assert parts.port
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        yield proxy
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -20,15 +19,6 @@ BUDGET = 0.25
 SLACK = 1.0
 
 Connect = Callable[..., Any]
-
-
-@pytest.fixture
-def proxy(redis_url: str) -> Iterator[FaultProxy]:
-    parts = urlsplit(redis_url)
-    assert parts.hostname
-    assert parts.port
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=CALLERS)

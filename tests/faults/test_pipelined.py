@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -14,15 +12,6 @@ from backburner.testing import FaultProxy
 
 BUDGET = 0.25
 SLACK = 1.0
-
-
-@pytest.fixture
-def proxy(redis_url: str) -> Iterator[FaultProxy]:
-    parts = urlsplit(redis_url)
-    assert parts.hostname
-    assert parts.port
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        yield proxy
 
 
 def _run(main: Any, url: str, timeout: float = BUDGET) -> None:

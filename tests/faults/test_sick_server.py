@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -28,15 +27,6 @@ from tests.contract.conftest import Asynchronous
 
 BUDGET = 0.25
 SLACK = 1.0
-
-
-@pytest.fixture
-def proxy(redis_url: str) -> Iterator[FaultProxy]:
-    parts = urlsplit(redis_url)
-    assert parts.hostname
-    assert parts.port
-    with FaultProxy(parts.hostname, parts.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
