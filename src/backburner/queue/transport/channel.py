@@ -5,16 +5,18 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, TypeVar
 
 import kombu.transport.redis
 import orjson
 import redis
+from celery import current_app
+from kombu.utils import symbol_by_name
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.backoff import NoBackoff
@@ -28,7 +30,7 @@ from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
-from backburner.queue.transport.redis import PublishingChannel
+from backburner.queue.transport.redis import PublishingChannel, unix_time
 from backburner.queue.transport.wire import Wire, script
 
 T = TypeVar("T")
@@ -217,12 +219,12 @@ class Channel(PublishingChannel):
         try:
             payload = _decoded(text)
             headers, properties = payload["headers"] or {}, payload["properties"]
-            tag, task, due = properties["delivery_tag"], headers.get("task"), _time_of(headers.get("eta"))
+            tag, task, due = properties["delivery_tag"], headers.get("task"), unix_time(headers.get("eta"))
         except Exception as error:  # noqa: BLE001  # whatever it is, it can't be read
             log.warning("a message in the queue %s can't be read (%r) and is among those that failed", queue, error)
             consumer.bury(number, "undecodable", repr(error))
             return False
-        if due > claims.now:
+        if due is not None and due > claims.now:
             consumer.postpone(number, due)
             return False
         if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
@@ -408,7 +410,7 @@ class _Leasing:
 
     def establish_connection(self) -> Any:
         """Connect. Workers do so before they prepare their tasks."""
-        worker.lease_requests()
+        _lease_requests()
         return super().establish_connection()  # type: ignore[misc]  # of the class this stands before
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
@@ -432,6 +434,20 @@ class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc
     driver_name = worker.DRIVER
 
 
+def _lease_requests() -> None:
+    """Have the app that a worker would run here ask for its jobs' leases, and tell which jobs wait on the server. Does
+    nothing where there is no worker."""
+    if "celery.worker.consumer" not in sys.modules:
+        return
+    # Imported here, for only workers need billiard.
+    from backburner.queue.transport import scheduled
+    from backburner.queue.transport.request import leased
+
+    scheduled.answer()
+    task: Any = current_app.Task
+    task.Request = leased(symbol_by_name(task.Request))
+
+
 def _ask(question: Callable[[], T]) -> T:
     """Call what waits for the server's answer. The asyncio pool's jobs go on meanwhile."""
     return bridge.in_thread(question) if bridge.is_here() else question()
@@ -444,13 +460,6 @@ def _nothing() -> None:
 def _decoded(text: bytes) -> Any:
     # kombu's reader knows types that no message of Celery's holds outside of its body, and is much slower.
     return loads(bytes_to_str(text)) if b'"__type__"' in text else orjson.loads(text)
-
-
-def _time_of(eta: str | None) -> float:
-    if eta is None:
-        return 0.0
-    due = datetime.fromisoformat(eta)
-    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
 
 
 def _check(channel: Channel) -> None:

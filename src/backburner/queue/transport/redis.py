@@ -107,7 +107,7 @@ class PublishingChannel(stock.Channel):
         token = _delivery.get() or message["properties"]["delivery_tag"]
         self._enqueue(
             keys=place.keys([headers["id"]]),
-            args=place.arguments([dumps(message)], token, _unix_time(headers.get("eta"))),
+            args=place.arguments([dumps(message)], token, unix_time(headers.get("eta"))),
             client=self._plain_client,
         )
 
@@ -220,7 +220,8 @@ def _first_host_again(urls: list[str]) -> Iterator[str]:
     return itertools.repeat(urlsplit(urls[0]).hostname or "")
 
 
-def _unix_time(eta: str | None) -> float | None:
+def unix_time(eta: str | None) -> float | None:
+    """When a message is due that tells so in its headers; times without a zone are UTC."""
     if eta is None:
         return None
     due = datetime.fromisoformat(eta)

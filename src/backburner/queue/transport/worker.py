@@ -3,17 +3,15 @@
 A program that consumes with kombu alone works too; then nothing here is known, and little is lost by it.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from celery import current_app, signals
+from celery import signals
 from celery.concurrency import solo
 from celery.worker import state
-from kombu.utils import symbol_by_name
 
 from backburner.queue.keys import Keys
 
@@ -113,20 +111,6 @@ def _soft_shutdown(conf: Any) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
         time.sleep(_LOOK)
-
-
-def lease_requests() -> None:
-    """Have the app that a worker would run here ask for its jobs' leases, and tell which jobs wait on the server. Does
-    nothing where there is no worker."""
-    if "celery.worker.consumer" not in sys.modules:
-        return
-    from backburner.queue.transport import scheduled  # as above
-    from backburner.queue.transport.request import leased
-
-    scheduled.answer()
-
-    task: Any = current_app.Task
-    task.Request = leased(symbol_by_name(task.Request))
 
 
 def is_here() -> bool:
