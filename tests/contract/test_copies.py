@@ -206,12 +206,14 @@ def test_when_the_connection_is_lost_copies_are_dropped_at_once(
     cache.close()
 
 
-def test_when_the_server_stalls_copies_are_distrusted_soon(proxy: FaultProxy, eventually: Eventually) -> None:
+def test_when_the_server_stalls_copies_are_distrusted_within_a_second(
+    proxy: FaultProxy, eventually: Eventually
+) -> None:
     cache = listening(Cache(proxy.url), eventually)
     cache.put("key", "old")
     assert cache.get("key") == "old"
     proxy.stall()
-    eventually(lambda: len(cache._near) == 0, timeout=2.5)
+    eventually(lambda: len(cache._near) == 0, timeout=1.5)
     cache.close()
 
 

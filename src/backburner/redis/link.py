@@ -7,6 +7,7 @@ more. That is the way that is taken, where the transport is to be found (see ``d
 """
 
 import asyncio
+import logging
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -17,10 +18,12 @@ import redis
 import redis.asyncio
 from hiredis import Reader
 
-__all__ = ["Link", "PublicLink", "TransportLink", "link_of"]
+__all__ = ["READ", "Link", "PublicLink", "TransportLink", "link_of"]
 
-_READ: Final = 64 * 1024
-"""Bytes that are read at a time, always into the same memory."""
+log = logging.getLogger("backburner.cache")
+
+READ: Final = 64 * 1024
+"""Bytes that are read at a time, at most."""
 _PIECE: Final = 16 * 1024
 """Bytes that the parser is given at a time. For each reply that it gives it moves all that it holds behind it, so that
 what comes as one large piece with many replies would be moved as many times."""
@@ -91,6 +94,7 @@ def link_of(connection: Any, parser: Any, end: End) -> Link:
     if isinstance(reader, asyncio.StreamReader) and hasattr(transport, "set_protocol"):
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         return TransportLink(connection, transport, reader, parser, end)
+    log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
     return PublicLink(connection, parser, end)
 
 
@@ -110,7 +114,7 @@ class TransportLink(asyncio.BufferedProtocol):
             protocolError=redis.InvalidResponse, replyError=parser.parse_error, notEnoughData=_NOTHING
         )
         self._reader.setmaxbuf(_KEPT_BUFFER)
-        self._buffer = bytearray(_READ)
+        self._buffer = bytearray(READ)  # always the same memory
         self._view = memoryview(self._buffer)
         self.write: Callable[[bytes], None] = transport.write
         transport.set_protocol(self)
@@ -186,15 +190,9 @@ class PublicLink:
 
     async def read(self) -> None:
         read, end = self._parser.read_response, self._end
-        sent = end.sent
         reply = await read(push_request=True)
         while True:
-            if reply.__class__ is bytes and sent:
-                future = sent.popleft()
-                if not future.done():
-                    future.set_result(reply)
-            else:
-                end.give(reply)
+            end.give(reply)
             if end.full:
                 end.make_room()
             reading = read(push_request=True)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import redis
 import redis.asyncio
@@ -21,6 +21,7 @@ import redis.asyncio
 from backburner.redis.client import aconnect
 from backburner.redis.cluster import meaning_of_errors
 from backburner.redis.command import Pipeline, packed
+from backburner.redis.link import READ
 from backburner.redis.push import AsyncPushParser
 from backburner.redis.stream import Stream
 from backburner.redis.url import ServerURL
@@ -28,9 +29,6 @@ from backburner.redis.url import ServerURL
 __all__ = ["PipelinedClient"]
 
 log = logging.getLogger("backburner.cache")
-
-_READ: Final = 64 * 1024
-"""Bytes that are read at a time, at most."""
 
 
 class PipelinedClient:
@@ -132,7 +130,7 @@ class PipelinedClient:
 
     def _connect(self) -> Stream:
         pool = self._client.connection_pool
-        parser = AsyncPushParser(socket_read_size=_READ)
+        parser = AsyncPushParser(socket_read_size=READ)
         options = dict(pool.connection_kwargs) | {"parser_class": lambda socket_read_size: parser}  # noqa: ARG005
         if self._on_push is not None and not self._asked_for:
             options["protocol"] = 3

@@ -16,7 +16,7 @@ import redis
 from hiredis import PushNotification
 
 from backburner.redis.command import again
-from backburner.redis.link import Link, PublicLink, link_of
+from backburner.redis.link import Link, link_of
 
 __all__ = ["Stream"]
 
@@ -133,12 +133,13 @@ class Stream:
             # From here on the watchdog measures time, once for all commands instead of once for each.
             self._connection.socket_timeout = None
             self._link = link_of(self._connection, self._parser, self)
-            if isinstance(self._link, PublicLink):
-                log.debug("the transport of redis-py %s is not where it was: replies cost more", redis.__version__)
             self.go_on()
             await self._link.read()
         except (redis.RedisError, OSError) as error:
-            self.end(error if self._link is None else self._named(error))
+            if self._link is None:
+                self.end(error)
+            else:
+                self.lost(error)
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
@@ -146,12 +147,6 @@ class Stream:
                 await self._connection.disconnect(nowait=True)
             else:
                 await self._link.close()
-
-    def _named(self, error: Exception) -> Exception:
-        """redis-py and the system do not always say whose connection it was."""
-        if isinstance(error, OSError) or type(error) is redis.ConnectionError:
-            return redis.ConnectionError(f"the connection to {self._server} ended: {error}")
-        return error
 
     def _flush(self) -> None:
         if self._held or not self._unsent or self._link is None:
@@ -215,7 +210,10 @@ class Stream:
 
     def lost(self, error: Exception) -> None:
         """Fail what waits: the connection has ended."""
-        self.end(self._named(error))
+        if isinstance(error, OSError) or type(error) is redis.ConnectionError:
+            # redis-py and the system do not always say whose connection it was.
+            error = redis.ConnectionError(f"the connection to {self._server} ended: {error}")
+        self.end(error)
 
     def _pushed(self, message: list[Any]) -> None:
         if self.on_push is None:
