@@ -28,8 +28,6 @@ from fastapi_cache.coder import PickleCoder
 from harness import SHORT, Bar, Report, Round, book, compete, server
 
 from backburner import Cache
-from backburner.redis import stream
-from backburner.redis.link import PublicLink
 from backburner.redis.url import ServerURL
 
 ROUNDS = 7
@@ -40,24 +38,11 @@ COROUTINES = (64,) if SHORT else (1, 4, 16, 64, 256)
 THREADS = (8,) if SHORT else (1, 8)
 PACKAGES = ("aiocache", "cashews", "django", "dogpile.cache", "fastapi-cache2")
 BY_HAND = "redis-py + pickle, by hand"
-PUBLIC = "Backburner, by redis-py's public calls alone"
-"""What is left if redis-py hides its transport, see `docs/decisions/011`."""
 ASYNC_BARS = (Bar("Backburner", 1 / 8, "cashews"), Bar("Backburner", 1 / 5, BY_HAND))
 THREAD_BARS = (Bar("Backburner", 1 / 2, BY_HAND),)
 
 AsyncGet = Callable[[str], Awaitable[Any]]
 Get = Callable[[str], Any]
-
-
-async def by_public_calls(url: str) -> AsyncGet:
-    """Our own read, over a connection whose transport is left to redis-py."""
-    cache = Cache(url, l1=False, timeout=5)
-    found, stream.link_of = stream.link_of, PublicLink
-    try:
-        await cache.aget(KEYS[0])  # connects
-    finally:
-        stream.link_of = found
-    return cache.aget
 
 
 async def async_contenders(url: str) -> dict[str, AsyncGet]:
@@ -88,7 +73,6 @@ async def async_contenders(url: str) -> dict[str, AsyncGet]:
 
     return {
         "Backburner": cache.aget,
-        PUBLIC: await by_public_calls(url),
         BY_HAND: read_by_hand,
         "cashews": theirs.get,
         "aiocache, pickle": aio.get,

@@ -10,7 +10,6 @@ import pytest
 import redis
 
 from backburner.redis import stream
-from backburner.redis.link import PublicLink
 from backburner.redis.pipelined import PipelinedClient
 
 LARGE = 1_000_000
@@ -264,11 +263,10 @@ def test_a_lost_idle_connection_is_noticed_before_anybody_uses_it(redis_url: str
     _run(main, redis_url)
 
 
-def test_without_the_transport_it_goes_on_by_what_redis_py_makes_public(
+def test_errors_pushes_and_a_lost_connection_while_callers_wait_for_their_turn(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MAX_PENDING", 10)  # callers have to wait for their turn
-    monkeypatch.setattr(stream, "link_of", PublicLink)
+    monkeypatch.setattr(stream, "MAX_PENDING", 10)
     pushed: list[Any] = []
 
     async def main() -> None:

@@ -8,28 +8,22 @@ import pytest
 import redis
 import redis.asyncio
 
-from backburner.redis import stream as stream_module
 from backburner.redis.cluster import meaning_of_errors
-from backburner.redis.link import PublicLink, TransportLink
-from backburner.redis.push import AsyncPushParser
+from backburner.redis.linked import linked
 from backburner.redis.stream import Stream
 
 PING = b"PING\r\n"
 
 
-@pytest.fixture(autouse=True, params=[TransportLink, PublicLink], ids=["by the transport", "by public calls"])
-def link(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Both ways to read and write; the second is that of a redis-py that keeps its transport elsewhere."""
-    if request.param is PublicLink:
-        monkeypatch.setattr(stream_module, "link_of", PublicLink)
-    return request.param
+class NoHandshake(linked(redis.asyncio.Connection)):  # type: ignore[misc]  # made when this module is
+    async def on_connect(self) -> None:
+        pass
 
 
 class Talk:
     """A stream, and the server at its other end, which says what the test has it say."""
 
-    def __init__(self, link: type, slot: int | None) -> None:
-        self.link = link
+    def __init__(self, slot: int | None) -> None:
         self.slot = slot
         self.pushed: list[Any] = []
         self.ends = 0
@@ -37,21 +31,10 @@ class Talk:
     async def begin(self) -> None:
         self.accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self.server = await asyncio.start_server(lambda *ends: self.accepted.put_nowait(ends), "127.0.0.1")
-        parser = AsyncPushParser(socket_read_size=65_536)
-
-        async def no_handshake(connection: Any) -> None:
-            parser.on_connect(connection)
-
         host, port = self.server.sockets[0].getsockname()
-        self.connection = redis.asyncio.Connection(
-            host=host,
-            port=port,
-            parser_class=lambda socket_read_size: parser,  # type: ignore[arg-type]
-            redis_connect_func=no_handshake,
-        )
+        self.connection = NoHandshake(host=host, port=port)
         self.stream = Stream(
             self.connection,
-            parser,
             "the server",
             5.0,
             on_push=self.pushed.append,
@@ -62,7 +45,6 @@ class Talk:
 
     async def end(self) -> None:
         await self.stream.close()
-        assert type(self.stream._link) is self.link
         assert not self.connection.is_connected
         assert self.ends == 1
         self.writer.close()
@@ -82,9 +64,9 @@ class Talk:
         self.writer.write(data)
 
 
-def _talk(main: Callable[[Talk], Any], link: type, slot: int | None = None) -> None:
+def _talk(main: Callable[[Talk], Any], slot: int | None = None) -> None:
     async def talk() -> None:
-        one = Talk(link, slot)
+        one = Talk(slot)
         await one.begin()
         try:
             async with asyncio.timeout(10):
@@ -106,7 +88,7 @@ MANY = (
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, len(MANY)])
-def test_replies_of_all_kinds_find_their_callers_however_they_are_cut(link: type, size: int) -> None:
+def test_replies_of_all_kinds_find_their_callers_however_they_are_cut(size: int) -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(7)
         for first in range(0, len(MANY), size):
@@ -119,10 +101,10 @@ def test_replies_of_all_kinds_find_their_callers_however_they_are_cut(link: type
         assert talk.pushed == [[b"invalidate", [b"k"]]]
         assert talk.stream.pending == 0
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_thousands_of_replies_in_one_read_with_an_error_among_them(link: type) -> None:
+def test_thousands_of_replies_in_one_read_with_an_error_among_them() -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(5_000)
         replies = [b"$4\r\n%04d\r\n" % number for number in range(5_000)]
@@ -133,10 +115,10 @@ def test_thousands_of_replies_in_one_read_with_an_error_among_them(link: type) -
         assert got == [b"%04d" % number for number in range(5_000) if number != 1_234]
         assert talk.ends == 0
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_replies_to_cancelled_callers_are_dropped_and_leave_the_others_theirs(link: type) -> None:
+def test_replies_to_cancelled_callers_are_dropped_and_leave_the_others_theirs() -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(6)
         for number in (0, 2, 3):
@@ -144,11 +126,11 @@ def test_replies_to_cancelled_callers_are_dropped_and_leave_the_others_theirs(li
         talk.hear(b"$1\r\na\r\n:1\r\n-ERR c\r\n$1\r\nd\r\n$1\r\ne\r\n*0\r\n")
         assert [await asked[number] for number in (1, 4, 5)] == [1, b"e", []]
 
-    _talk(main, link)
+    _talk(main)
 
 
 @pytest.mark.parametrize("stray", [b"$1\r\nb\r\n", b":1\r\n", b"-ERR no\r\n"], ids=["bytes", "number", "error"])
-def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobody(link: type, stray: bytes) -> None:
+def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobody(stray: bytes) -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(1)
         talk.hear(b"$1\r\na\r\n" + stray)
@@ -159,7 +141,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobod
             await talk.stream.room()
         talk.hear(b"$1\r\nc\r\n")  # what still arrives is nobody's
 
-    _talk(main, link)
+    _talk(main)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +153,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobod
     ],
     ids=["loading", "moved", "no protocol"],
 )
-def test_what_ends_a_connection_fails_all_that_wait_for_it(
-    link: type, reply: bytes, slot: int | None, match: str
-) -> None:
+def test_what_ends_a_connection_fails_all_that_wait_for_it(reply: bytes, slot: int | None, match: str) -> None:
     async def main(talk: Talk) -> None:
         first, *others = await talk.ask(4)
         talk.hear(b"$1\r\na\r\n" + reply + b"$1\r\nb\r\n")
@@ -183,10 +163,10 @@ def test_what_ends_a_connection_fails_all_that_wait_for_it(
         assert match in str(errors[0])
         assert len({id(error) for error in errors}) == 3
 
-    _talk(main, link, slot)
+    _talk(main, slot)
 
 
-def test_a_slot_that_moved_is_an_ordinary_error_where_no_slot_is_kept(link: type) -> None:
+def test_a_slot_that_moved_is_an_ordinary_error_where_no_slot_is_kept() -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(2)
         talk.hear(b"-MOVED 7 127.0.0.1:7001\r\n+OK\r\n")
@@ -194,10 +174,10 @@ def test_a_slot_that_moved_is_an_ordinary_error_where_no_slot_is_kept(link: type
         assert isinstance(error, redis.exceptions.MovedError)
         assert okay == b"OK"
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_a_replica_tells_the_caller_so_and_the_others_that_the_connection_is_over(link: type) -> None:
+def test_a_replica_tells_the_caller_so_and_the_others_that_the_connection_is_over() -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(2)
         talk.hear(b"-READONLY You can't write against a read only replica.\r\n")
@@ -206,10 +186,10 @@ def test_a_replica_tells_the_caller_so_and_the_others_that_the_connection_is_ove
         assert isinstance(second, redis.ConnectionError)
         assert "no longer a master" in str(second)
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_what_the_server_does_not_read_yet_is_held(link: type) -> None:
+def test_what_the_server_does_not_read_yet_is_held() -> None:
     async def main(talk: Talk) -> None:
         large = [b"%d" % number * 4_000_000 for number in range(8)]
         asked = [talk.stream.send(command) for command in large[:4]]
@@ -222,10 +202,10 @@ def test_what_the_server_does_not_read_yet_is_held(link: type) -> None:
         talk.hear(b"+OK\r\n" * 8)
         assert await _outcomes(asked) == [b"OK"] * 8
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_what_comes_before_anything_was_asked_for_is_read(link: type) -> None:
+def test_what_comes_before_anything_was_asked_for_is_read() -> None:
     async def main(talk: Talk) -> None:
         talk.hear(b">1\r\n+early\r\n")
         asked = await talk.ask(1)
@@ -233,10 +213,10 @@ def test_what_comes_before_anything_was_asked_for_is_read(link: type) -> None:
         assert await asked[0] == b"OK"
         assert talk.pushed == [[b"early"]]
 
-    _talk(main, link)
+    _talk(main)
 
 
-def test_a_connection_that_the_server_closes_says_whose_it_was(link: type) -> None:
+def test_a_connection_that_the_server_closes_says_whose_it_was() -> None:
     async def main(talk: Talk) -> None:
         asked = await talk.ask(2)
         talk.hear(b"+OK\r\n")
@@ -246,4 +226,4 @@ def test_a_connection_that_the_server_closes_says_whose_it_was(link: type) -> No
         assert isinstance(error, redis.ConnectionError)
         assert "connection to the server ended" in str(error)
 
-    _talk(main, link)
+    _talk(main)

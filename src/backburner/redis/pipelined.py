@@ -21,8 +21,7 @@ import redis.asyncio
 from backburner.redis.client import aconnect
 from backburner.redis.cluster import meaning_of_errors
 from backburner.redis.command import Pipeline, packed
-from backburner.redis.link import READ
-from backburner.redis.push import AsyncPushParser
+from backburner.redis.linked import linked
 from backburner.redis.stream import Stream
 from backburner.redis.url import ServerURL
 
@@ -129,14 +128,12 @@ class PipelinedClient:
                     future.exception()  # the first one is raised; the others are no news then
 
     def _connect(self) -> Stream:
-        pool = self._client.connection_pool
-        parser = AsyncPushParser(socket_read_size=READ)
-        options = dict(pool.connection_kwargs) | {"parser_class": lambda socket_read_size: parser}  # noqa: ARG005
+        pool: Any = self._client.connection_pool
+        options = dict(pool.connection_kwargs)
         if self._on_push is not None and not self._asked_for:
             options["protocol"] = 3
         self._stream = Stream(
-            pool.connection_class(**options),
-            parser,
+            linked(pool.connection_class)(**options),
             self._server,
             self._timeout,
             on_push=self._on_push,

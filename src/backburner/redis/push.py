@@ -4,24 +4,17 @@ connection instead of to handlers, and replies that were read together."""
 from collections.abc import Callable
 from typing import Any
 
-import redis.asyncio.connection
+import redis
 import redis.connection
 from hiredis import PushNotification
 
-__all__ = ["AsyncPushParser", "PushParser", "ReadAheadParser", "read_ahead"]
+__all__ = ["PushParser", "ReadAheadParser", "read_ahead"]
 
 
 class PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py has no types for it
     """For blocking connections: ``parser_class=PushParser``, and read with ``push_request=True``."""
 
     def handle_push_response(self, response: Any, **_: Any) -> Any:
-        return response
-
-
-class AsyncPushParser(redis.asyncio.connection.DefaultParser):  # type: ignore[misc, valid-type]  # as above
-    """As `PushParser`, for asyncio."""
-
-    async def handle_push_response(self, response: Any, **_: Any) -> Any:
         return response
 
 
@@ -53,7 +46,12 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
         Raises:
             redis.ConnectionError, redis.TimeoutError: as from `read_response`.
         """
-        self.read_from_socket()
+        try:
+            self.read_from_socket()
+        except TimeoutError as error:  # redis-py 8 tells of both as it does elsewhere, earlier ones do not
+            raise redis.TimeoutError(f"nothing has come: {error}") from error
+        except OSError as error:
+            raise redis.ConnectionError(f"the connection ended: {error}") from error
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         kept, self._kept = self._kept, None

@@ -1,6 +1,6 @@
 """One connection of an event loop, from when it is made until it ends: commands out, replies in, and a watchdog.
 
-redis-py connects, logs in, speaks TLS and asks Sentinels; how is read and written afterwards is a `Link`'s.
+redis-py logs in and asks Sentinels, on a `LinkedConnection`; what comes after that is this one's.
 
 Nothing is retried or sent twice. When to connect, and what a command is, is not decided here.
 """
@@ -16,7 +16,8 @@ import redis
 from hiredis import PushNotification
 
 from backburner.redis.command import again
-from backburner.redis.link import Link, link_of
+from backburner.redis.link import Link
+from backburner.redis.linked import LinkedConnection
 
 __all__ = ["Stream"]
 
@@ -36,8 +37,7 @@ class Stream:
     A command is unsent until its tick is over and the connection is made, then sent until its reply has come.
 
     Args:
-        connection: one of redis-py's, not connected yet.
-        parser: the connection's, which gives push messages as if they were replies.
+        connection: not connected yet.
         server: what errors call it.
         timeout: seconds that the oldest command waits at most.
         on_push: is given push messages.
@@ -47,8 +47,7 @@ class Stream:
 
     def __init__(
         self,
-        connection: Any,
-        parser: Any,
+        connection: LinkedConnection,
         server: str,
         timeout: float,
         *,
@@ -59,7 +58,6 @@ class Stream:
         self.full = False
         """Too much is waiting: use `send_later`."""
         self._connection = connection
-        self._parser = parser
         self._server = server
         self._timeout = timeout
         self.on_push = on_push
@@ -129,24 +127,17 @@ class Stream:
 
     async def _live(self) -> None:
         try:
-            await self._connection.connect()
+            await self._connection.connect()  # type: ignore[no-untyped-call]  # untyped there
+            self._link = self._connection.hand_over(self)
             # From here on the watchdog measures time, once for all commands instead of once for each.
-            self._connection.socket_timeout = None
-            self._link = link_of(self._connection, self._parser, self)
             self.go_on()
-            await self._link.read()
-        except (redis.RedisError, OSError) as error:
-            if self._link is None:
-                self.end(error)
-            else:
-                self.lost(error)
+            await self._loop.create_future()  # never: `end` cancels this task
+        except redis.RedisError as error:
+            self.end(error)
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
-            if self._link is None:
-                await self._connection.disconnect(nowait=True)
-            else:
-                await self._link.close()
+            await self._connection.disconnect()
 
     def _flush(self) -> None:
         if self._held or not self._unsent or self._link is None:
@@ -210,8 +201,7 @@ class Stream:
 
     def lost(self, error: Exception) -> None:
         """Fail what waits: the connection has ended."""
-        if isinstance(error, OSError) or type(error) is redis.ConnectionError:
-            # redis-py and the system do not always say whose connection it was.
+        if type(error) is redis.ConnectionError:
             error = redis.ConnectionError(f"the connection to {self._server} ended: {error}")
         self.end(error)
 
