@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -18,9 +19,11 @@ from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.transport import consumer as consumer_module
 from backburner.queue.transport import worker
+from backburner.queue.transport.claims import _CLAIM as CLAIM
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
+from backburner.queue.transport.wire import Wire
 from backburner.testing import FaultProxy
 
 TRANSPORT = "backburner.queue.transport:Transport"
@@ -258,6 +261,31 @@ def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
     channel.connection.cycle.serve(channel)
     assert one.take(2) == [1, 2]
     eventually(lambda: not client.exists(one.leased))
+
+
+def test_a_claim_that_comes_while_its_consumer_ends_takes_nothing_along(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = reader(prefetch=2)
+    for n in range(6):
+        send(n)
+    assert one.drain(2) == [0, 1]
+    consumer, call, claimed = one.consumer, Consumer._call, []
+
+    def and_a_claim_arrives(consumer: Consumer, words: Any) -> Any:
+        reply = call(consumer, words)
+        wire = Wire(consumer.connect)
+        lists = KEYS.lists("q")
+        keys = (KEYS.leased(consumer.name), KEYS.consumers, KEYS.delayed, KEYS.delayed_entries, *lists)
+        with suppress(redis.ResponseError):
+            claimed.append(wire.call((CLAIM, len(keys), *keys, consumer.name, 1, 100 + len(claimed), 1)))
+        wire.close()
+        return reply
+
+    monkeypatch.setattr(Consumer, "_call", and_a_claim_arrives)
+    consumer.stop()
+    assert not client.exists(KEYS.leased(consumer.name))
+    assert client.llen("q") == 6
 
 
 def test_a_server_that_forgot_everything_is_consumed_from_again(

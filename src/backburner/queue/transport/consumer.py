@@ -63,6 +63,7 @@ _POSTPONE = script("postpone")
 _BURY = script("bury")
 _CRASH = script("crash")
 _UNSORT = script("unsort")
+_LEAVE = script("leave")
 
 _at_work: "list[Consumer]" = []
 """Those that have not ended when the last one started; after a fork, the parent's."""
@@ -279,10 +280,7 @@ class Consumer:
         worker.on_stop.discard(self._hurry)
         try:
             self.flush()
-            left = sorted(map(int, self._call(("HKEYS", self._leased))), reverse=True)
-            if left:
-                self._call((_RESTORE, 1, self._leased, 1, *left))
-            self._call(("ZREM", self._keys.consumers, self.name))
+            self._call((_LEAVE, 2, self._keys.consumers, self._leased, self.name))
             self._unsort()
         except (redis.RedisError, OSError) as error:
             log.warning("consumer %s could not say goodbye, its lease runs out: %s", self.name, error)

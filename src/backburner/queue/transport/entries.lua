@@ -35,6 +35,16 @@ local function time()
     return now[1] + now[2] / 1000000
 end
 
+-- All that a consumer has leased, the latest first.
+local function leases_of(leased)
+    local all, leases = redis.call('HGETALL', leased), {}
+    for i = 1, #all, 2 do
+        leases[#leases + 1] = {number = tonumber(all[i]), entry = all[i + 1]}
+    end
+    table.sort(leases, function(a, b) return a.number > b.number end)
+    return leases
+end
+
 local function delay(delayed, entries, entry, due)
     local _, message = split(entry)
     local member = member_in(delayed, message)

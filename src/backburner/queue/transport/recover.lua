@@ -19,11 +19,7 @@ if not dead then
 end
 
 local leased = ARGV[1] .. dead
-local all, leases = redis.call('HGETALL', leased), {}
-for i = 1, #all, 2 do
-    leases[#leases + 1] = {number = tonumber(all[i]), entry = all[i + 1]}
-end
-table.sort(leases, function(a, b) return a.number > b.number end)
+local leases = leases_of(leased)
 
 -- Removed first: a server whose memory is full refuses a script that begins by adding.
 redis.call('DEL', leased)
