@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def is_private(name: str) -> bool:
 def test_the_library_never_imports_the_application(path: Path) -> None:
     roots = {module.partition(".")[0] for module, _ in imports(path)}
     assert not roots & {"app", "examples", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize("tree", [LIBRARY, APP], ids=label)
+def test_no_modules_import_each_other_in_a_circle_not_even_for_their_types(tree: Path) -> None:
+    base = LIBRARY.parent if tree == LIBRARY else ROOT
+    dotted = {path: ".".join(path.relative_to(base).with_suffix("").parts) for path in modules(tree)}
+    paths = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    arrows = {
+        name: {
+            target
+            for module, imported in imports(path)
+            for target in ({f"{module}.{each}" for each in imported} & paths.keys() or {module} & paths.keys())
+        }
+        for name, path in paths.items()
+    }
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("path", modules(LIBRARY), ids=label)

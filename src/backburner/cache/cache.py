@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 from backburner.cache.codec import codec_for
@@ -23,6 +23,7 @@ from backburner.cache.keys import Keyspace, check_key, check_tags
 from backburner.cache.leases import Leases
 from backburner.cache.limiter import Limiter
 from backburner.cache.locks import Lock
+from backburner.cache.memo import MemoizedCache
 from backburner.cache.owed import Owed
 from backburner.cache.runtime import AsyncioRuntime, BlockingRuntime, run
 from backburner.cache.shape import shape_of
@@ -39,9 +40,6 @@ from backburner.redis.client import aconnect, connect
 from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.url import ServerURL, for_prefix
 from backburner.settings import Settings
-
-if TYPE_CHECKING:
-    from backburner.cache.memo import MemoizedCache
 
 
 def _no_loop() -> None:
@@ -172,11 +170,9 @@ class Cache(Verbs):
         """The same cache, whose writes carry these tags; flushing any one of them makes them dead."""
         return TaggedCache(self, check_tags(tags))
 
-    def memo(self) -> "MemoizedCache":
+    def memo(self) -> MemoizedCache:
         """The same cache, which within one request, or another `memo_scope`, reads a key once and gives the same object
         from then on. Outside it is the cache itself."""
-        from backburner.cache.memo import MemoizedCache  # here, since it builds on this module
-
         return MemoizedCache(self)
 
     def lock(self, name: str, ttl: Duration = 30, *, wait: Duration | None = None, owner: str | None = None) -> Lock:
@@ -188,7 +184,7 @@ class Cache(Verbs):
             wait: how long to wait for it at most; ``None``: as long as `ttl`.
             owner: the token of an owner elsewhere, to extend or release what that one acquired.
         """
-        return Lock(self, name, ttl, wait, owner)
+        return Lock(self, self.events, name, ttl, wait, owner)
 
     def limiter(self, name: str, *, fail_open: bool = True) -> Limiter:
         """A rate limiter: ``if not cache.limiter("login").allow(address, "5/minute"): …``.

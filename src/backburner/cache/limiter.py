@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from backburner.cache.keys import check_name, fit
 from backburner.cache.runtime import run
 from backburner.cache.stores.limits import Allowance, Rate
+from backburner.cache.verbs import Verbs
 from backburner.errors import StoreError
 
 if TYPE_CHECKING:
-    from backburner.cache.cache import Cache
     from backburner.cache.engine import Engine
 
 _LATER: Final = 1.0
@@ -22,7 +22,7 @@ _LATER: Final = 1.0
 class Limiter:
     """Counts one kind of thing; `Cache.limiter` makes it."""
 
-    def __init__(self, cache: "Cache", name: str, *, fail_open: bool) -> None:
+    def __init__(self, cache: Verbs, name: str, *, fail_open: bool) -> None:
         self._cache = cache
         self._name = check_name("limiter's name", name)
         self._fail_open = fail_open

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final, Self
 from backburner.cache.entry import Duration, seconds
 from backburner.cache.keys import check_name
 from backburner.cache.runtime import run
+from backburner.cache.verbs import Verbs
 from backburner.errors import LockTimeout, StoreError
-from backburner.events import Degraded, LockLost
+from backburner.events import Degraded, Events, LockLost
 
 if TYPE_CHECKING:
-    from backburner.cache.cache import Cache
     from backburner.cache.engine import Engine
 
 _LONGEST: Final = 366 * 86_400.0
@@ -32,13 +32,16 @@ class Lock:
     its owner: it is not re-entrant.
     """
 
-    def __init__(self, cache: "Cache", name: str, ttl: Duration, wait: Duration | None, owner: str | None) -> None:
+    def __init__(
+        self, cache: Verbs, events: Events, name: str, ttl: Duration, wait: Duration | None, owner: str | None
+    ) -> None:
         self.name = check_name("lock's name", name)
         self.owner = check_name("lock's owner", owner) if owner is not None else secrets.token_hex(16)
         """Who holds the lock by this token may extend and release it, in another process too."""
         self.fence = 0
         """Larger than that of every owner before; 0 before the lock was acquired."""
         self._cache = cache
+        self._events = events
         self._ttl = _positive("ttl", ttl)
         self._wait = self._ttl if wait is None else _waiting(wait)
         self._acquired_at = 0.0
@@ -180,9 +183,9 @@ class Lock:
         # What was done under the lock is done, so nothing is raised here.
         try:
             if not await self._release(engine):
-                self._cache.events.emit(LockLost(self.name, time.monotonic() - self._acquired_at))
+                self._events.emit(LockLost(self.name, time.monotonic() - self._acquired_at))
         except StoreError as error:
-            self._cache.events.emit(Degraded("release", (self.name,), error))
+            self._events.emit(Degraded("release", (self.name,), error))
 
     def _patience(self, blocking: bool, wait: Duration | None) -> float:
         if not blocking:

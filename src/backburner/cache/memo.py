@@ -8,7 +8,6 @@ meanwhile is not seen until the scope ends.
 from collections.abc import Callable
 from typing import Any
 
-from backburner.cache.cache import Cache, TaggedCache
 from backburner.cache.engine import MISSING, Engine
 from backburner.cache.plan import Plan
 from backburner.cache.remember import ReadThrough
@@ -22,7 +21,7 @@ _Keeper = Callable[[str, Shape | None], Callable[[object], object]]
 class MemoizedCache(Verbs):
     """What `Cache.memo` gives."""
 
-    def __init__(self, cache: Cache | TaggedCache) -> None:
+    def __init__(self, cache: Verbs) -> None:
         self._cache = cache
         self._tags = cache._tags  # noqa: SLF001 - as below, another face of the same cache
 

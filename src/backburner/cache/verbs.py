@@ -79,6 +79,18 @@ class Verbs:
     def _hit_as(self, key: str, annotation: Any) -> object:
         raise NotImplementedError
 
+    def tags(self, *tags: str) -> "Verbs":
+        """The same, whose writes carry these tags."""
+        raise NotImplementedError
+
+    def flush(self) -> bool:
+        """Remove everything, or what carries the tags. Whether that was done."""
+        raise NotImplementedError
+
+    async def aflush(self) -> bool:
+        """As `flush`."""
+        raise NotImplementedError
+
     # One value
 
     @overload

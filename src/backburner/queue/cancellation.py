@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import celery.exceptions
 import celery.worker.request
@@ -22,9 +22,6 @@ from celery.worker import state
 from celery.worker.consumer.connection import Connection
 
 from backburner.queue.deadline import OutOfTime, deadline
-
-if TYPE_CHECKING:
-    from backburner.queue.app import Celery
 
 log = logging.getLogger("backburner.queue")
 
@@ -37,7 +34,7 @@ _running: dict[str, Callable[[], object]] = {}
 """Coroutines that run in this process, by job: what cancels them."""
 
 
-def cancel(app: "Celery", job_id: str) -> None:
+def cancel(app: celery.Celery, job_id: str) -> None:
     """Remove the job if it waits for its time. Tell all workers, present and future, not to run it, or to end it."""
     with app.producer_or_acquire() as producer:
         cancel_delayed = getattr(producer.channel, "cancel_delayed", None)
@@ -115,6 +112,6 @@ class Remembered(bootsteps.StartStopStep):
             log.warning("which jobs have been cancelled could not be read: %s", str(error) or "no answer")
 
 
-def _kept_for(app: "Celery") -> float:
+def _kept_for(app: celery.Celery) -> float:
     expires = app.conf.result_expires or 86_400
     return float(getattr(expires, "total_seconds", lambda: expires)())

@@ -14,6 +14,7 @@ from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+import celery
 import orjson
 from celery import bootsteps, signals
 from celery.bin.base import CeleryOption
@@ -25,7 +26,6 @@ from backburner.queue.transport import worker
 if TYPE_CHECKING:
     from celery.worker import WorkController
 
-    from backburner.queue.app import Celery
 
 log = logging.getLogger("backburner.queue")
 
@@ -39,7 +39,7 @@ _IS_SUPERVISED: Final = supervised.is_supervised()
 _NUMBER: Final = supervised.number()
 
 
-def install(app: "Celery") -> None:
+def install(app: celery.Celery) -> None:
     """Give the app's ``worker`` command the options ``--health-port`` and ``--health-host``."""
     app.user_options["worker"].update(
         (

@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+import celery
 from celery import bootsteps, signals
 from celery._state import get_current_app
 from celery.concurrency import prefork
@@ -34,7 +35,6 @@ from backburner.queue import loop
 if TYPE_CHECKING:
     from celery.worker import WorkController
 
-    from backburner.queue.app import Celery
 
 log = logging.getLogger("backburner.queue")
 
@@ -53,7 +53,7 @@ _NOTHING: Final[Any] = object()
 class Lifespan(Generic[T_co]):
     """A lifespan of an app. Calling it gives what it yielded, so it is a dependency too: ``Depends(http)``."""
 
-    def __init__(self, app: "Celery", function: Callable[..., Any]) -> None:
+    def __init__(self, app: celery.Celery, function: Callable[..., Any]) -> None:
         if not inspect.isasyncgenfunction(inspect.unwrap(function)):
             raise ConfigError(
                 f"@lifespan is for an `async def` that yields once, and {function.__qualname__}() is none. It is "
@@ -91,7 +91,7 @@ class Lifespan(Generic[T_co]):
 class Lifespans:
     """All lifespans of an app, in this process. They are entered in the order in which they were declared."""
 
-    def __init__(self, app: "Celery") -> None:
+    def __init__(self, app: celery.Celery) -> None:
         self._app = app
         self._all: list[Lifespan[Any]] = []
         self._living: asyncio.Task[None] | None = None

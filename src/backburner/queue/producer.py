@@ -30,7 +30,6 @@ from backburner.queue.template import Encoded, Template, quote
 from backburner.redis.url import ServerURL
 
 if TYPE_CHECKING:
-    from backburner.queue.app import Celery
     from backburner.queue.result import Job
 
 log = logging.getLogger("backburner.queue")
@@ -50,7 +49,7 @@ _ELSEWHERE: Final = ("broker_use_ssl", "broker_login_method", "broker_user", "br
 class Producer:
     """Enqueues what needs nothing special. Usable from threads, coroutines of several loops, and forks."""
 
-    def __init__(self, app: "Celery") -> None:
+    def __init__(self, app: celery.Celery) -> None:
         self._app = app
         self._setup: _Setup | None = None
 
@@ -273,7 +272,7 @@ class Producer:
     def _jobs(self, task: Any, terms: "_Terms", ids: Sequence[str]) -> "list[Job[Any]]":
         if type(task).AsyncResult is celery.Task.AsyncResult:
             backend, make = task.backend, self._app.AsyncResult
-            jobs = [make(task_id, backend) for task_id in ids]
+            jobs: list[Any] = [make(task_id, backend=backend) for task_id in ids]
         else:
             jobs = [task.AsyncResult(task_id) for task_id in ids]
         for job in jobs:

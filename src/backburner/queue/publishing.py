@@ -7,7 +7,7 @@ attempt is the same delivery to the server, and nothing takes longer than its bu
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 import celery
 import celery.app.amqp
@@ -19,9 +19,6 @@ from backburner.errors import PublishError
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.transport.redis import delivery
 from backburner.redis.url import mask_password
-
-if TYPE_CHECKING:
-    from backburner.queue.app import Celery
 
 FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, OSError)
 """What may go wrong with a broker."""
@@ -38,7 +35,8 @@ class AMQP(celery.app.amqp.AMQP):
     def producer_pool(self) -> Any:
         """The pool of producers that tasks are published with."""
         if self._producer_pool is None:  # type: ignore[has-type]  # the stubs leave it out
-            pool = pools.producers[cast("Celery", self.app).connection_for_publishing()]
+            app: Any = self.app  # a `backburner.Celery`
+            pool = pools.producers[app.connection_for_publishing()]
             pool.limit = self.app.pool.limit
             self._producer_pool = pool
         return self._producer_pool

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import celery
 from celery import bootsteps
 from celery.bin.base import CeleryOption
 
@@ -23,7 +24,6 @@ from backburner.queue.fleet import Fleet
 if TYPE_CHECKING:
     from celery.worker import WorkController
 
-    from backburner.queue.app import Celery
 
 log = logging.getLogger("backburner.queue")
 
@@ -38,7 +38,7 @@ _TICK = 50
 """Milliseconds: to collect changes that belong together; between looks at the children."""
 
 
-def install(app: "Celery") -> None:
+def install(app: celery.Celery) -> None:
     """Give the app's ``worker`` command the options ``--reload``, ``--reload-dir`` and ``--processes``."""
     options = (
         CeleryOption(

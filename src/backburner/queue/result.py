@@ -29,9 +29,6 @@ from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.outcome import outcome
 from backburner.queue.publishing import job_record
 
-if TYPE_CHECKING:
-    from backburner.queue.app import Celery
-
 T_co = TypeVar("T_co", covariant=True)
 
 UNKNOWN = "UNKNOWN"
@@ -215,7 +212,7 @@ class Job(_Snapshots, Generic[T_co]):
             ResultUnavailable: the result backend, or the broker, does not answer.
         """
         with _reading(self.id):
-            cancellation.cancel(cast("Celery", self.app), self.id)
+            cancellation.cancel(self.app, self.id)
 
     async def acancel(self) -> None:
         """`cancel` without blocking the event loop."""

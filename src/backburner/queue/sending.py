@@ -11,9 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+import celery
 import redis
 
 from backburner.queue.deadline import deadline, limited
@@ -24,9 +25,6 @@ from backburner.redis.blocking import BlockingClient
 from backburner.redis.command import again
 from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.spare import SpareConnections
-
-if TYPE_CHECKING:
-    from backburner.queue.app import Celery
 
 T = TypeVar("T")
 
@@ -101,7 +99,7 @@ class Port(Protocol):
 class Sender:
     """The connections to one server, and what is known of it."""
 
-    def __init__(self, app: "Celery", url: str, budget: float) -> None:
+    def __init__(self, app: celery.Celery, url: str, budget: float) -> None:
         self._app = app
         self._url = url
         self._budget = budget

@@ -18,9 +18,6 @@ from backburner.queue.producer import Producer
 from backburner.queue.result import EagerJob, Job
 from backburner.queue.sending import Call
 
-if TYPE_CHECKING:
-    from backburner.queue.app import Celery
-
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 """What calling the task gives: a coroutine, if its function is one."""
@@ -95,7 +92,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         )
         if jobs is not None:
             return jobs[0]
-        with cast("Celery", self.app).publish_budget():
+        with self._celery.publish_budget():
             [job] = await self._aside([(cast("Any", args), cast("Any", kwargs))], options)
         return job
 
@@ -128,7 +125,13 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
     @property
     def _producer(self) -> Producer:
-        return cast("Celery", self.app).producer
+        producer: Producer = self._celery.producer
+        return producer
+
+    @property
+    def _celery(self) -> Any:
+        """The app, a `backburner.Celery`: it is made of this module, so it cannot be named here."""
+        return self.app
 
     @property
     def _is_ours(self) -> bool:

@@ -17,16 +17,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, WorkerShutdown, WorkerTerminate
 
 from backburner.queue import loop as process_loop
 from backburner.queue.pool import bridge
-
-if TYPE_CHECKING:
-    from backburner.queue.pool.taskpool import TaskPool
+from backburner.queue.pool.threads import Threads
 
 log = logging.getLogger("backburner.queue")
 
@@ -39,6 +37,37 @@ running: ContextVar["Job | None"] = ContextVar("backburner_pool_job", default=No
 Callback = Callable[..., Any]
 
 
+class Pool(Protocol):
+    """What a job needs of its pool."""
+
+    loop: asyncio.AbstractEventLoop
+    threads: Threads
+
+    def aside(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call what may want to wait for a server."""
+        ...
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the worker, for the handler of a signal has raised this."""
+        ...
+
+    def forget(self, job: "Job") -> None:
+        """The job, which has not begun, shall not run."""
+        ...
+
+    def done(self, job: "Job") -> None:
+        """The job has ended."""
+        ...
+
+    def wake(self) -> None:
+        """Look whether there is something to do."""
+        ...
+
+    def recycle(self, why: str) -> None:
+        """Have another process take this one's place."""
+        ...
+
+
 class Job:
     """What `TaskPool.on_apply` is given, and what has become of it.
 
@@ -49,7 +78,7 @@ class Job:
 
     def __init__(
         self,
-        pool: "TaskPool",
+        pool: Pool,
         trace: Callback,
         args: tuple[Any, ...],
         *,
