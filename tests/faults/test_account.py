@@ -53,6 +53,15 @@ def test_a_job_done_again_is_forgiven_if_nobody_could_be_told(
     assert doubles(told(history, Run("a", 1, 1.0, 2.0), Run("b", 2, 9.0, 9.5))) == expected
 
 
+def test_a_job_done_again_for_no_known_reason_has_its_story_told() -> None:
+    log = [(-20.0, "restart_server"), (1.5, "cut_connections"), (4.0, "kill_worker")]
+    found = told(History(workers={"a": 4.0}, log=log), Run("a", 1, 1.0, 2.0), Run("b", 2, 6.25, 7.0))
+    assert found.stories == [
+        "a died +2.00 s, the job began again +4.25 s in b; done meanwhile: cut_connections -0.50 s, kill_worker +2.00 s"
+    ]
+    assert not told(History(workers={"a": 2.1}), Run("a", 1, 1.0, 2.0), Run("b", 2, 6.0, 7.0)).stories
+
+
 def test_what_nobody_has_done_is_lost() -> None:
     assert not told(History(), unfinished=["job"]).keeps_the_promise(inf)
 

@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not stock:
                 ours.append(told)
             print(_row(_cells(f"stock {pool}" if stock else pool, told)), flush=True)
+            for story in told.stories:
+                print(f"done again: {story}", file=sys.stderr, flush=True)
             print(f"{pool}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     # One pool's recoveries are too few for a percentile that is a promise.
     together = [seconds for told in ours for seconds in told.recoveries]

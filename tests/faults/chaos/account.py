@@ -17,6 +17,8 @@ from tests.faults.ledger import Run
 WINDOW = 0.5
 """Seconds after which the end of a job has reached the server: some milliseconds, were the machine our own, and a
 quarter of a second if the connection was cut just then."""
+_NEAR = 10.0
+"""Seconds around the end of a job that is done again for no known reason, of which is told what was done."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class History:
     """When processes of a pool died."""
     outages: list[tuple[float, float]] = field(default_factory=list)
     """When the server could not be told anything."""
+    log: list[tuple[float, str]] = field(default_factory=list)
+    """What was done, by name, and when."""
 
     def death(self, run: Run) -> float:
         """When the process died that had this run."""
@@ -61,6 +65,8 @@ class Account:
     """Jobs done again, whose end could not be said before their worker died."""
     done_again: int
     """Jobs done again for no such reason."""
+    stories: Sequence[str]
+    """Of each of these, what happened around its end."""
     recoveries: Sequence[float]
     """Seconds from the death of what ran a job to the job's next start."""
 
@@ -82,7 +88,8 @@ def account(
     pool: str, history: History, jobs: int, unfinished: Iterable[str], runs: Mapping[str, Sequence[Run]]
 ) -> Account:
     """Add up."""
-    live_twice = unsaid = done_again = 0
+    live_twice = unsaid = 0
+    stories: list[str] = []
     recoveries: list[float] = []
     for several in runs.values():
         for run, following in pairwise(several):
@@ -94,7 +101,7 @@ def account(
             elif history.reachable(run.end, max(run.end, death)) < WINDOW:
                 unsaid += 1
             else:
-                done_again += 1
+                stories.append(_story(history, run, following))
     return Account(
         pool=pool,
         kills=history.kills,
@@ -104,6 +111,18 @@ def account(
         lost=len(list(unfinished)),
         live_twice=live_twice,
         unsaid=unsaid,
-        done_again=done_again,
+        done_again=len(stories),
+        stories=stories,
         recoveries=recoveries,
+    )
+
+
+def _story(history: History, run: Run, following: Run) -> str:
+    end = run.end or 0.0
+    death = history.death(run)
+    died = "lives on" if death == inf else f"died {death - end:+.2f} s"
+    near = [f"{name} {at - end:+.2f} s" for at, name in history.log if abs(at - end) < _NEAR]
+    return (
+        f"{run.worker} {died}, the job began again {following.start - end:+.2f} s in {following.worker}; "
+        f"done meanwhile: {', '.join(near) or 'nothing'}"
     )

@@ -79,6 +79,7 @@ class Trial:
                 self._act()
                 if time.monotonic() > next_fault:
                     [fault] = random.choices(list(faults), list(faults.values()))
+                    self.history.log.append((time.monotonic(), fault.__name__))
                     fault(self)
                     next_fault = time.monotonic() + random.uniform(0, 2 * pause)
                 time.sleep(_TICK)
