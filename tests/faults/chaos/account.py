@@ -17,7 +17,7 @@ from tests.faults.ledger import Run
 WINDOW = 0.5
 """Seconds after which the end of a job has reached the server: some milliseconds, were the machine our own, and a
 quarter of a second if the connection was cut just then."""
-_NEAR = 10.0
+_NEAR = 3.0
 """Seconds around the end of a job that is done again for no known reason, of which is told what was done."""
 
 
