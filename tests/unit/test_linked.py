@@ -1,6 +1,7 @@
 """Connecting and logging in: what redis-py does, on a link of ours, and how failures of it are told."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,8 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+import redis.asyncio
 
+from backburner.redis.linked import linked
 from backburner.redis.pipelined import PipelinedClient
+from backburner.redis.stream import Stream
 from tests.processes import free_port
 
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -124,6 +128,10 @@ def _says(data: bytes) -> Streams:
     return say
 
 
+async def _closes(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
 async def _hangs_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
@@ -151,6 +159,26 @@ def test_a_handshake_that_fails_is_told_and_leaves_no_connection(does: Streams, 
             await client.aclose()
 
     asyncio.run(main())
+
+
+def test_what_the_system_says_while_logging_in_reaches_who_waits(caplog: pytest.LogCaptureFixture) -> None:
+    class NoCredentials(linked(redis.asyncio.Connection)):  # type: ignore[misc]  # made when this runs
+        async def on_connect(self) -> None:
+            raise FileNotFoundError("/run/secrets/token")
+
+    async def main() -> None:
+        async with _server_that(_closes) as (url, gone):
+            connection = NoCredentials(host="127.0.0.1", port=urlsplit(url).port)
+            stream = Stream(connection, "it", 5.0, on_push=None, on_end=lambda: None, meaning=lambda error: error)
+            with pytest.raises(FileNotFoundError, match="token"):
+                await stream.send(b"PING\r\n")
+            async with asyncio.timeout(5):
+                await gone.get()
+            await stream.close()
+
+    asyncio.run(main())
+    gc.collect()
+    assert not caplog.records, "such as an exception that nobody has retrieved"
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

@@ -26,7 +26,6 @@ from backburner.queue.transport import worker
 if TYPE_CHECKING:
     from celery.worker import WorkController
 
-
 log = logging.getLogger("backburner.queue")
 
 PATIENCE = 10.0

@@ -35,7 +35,6 @@ from backburner.queue import loop
 if TYPE_CHECKING:
     from celery.worker import WorkController
 
-
 log = logging.getLogger("backburner.queue")
 
 T = TypeVar("T")

@@ -132,7 +132,7 @@ class Stream:
             # From here on the watchdog measures time, once for all commands instead of once for each.
             self.go_on()
             await self._loop.create_future()  # never: `end` cancels this task
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError) as error:  # the latter from where redis-py gets its credentials, say
             self.end(error)
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
