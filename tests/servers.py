@@ -103,6 +103,9 @@ class Cluster:
         self.processes.append(self._stack.enter_context(server))
         node = self._stack.enter_context(redis.Redis(port=port, decode_responses=True))
         self._eventually(lambda: answers(node), timeout=20)
+        # Else all have the same, and settle that among themselves at some moment: a replica may ask for votes by an
+        # epoch that the others know to be over, for ever.
+        node.execute_command("CLUSTER SET-CONFIG-EPOCH", len(self.nodes) + 1)
         self.ports.append(port)
         self.nodes.append(node)
         return node
@@ -149,10 +152,18 @@ class Cluster:
             source.execute_command("MIGRATE", "127.0.0.1", self.ports[to], "", 0, 5000, "REPLACE", "KEYS", *moved)
 
     def move(self, slot: int, to: int) -> None:
-        """Give an empty slot to another node."""
+        """Give a slot, empty by now, to the node that `begin_moving` was told.
+
+        That node's epoch becomes the highest by it, so that no late gossip of the former keeper takes the slot back.
+        """
         target = self.nodes[to].execute_command("CLUSTER MYID")
         for node in (self.nodes[to], *self.nodes):
             node.execute_command("CLUSTER SETSLOT", slot, "NODE", target)
+
+    def has_all(self, replica: int, of: int) -> bool:
+        """Whether a replica has everything that its master had when this was asked."""
+        wanted = self.nodes[of].info("replication")["master_repl_offset"]
+        return bool(self.nodes[replica].info("replication")["slave_repl_offset"] >= wanted)
 
     def _agrees(self, node: Any) -> bool:
         state = node.execute_command("CLUSTER INFO")

@@ -51,6 +51,7 @@ def test_a_slot_that_moves_takes_the_cache_and_its_copies_along(
     assert cache.put("key", "value")
     eventually(lambda: cache.stats().tracking == "tracking" and cache.get("key") and cache.stats().memory_items)
     before = cluster.keeper(SLOT)
+    cluster.begin_moving(SLOT, (before + 1) % 3)
     cluster.flush()
     cluster.move(SLOT, (before + 1) % 3)
     with closing(Cache(cluster.url, prefix=PREFIX, l1=False)) as other:
@@ -114,7 +115,7 @@ def test_a_replica_that_takes_over_takes_the_cache_over(tmp_path: Path, eventual
         assert cache.put("key", "value")
         assert asynchronous.get("key") == "value"
         eventually(lambda: cache.stats().tracking == "tracking" and cache.get("key") and cache.stats().memory_items)
-        assert cluster.nodes[keeper].wait(1, 5000) == 1  # the replica has it
+        eventually(lambda: cluster.has_all(replica=3, of=keeper))
         cluster.processes[keeper].kill()
         assert cache.remember("computed", 60, lambda: "without the server") == "without the server"
         cache.forget("key")  # which it is told as soon as there is somebody to tell
