@@ -1,10 +1,14 @@
 """Blocking code that waits on an event loop: what it gets, what is raised where it waits, and how it is abandoned."""
 
 import asyncio
+import gc
+import threading
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from greenlet import getcurrent
 
 from backburner.queue.pool import bridge
 
@@ -133,3 +137,63 @@ def test_code_gives_way_without_waiting() -> None:
 
     asyncio.run(call())
     assert order == ["before", "other", "after"]
+
+
+class Held:
+    """What a call has, and nobody after it may."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_calls_share_greenlets_and_nothing_else(fails: bool) -> None:
+    left: list[weakref.ref[Any]] = []
+    greenlets: list[Any] = []
+    variable: ContextVar[Any] = ContextVar("variable", default=None)
+
+    def blocking(held: Held) -> Held:
+        assert variable.get() is None
+        variable.set(held)
+        greenlets.append(getcurrent())
+        bridge.wait_for(answer(None))
+        if fails:
+            raise KeyError(held)
+        return held
+
+    async def call() -> None:
+        held = Held()
+        left.append(weakref.ref(held))
+        await bridge.cross(blocking, held)
+
+    async def calls() -> None:
+        for _ in range(3):
+            await asyncio.gather(asyncio.create_task(call()), return_exceptions=True)
+
+    asyncio.run(calls())
+    assert len(greenlets) == 3
+    assert len(set(greenlets)) == 1
+    gc.collect()
+    assert [reference() for reference in left] == [None] * 3
+
+
+def test_more_calls_can_wait_than_greenlets_are_kept() -> None:
+    async def call(count: int) -> list[int]:
+        return await asyncio.gather(
+            *(bridge.cross(lambda number: bridge.wait_for(answer(number)), number) for number in range(count))
+        )
+
+    bridge.prepare(10)
+    for _ in range(2):
+        assert asyncio.run(call(1200)) == list(range(1200))
+
+
+def test_a_thread_that_ends_leaves_no_greenlets() -> None:
+    left: list[weakref.ref[Any]] = []
+
+    async def call() -> None:
+        await bridge.cross(lambda: left.append(weakref.ref(getcurrent())))
+
+    thread = threading.Thread(target=lambda: asyncio.run(call()))
+    thread.start()
+    thread.join()
+    gc.collect()
+    getcurrent()  # greenlets of threads that are gone are freed when one of another thread is used
+    assert [reference() for reference in left] == [None]

@@ -7,16 +7,26 @@ that called it, which awaits in its place; so the loop goes on meanwhile. SQLAlc
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
+from threading import local
 from types import coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
 
 T = TypeVar("T")
 
+_MOST_IDLE: Final = 1000
+"""Greenlets that a thread keeps for its next calls, some 8 KiB each."""
+
 
 class Abandoned(BaseException):
     """Thrown into code that waits: nobody waits for it any more, and it may not wait again."""
+
+
+def prepare(count: int) -> None:
+    """Make as many bridges as will be needed at a time, as long as they are no more than are kept."""
+    while len(_idle.bridges) < min(count, _MOST_IDLE):
+        _idle.bridges.append(_Bridge())
 
 
 def is_here() -> bool:
@@ -34,9 +44,12 @@ def cross(
         function: called with `args`, in the context of the task.
         translate: given what is to be raised where the code waits, says what is raised there.
     """
-    bridge = _Bridge(function, getcurrent())
-    waits: Any = bridge.switch(*args)
-    while not bridge.dead:
+    bridge = _idle.bridges.pop() if _idle.bridges else _Bridge()
+    bridge.parent = parent = getcurrent()
+    bridge.gr_context = parent.gr_context
+    bridge.is_busy = True
+    waits = bridge.switch(function, args)
+    while bridge.is_busy:
         try:
             got = yield waits
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is for the code that waits
@@ -45,7 +58,7 @@ def cross(
         else:
             bridge.parent = getcurrent()
             waits = bridge.switch(got)
-    return cast("T", waits)  # what the function returned, once the greenlet is dead
+    return cast("T", bridge.take_outcome())
 
 
 def wait_for(awaitable: Awaitable[T]) -> T:
@@ -87,6 +100,51 @@ def give_way() -> None:
 
 
 class _Bridge(greenlet):
-    def __init__(self, function: Callable[..., Any], parent: greenlet) -> None:
-        super().__init__(function, parent)
-        self.gr_context = parent.gr_context
+    """Makes one call after another. A greenlet for each call would cost more than what many a call does: Python maps
+    16 KiB for the frames of each, and unmaps them in the end."""
+
+    parent: Any
+    is_busy = False
+    result: Any = None
+    failure: BaseException | None = None
+
+    def __init__(self) -> None:
+        super().__init__(_make_calls)
+        self.switch()
+
+    def take_outcome(self) -> Any:
+        """Return or raise what the call did. Nothing of it is kept, and the bridge is there for the next one."""
+        result, error = self.result, self.failure
+        self.result = self.failure = self.gr_context = None
+        if len(_idle.bridges) < _MOST_IDLE:
+            _idle.bridges.append(self)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # whose traceback has this frame
+        return result
+
+
+def _make_calls() -> None:
+    # Refers to the bridge only while there is a call, or nothing would ever free one of a thread that has ended.
+    here: Any = getcurrent
+    while True:
+        function, args = here().parent.switch()
+        bridge = here()
+        try:
+            bridge.result = function(*args)
+        except BaseException as error:  # noqa: BLE001  # for the caller
+            bridge.failure = error
+        bridge.is_busy = False
+        del function, args, bridge
+
+
+class _Idle(local):
+    """Bridges that have no call to make. A greenlet cannot leave its thread."""
+
+    def __init__(self) -> None:
+        self.bridges: list[_Bridge] = []
+
+
+_idle = _Idle()

@@ -112,6 +112,7 @@ class TaskPool(BasePool):
             on_hang=partial(self.recycle, "its event loop hangs", hangs=True),
         )
         watchdog.start()
+        bridge.prepare(self.limit)
         _spare_the_collector()
         living = self.loop.create_task(live(), name="Celery's consumer")
         while not living.done():
