@@ -89,9 +89,9 @@ def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any
 
 
 def tell_coroutines_apart(app: Any) -> None:
-    """Have Celery find what runs by the context, and not by the thread, in all tasks of the app."""
-    for task in app.tasks.values():
-        _tell_apart(task)
+    """Have Celery find what runs by the context, and not by the thread, in all tasks of the app. None may run yet."""
+    for stack in (_task_stack, *(task.request_stack for task in app.tasks.values())):
+        stack._local = _Stacks()  # noqa: SLF001  # nothing public does
 
 
 def _tell_apart(task: Any) -> None:
@@ -105,3 +105,22 @@ def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]
         return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
     reporting.attach(task, request)
     return running.complete(coroutine)
+
+
+class _Stacks:
+    """Does what Celery's `Local` does for a stack. That one finds by two exceptions that there is nothing yet, which
+    is so for each job, and is asked ten times in each."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[Any, list[Any]] = {}
+
+    @property
+    def stack(self) -> list[Any] | None:
+        return self._stacks.get(loop.ident())
+
+    @stack.setter
+    def stack(self, stack: list[Any]) -> None:
+        self._stacks[loop.ident()] = stack
+
+    def __release_local__(self) -> None:
+        self._stacks.pop(loop.ident(), None)
