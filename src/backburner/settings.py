@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     celery_publish_timeout: float = Field(
         default=1.0, gt=0, description="Seconds that enqueueing may take before PublishError"
     )
+    celery_publish_replicas: int = Field(
+        default=0, ge=0, description="Replicas of the server that must have a job before it counts as enqueued"
+    )
     celery_result_expires: float = Field(
         default=86_400, gt=0, description="Seconds that a finished job's result is kept"
     )

@@ -117,7 +117,8 @@ class Celery(celery.Celery):
         seconds = getattr(expires, "total_seconds", lambda: expires)()
         url = self.conf.broker_write_url
         options = {} if self.conf.broker_transport else amqp.publishing(url)
-        return self._connect(url, WRITE_OPTIONS | {"job_record_expires": seconds}, options)
+        promises = {"job_record_expires": seconds, "replicas": self.settings.celery_publish_replicas}
+        return self._connect(url, WRITE_OPTIONS | promises, options)
 
     def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, named: bool = True) -> Any:
         # A Sentinel's master is named there, and must not be lost because the user sets another option.

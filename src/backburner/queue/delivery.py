@@ -10,10 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import redis
+
 from backburner.queue.keys import Keys
 from backburner.redis.script import Script
 
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
+_FOR_REPLICAS: Final = 0.25
+"""Part of a budget in which replicas are waited for. It is less than what any reply may take."""
+_TICK: Final = 0.1
+"""Seconds until the server has noticed that a wait has ended, at most."""
+
+
+class NotReplicated(redis.ResponseError):
+    """Too few replicas have the job. The server has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,8 @@ class Place:
     expiring: tuple[str, ...] = ()
     """Lists that expire `expires_ms` milliseconds after they were last used."""
     expires_ms: int = 0
+    replicas: int = 0
+    """How many must have a message before it counts as delivered."""
     _keys: tuple[str, ...] = field(init=False)
     _record: str = field(init=False)
 
@@ -68,3 +80,19 @@ class Place:
             *messages,
             *announcements,
         ]
+
+    def wait(self, budget: float) -> tuple[str, str, str]:
+        """The command that waits for replicas, behind the script on its connection. `budget` in seconds, for both."""
+        return "WAIT", str(self.replicas), str(max(1, int(1000 * (_FOR_REPLICAS * budget - _TICK))))
+
+    def check_replicas(self, count: int) -> None:
+        """Raise if so many replicas are too few.
+
+        Raises:
+            NotReplicated: they are.
+        """
+        if count < self.replicas:
+            raise NotReplicated(
+                f"the server has it and may have it run, but of the {self.replicas} replicas that "
+                f"CELERY_PUBLISH_REPLICAS asks for only {count} had it in time"
+            )

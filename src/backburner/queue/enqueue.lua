@@ -36,6 +36,8 @@ else
     local before, last, delivered = string.match(known, '^(%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
     if last == token then
         if string.find('\n' .. delivered .. '\n', '\n' .. queue .. '\n', 1, true) then
+            -- A write, for a caller who waits for replicas: they are to have what its connection wrote last.
+            redis.call('EXPIRE', KEYS[5], ARGV[2])
             return -1
         end
         queues = delivered .. '\n' .. queue

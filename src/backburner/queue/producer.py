@@ -39,7 +39,7 @@ _UNDERSTOOD: Final = _SAME_FOR_ALL | {
     "task_id", "countdown", "eta", "expires", "root_id", "parent_id", "add_to_parent",
 }  # fmt: skip
 _HARMLESS: Final = frozenset(Channel.from_transport_options) - {"body_encoding", "deadletter_queue"} | {
-    "job_record_expires", "lease", "master_name", "max_deliveries", "unknown_task_grace", "watchdog",
+    "job_record_expires", "lease", "master_name", "max_deliveries", "replicas", "unknown_task_grace", "watchdog",
 }  # fmt: skip
 """Options of transports that change nothing about a message, or that templates know."""
 _ELSEWHERE: Final = ("broker_use_ssl", "broker_login_method", "broker_user", "broker_password", "broker_vhost")

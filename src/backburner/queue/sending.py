@@ -22,7 +22,7 @@ from backburner.queue.delivery import ENQUEUE
 from backburner.queue.publishing import FOREIGN, not_enqueued
 from backburner.queue.template import Template
 from backburner.redis.blocking import BlockingClient
-from backburner.redis.command import again
+from backburner.redis.command import Pipeline, again
 from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.spare import SpareConnections
 
@@ -75,6 +75,10 @@ class Port(Protocol):
         """Send a command, and wait for its reply."""
         ...
 
+    def execute_all(self, *commands: tuple[str, ...]) -> Awaitable[list[Any]]:
+        """Send commands together, on one connection, and wait for their replies, as all who ask after that do."""
+        ...
+
     def deliver(self, chunk: Chunk) -> Awaitable[None]:
         """Send a chunk, alone or with others.
 
@@ -120,7 +124,8 @@ class Sender:
 
     def knows(self, chunk: Chunk) -> bool:
         """Whether the chunk needs no preparation, and nobody is to hear of it: that is heard in a reply."""
-        return chunk.template.queue in self._declared and not chunk.announcements
+        template = chunk.template
+        return template.queue in self._declared and not chunk.announcements and not template.place.replicas
 
     def has_listeners(self) -> bool:
         """Whether anybody may want to hear of jobs; if nobody did, that is asked anew now and then."""
@@ -141,7 +146,7 @@ class Sender:
             PublishError: the server did not confirm it.
         """
         began, attempts, script = time.monotonic(), 0, ("EVALSHA", ENQUEUE.sha)
-        template, words = chunk.template, chunk.words()
+        template, words, replicas = chunk.template, chunk.words(), chunk.template.place.replicas
         with port.budgeted():
             while True:
                 try:
@@ -149,7 +154,11 @@ class Sender:
                         for binding in template.bindings:
                             await port.execute(*binding)
                         self._declared.add(template.queue)
-                    heard = await port.execute(*script, *words)
+                    if replicas:
+                        heard, count = await port.execute_all((*script, *words), template.place.wait(self._budget))
+                        template.place.check_replicas(count)
+                    else:
+                        heard = await port.execute(*script, *words)
                 except redis.exceptions.NoScriptError:
                     script = ("EVAL", ENQUEUE.text)
                 except FOREIGN as error:
@@ -183,6 +192,9 @@ class _Line(BlockingClient):
 
     async def execute(self, *words: str) -> Any:
         return self.execute_command(*words)
+
+    async def execute_all(self, *commands: tuple[str, ...]) -> list[Any]:
+        return _together(self.pipeline(), commands).execute()
 
     def deliver(self, chunk: Chunk) -> Awaitable[None]:
         return self._sender.send(self, chunk)
@@ -232,6 +244,9 @@ class _Stream(PipelinedClient):
 
     def execute(self, *words: str) -> Awaitable[Any]:
         return self.execute_command(*words)
+
+    def execute_all(self, *commands: tuple[str, ...]) -> Awaitable[list[Any]]:
+        return _together(self.pipeline(), commands).execute()
 
     def deliver(self, chunk: Chunk) -> Awaitable[None]:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
@@ -290,3 +305,9 @@ class _Stream(PipelinedClient):
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _together(pipeline: Pipeline[T], commands: Sequence[tuple[str, ...]]) -> Pipeline[T]:
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline

@@ -94,6 +94,7 @@ class Template:
             task=headers["task"],
             keep=channel.job_record_expires,
             channel=channel_of_events,
+            replicas=channel.wanted_replicas,
         )
 
     @property

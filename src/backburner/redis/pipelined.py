@@ -82,7 +82,7 @@ class PipelinedClient:
         return stream.send_later(packed(command)) if stream.full else stream.send(packed(command))
 
     def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002 - as redis-py
-        """Collect commands that are sent together."""
+        """Collect commands that are sent together, on one connection."""
         return Pipeline(self._send_all)
 
     def hear(self, prefix: str, on_push: Callable[[list[Any]], None]) -> None:
@@ -111,16 +111,17 @@ class PipelinedClient:
         await self._client.aclose()
 
     async def _send_all(self, commands: Sequence[bytes]) -> list[Any]:
+        if not commands:
+            return []
         futures: list[asyncio.Future[Any]] = []
+        stream = self._stream or self._connect()
         try:
             for command in commands:
-                stream = self._stream or self._connect()
                 if stream.full:
                     await stream.room()
                 futures.append(stream.send(command))
-            if futures:
-                with suppress(redis.RedisError):
-                    await futures[-1]  # replies come in order: then all have come, or never will
+            with suppress(redis.RedisError):
+                await futures[-1]  # replies come in order: then all have come, or never will
             return [future.result() for future in futures]
         finally:
             for future in futures:

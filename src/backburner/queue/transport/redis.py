@@ -24,12 +24,15 @@ from kombu.utils.json import dumps, loads
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from backburner.queue.deadline import limited
+from backburner.errors import ConfigError
+from backburner.queue.deadline import limited, remaining
 from backburner.queue.delivery import ENQUEUE, Place
 from backburner.queue.keys import Keys
 from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
 
+_BUDGET: Final = 1.0
+"""Seconds to publish in, of a program that has none of its own."""
 _SILENCE: Final = 5.0
 """Seconds for which no events are sent to a server that did not answer."""
 
@@ -62,9 +65,10 @@ def delivery() -> Iterator[None]:
 class PublishingChannel(stock.Channel):
     """Enqueues jobs and knows about them."""
 
-    from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires")
+    from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires", "replicas")
 
     job_record_expires: float = 86_400
+    replicas: Any = 0
     _silent_until = 0.0
 
     # Of the class below; its stubs leave them out.
@@ -78,6 +82,17 @@ class PublishingChannel(stock.Channel):
             return {}
         enqueued, name, _, *queues = record.decode().split("\n")
         return {"name": name, "queue": queues[-1], "enqueued": enqueued}
+
+    @property
+    def wanted_replicas(self) -> int:
+        """How many replicas must have a job before it counts as enqueued.
+
+        Raises:
+            ConfigError: what was configured is no such number.
+        """
+        if type(self.replicas) is not int or self.replicas < 0:
+            raise ConfigError(f"broker_transport_options['replicas'] is {self.replicas!r}; it must be 0 or more")
+        return self.replicas
 
     def cancel_delayed(self, job_id: str) -> bool:
         """Remove a job that waits for its time. Whether it was there."""
@@ -103,13 +118,18 @@ class PublishingChannel(stock.Channel):
             keep=self.job_record_expires,
             expiring=keys.lists(queue) if expires else (),
             expires_ms=expires,
+            replicas=self.wanted_replicas,
         )
         token = _delivery.get() or message["properties"]["delivery_tag"]
-        self._enqueue(
-            keys=place.keys([headers["id"]]),
-            args=place.arguments([dumps(message)], token, unix_time(headers.get("eta"))),
-            client=self._plain_client,
-        )
+        arguments = place.arguments([dumps(message)], token, unix_time(headers.get("eta")))
+        call = {"keys": place.keys([headers["id"]]), "args": arguments}
+        if not place.replicas:
+            self._enqueue(**call, client=self._plain_client)
+            return
+        with self._plain_client.pipeline(transaction=False) as pipeline:  # has one connection for both
+            self._enqueue(**call, client=pipeline)
+            pipeline.execute_command(*place.wait(remaining() or _BUDGET))  # type: ignore[no-untyped-call]
+            place.check_replicas(pipeline.execute()[-1])
 
     # Producers use four lists for a queue, as stock kombu does; consumers sort what is in them into ten.
 
