@@ -90,6 +90,14 @@ class Celery(celery.Celery):
     def __reduce_keys__(self) -> dict[str, Any]:
         return super().__reduce_keys__() | {"settings": self.settings, "default_pool": self._default_pool}
 
+    def uses_utc_timezone(self) -> bool:
+        """Whether the app's time zone is UTC. Celery asks for each message, and is slow to compare."""
+        return self._is_in_utc
+
+    @cached_property  # as `timezone` is in Celery
+    def _is_in_utc(self) -> bool:
+        return bool(super().uses_utc_timezone())
+
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
         """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""
         connection = self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options)

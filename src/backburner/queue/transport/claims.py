@@ -154,9 +154,9 @@ class Claims:
         self._asked_at, self._acks = None, []
         now, due, consumers, drained, *entries = reply
         self.now = float(now)
-        for entry in entries:
+        for number, entry in zip(self.consumer.number_next(len(entries)), entries, strict=True):
             list_, _, text = entry.partition(b"\n")
-            self.unseen.append(Message(self.consumer.numbered(), list_.decode(), text))
+            self.unseen.append(Message(number, list_.decode(), text))
         moment = worker.signs.contact = worker.signs.claim = monotonic()
         self._pause_until = moment
         if not drained:

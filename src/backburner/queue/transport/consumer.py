@@ -157,11 +157,11 @@ class Consumer:
         self._pid = os.getpid()
         self._thread = Thread(self._run, f"backburner-leases {self.name}")
 
-    def numbered(self) -> int:
-        """A number for the next message, which is here."""
-        number, self.number = self.number, self.number + 1
-        Consumer._last_number = max(Consumer._last_number, number)
-        return number
+    def number_next(self, count: int) -> range:
+        """Numbers for the next messages, which are here."""
+        first, self.number = self.number, self.number + count
+        Consumer._last_number = max(Consumer._last_number, self.number - 1)
+        return range(first, self.number)
 
     @property
     def is_mine(self) -> bool:

@@ -7,7 +7,6 @@ decided about a message is told to the consumer, which sends it.
 import json
 import logging
 import weakref
-from contextlib import suppress
 from typing import Any
 
 import kombu.serialization
@@ -22,6 +21,7 @@ virtual: Any = kombu.transport.virtual  # the stubs leave out most of what is us
 serialization: Any = kombu.serialization  # as above
 
 _JSON = "application/json"
+_read = json.JSONDecoder().raw_decode  # `json.loads` looks for spaces around it too, which Celery does not write
 _RESERVES = 4
 """Part of a worker's prefetch count that is free before it takes more, unless it has nothing but what it runs."""
 
@@ -59,16 +59,19 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
         """The body, if it is JSON without the types that kombu adds, for which kombu makes a decoder each time."""
         body, type_, encoding = self.body, self.content_type, self.content_encoding
         if (
-            (type_, encoding) == (_JSON, "utf-8")
-            and type_ in (self.accept or ())
-            and isinstance(body, bytes)
-            and b"__type__" not in body
+            (type_, encoding) != (_JSON, "utf-8")
+            or type_ not in (self.accept or ())
+            or not isinstance(body, bytes)
+            or b"__type__" in body
+            or serialization.registry._decoders.get(_JSON) is not kombu.utils.json.loads  # noqa: SLF001  # nobody else tells
         ):
-            decoder = serialization.registry._decoders.get(_JSON)  # noqa: SLF001  # nobody else tells
-            if decoder is kombu.utils.json.loads:
-                with suppress(ValueError, RecursionError):  # which kombu tells in its own words
-                    return json.loads(body.decode())
-        return None
+            return None
+        try:
+            text = body.decode()
+            value, end = _read(text)
+        except (ValueError, RecursionError):
+            return None  # kombu tells of it in its own words
+        return value if end == len(text) else None
 
     def done(self) -> bool:
         """Acknowledge ahead of `ack`, from any thread. ``False`` if it can't be decoded, and `ack` is to keep it."""
