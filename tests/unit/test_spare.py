@@ -36,6 +36,13 @@ def test_a_connection_is_used_again_also_after_an_error_of_the_servers(spare: Sp
     assert number(spare) == first
 
 
+def test_a_server_that_became_a_replica_is_not_asked_again(spare: SpareConnections) -> None:
+    first = number(spare)
+    with pytest.raises(redis.ReadOnlyError):
+        spare.ask("EVAL", "return redis.error_reply('READONLY You cannot write against a read only replica.')", 0)()
+    assert number(spare) != first
+
+
 def test_replies_are_read_when_the_caller_likes(spare: SpareConnections, client: "redis.Redis") -> None:
     replies = [spare.ask("INCR", "n") for _ in range(3)]
     assert sorted(reply() for reply in reversed(replies)) == [1, 2, 3]

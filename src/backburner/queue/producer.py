@@ -7,7 +7,7 @@ A job's message is a `Template`, filled in; `backburner.queue.sending` sends it.
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -25,7 +25,7 @@ from backburner.cache.runtime import run
 from backburner.errors import ConfigError
 from backburner.queue.backend import RedisBackend
 from backburner.queue.publishing import AMQP, NotEnqueued
-from backburner.queue.sending import CHUNK, Call, Chunk, Port, Sender
+from backburner.queue.sending import CHUNK, Call, Chunk, Delivery, Port, Sender
 from backburner.queue.template import Encoded, Template, quote
 from backburner.redis.url import ServerURL
 
@@ -129,8 +129,11 @@ class Producer:
         if not encoded:
             return None if encoded is None else []
         chunk = self._chunk(setup, template, terms, calls, encoded)
-        await port.deliver(chunk)
-        return await self._enqueued(port, task, terms, chunk)
+        delivery = port.deliver(chunk)
+        jobs = self._jobs(task, terms, chunk.ids)  # while it is on its way
+        await delivery()
+        await self._tell(port, terms, chunk, jobs)
+        return jobs
 
     async def _publish_chunks(
         self, setup: "_Setup", port: Port, task: Any, calls: Sequence[Call], template: Template, terms: "_Terms"
@@ -147,16 +150,18 @@ class Producer:
             encoded += some
         jobs: list[Job[Any]] = []
 
-        async def arrived(chunk: Chunk, delivery: Callable[[], Awaitable[None]]) -> None:
+        async def arrived(chunk: Chunk, delivery: Delivery) -> None:
             try:
                 await delivery()
             except NotEnqueued as error:
                 if jobs:
                     error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
                 raise
-            jobs.extend(await self._enqueued(port, task, terms, chunk))
+            some = self._jobs(task, terms, chunk.ids)
+            await self._tell(port, terms, chunk, some)
+            jobs.extend(some)
 
-        under_way: tuple[Chunk, Callable[[], Awaitable[None]]] | None = None
+        under_way: tuple[Chunk, Delivery] | None = None
         for part in parts:
             chunk = self._chunk(setup, template, terms, calls[part], encoded[part])
             if under_way is not None:
@@ -167,10 +172,13 @@ class Producer:
             await arrived(*under_way)
         return jobs
 
-    async def _enqueued(self, port: Port, task: Any, terms: "_Terms", chunk: Chunk) -> "list[Job[Any]]":
+    async def _tell(self, port: Port, terms: "_Terms", chunk: Chunk, jobs: "Sequence[Job[Any]]") -> None:
+        """Have those know of jobs who want to: they are enqueued now."""
         if signals.after_task_publish.receivers:
             await port.aside(_tell_receivers, chunk)
-        return self._jobs(task, terms, chunk.ids)
+        if terms.add_to is not None:
+            for job in jobs:
+                terms.add_to.add_trail(job)
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
         """What the options mean; ``None`` if they are not of the usual kinds."""
@@ -278,8 +286,6 @@ class Producer:
         for job in jobs:
             job.ignored = terms.ignored
             job.enqueued, job.arguments = True, task.arguments
-            if terms.add_to is not None:
-                terms.add_to.add_trail(job)
         return jobs
 
 

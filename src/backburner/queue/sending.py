@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import celery
 import redis
@@ -37,11 +37,15 @@ GATHERED: Final = 32
 _ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
 """Share of the budget between attempts: who cut a connection may cut the next one too."""
+_CROWD: Final = 2
+"""Threads; more of them are better off if they share one connection."""
 _LOOK_FOR_LISTENERS: Final = 0.1
 """Seconds without events about jobs, while nobody listens: making one costs a third of what a job costs."""
 
 Call = tuple[Sequence[Any], dict[str, Any]]
 """Arguments of a task."""
+Delivery = Callable[[], Awaitable[None]]
+"""Waits until what was sent is delivered. To be called once. Raises `PublishError` if the server did not confirm it."""
 
 
 @dataclass(slots=True)
@@ -79,16 +83,12 @@ class Port(Protocol):
         """Send commands together, on one connection, and wait for their replies, as all who ask after that do."""
         ...
 
-    def deliver(self, chunk: Chunk) -> Awaitable[None]:
-        """Send a chunk, alone or with others.
-
-        Raises:
-            PublishError: the server did not confirm it.
-        """
+    def deliver(self, chunk: Chunk) -> Delivery:
+        """Send a chunk, alone or with those of others."""
         ...
 
-    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
-        """Send a chunk while the caller goes on. What is returned waits until it is delivered."""
+    def begin(self, chunk: Chunk) -> Delivery:
+        """Send a chunk, though one of the same caller is on its way."""
         ...
 
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
@@ -139,13 +139,13 @@ class Sender:
         """Close the connection of threads. Those of event loops end with their loops."""
         self.line.close()
 
-    async def send(self, port: Port, chunk: Chunk) -> None:
-        """Send a chunk; it is delivered then.
+    async def send(self, port: Port, chunk: Chunk, began: float | None = None) -> None:
+        """Send a chunk; it is delivered then. `began` says since when that is tried, in monotonic time.
 
         Raises:
             PublishError: the server did not confirm it.
         """
-        began, attempts, script = time.monotonic(), 0, ("EVALSHA", ENQUEUE.sha)
+        began, attempts, script = began or time.monotonic(), 0, ("EVALSHA", ENQUEUE.sha)
         template, words, replicas = chunk.template, chunk.words(), chunk.template.place.replicas
         with port.budgeted():
             while True:
@@ -186,6 +186,8 @@ class _Line(BlockingClient):
         self._budget = budget
         self._sender = sender
         self._ahead = SpareConnections(pool)
+        self._alone: Callable[[], _Turn | None] = lambda: None
+        """A weak reference to that of the thread that has a connection of its own."""
 
     def budgeted(self) -> AbstractContextManager[None]:
         return deadline(self._budget)
@@ -196,25 +198,31 @@ class _Line(BlockingClient):
     async def execute_all(self, *commands: tuple[str, ...]) -> list[Any]:
         return _together(self.pipeline(), commands).execute()
 
-    def deliver(self, chunk: Chunk) -> Awaitable[None]:
-        return self._sender.send(self, chunk)
+    def deliver(self, chunk: Chunk) -> Delivery:
+        # One thread goes on while the server is at work. Those that come meanwhile share a connection; where they are
+        # many, it is cheaper for all to do so.
+        if self._alone() is not None or self.crowd > _CROWD:
+            return lambda: self._sender.send(self, chunk)
+        turn = _Turn()
+        self._alone = ref(turn)
+        return self.begin(chunk, turn)
 
-    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
-        ends = time.monotonic() + self._budget
+    def begin(self, chunk: Chunk, turn: "_Turn | None" = None) -> Delivery:
+        began = time.monotonic()
         # What fails here is the same delivery when it is sent as usual.
         failures = (*FOREIGN, redis.ResponseError)
         reply: Callable[[], Any] | None = None
         if self._sender.knows(chunk):
-            with suppress(*failures):
+            with suppress(*failures), deadline(self._budget):
                 reply = self._ahead.ask("EVALSHA", ENQUEUE.sha, *chunk.words())
 
-        async def arrival() -> None:
-            with deadline(ends - time.monotonic()):
+        async def arrival(_: "_Turn | None" = turn) -> None:
+            with deadline(began + self._budget - time.monotonic()):
                 if reply is not None:
                     with suppress(*failures):
                         reply()
                         return
-                await self._sender.send(self, chunk)
+                await self._sender.send(self, chunk, began)
 
         return arrival
 
@@ -228,6 +236,12 @@ class _Line(BlockingClient):
     async def pause(self, seconds: float) -> None:
         if seconds:
             time.sleep(seconds)  # noqa: ASYNC251  # what threads do; there is no loop here
+
+
+class _Turn:
+    """Somebody's, as long as anything refers to it."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _Stream(PipelinedClient):
@@ -248,9 +262,9 @@ class _Stream(PipelinedClient):
     def execute_all(self, *commands: tuple[str, ...]) -> Awaitable[list[Any]]:
         return _together(self.pipeline(), commands).execute()
 
-    def deliver(self, chunk: Chunk) -> Awaitable[None]:
+    def deliver(self, chunk: Chunk) -> Delivery:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
-            return self._sender.send(self, chunk)
+            return lambda: self._sender.send(self, chunk)
         template, future = chunk.template, self._loop.create_future()
         if template not in self._gathering:
             mine = replace(chunk, ids=chunk.ids[:], messages=chunk.messages[:], announcements=chunk.announcements[:])
@@ -264,9 +278,9 @@ class _Stream(PipelinedClient):
             futures.append(future)
             if len(futures) == GATHERED:
                 self._send_gathered(template)
-        return future
+        return lambda: future
 
-    def begin(self, chunk: Chunk) -> Callable[[], Awaitable[None]]:
+    def begin(self, chunk: Chunk) -> Delivery:
         sending = self._start(self._sender.send(self, chunk))
         return lambda: sending
 

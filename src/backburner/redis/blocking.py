@@ -56,6 +56,11 @@ class BlockingClient:
     def __repr__(self) -> str:
         return f"<BlockingClient {self._server}>"
 
+    @property
+    def crowd(self) -> int:
+        """How many callers the last write was for."""
+        return self._line.crowd
+
     def execute_command(self, *command: Any) -> Any:
         """Send a command, each word an argument of its own; the reply is as the server gives it.
 
@@ -139,6 +144,8 @@ class _Line:
         self._arrived: Callable[[], Any] = lambda: None
         self._nothing: Any = None
         self._used_at = 0.0
+        self.crowd = 0
+        """How many callers the last write was for."""
         self._lock = allocate_lock()  # over the rest
         self._busy = False
         self._closed = False
@@ -180,6 +187,7 @@ class _Line:
         try:
             with self._lock:
                 batch, self._waiting = [request, *self._waiting], []
+            self.crowd = len(batch)
             connection = self._connected()
             connection.send_packed_command((b"".join([one.commands for one in batch]),), check_health=False)
             self._wait()  # mostly this brings all of it, for less than `read_response` takes

@@ -45,6 +45,9 @@ class SpareConnections:
         def reply() -> Any:
             try:
                 found = connection.read_response()
+            except redis.ReadOnlyError:
+                connection.disconnect()  # a master that became a replica; a new connection finds the new one
+                raise
             except redis.ResponseError:
                 self._free.append(connection)
                 raise
