@@ -70,6 +70,8 @@ async def wait_for(ids: list[str]) -> int:
 @app.post("/census")
 async def count() -> dict[str, Any]:
     """What was measured since the last time, and what there is."""
+    while not lags:  # noqa: ASYNC110  # it may be asked again before the next one
+        await asyncio.sleep(TICK)
     process, measured = psutil.Process(), sorted(lags)
     lags.clear()
     return {

@@ -45,15 +45,23 @@ def started(contender: Contender, url: str, jobs: int) -> dict[str, dict[str, fl
     return told
 
 
-def returned(contender: Contender, url: str, jobs: int) -> list[float]:
-    """Seconds from the end of a job to its result being here."""
+def returned(contender: Contender, url: str, jobs: int, since: str) -> list[float]:
+    """Seconds until the result of a job is here: `waits` tells of those since its end, `trips` since the call."""
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         with workers(contender, url, processes=1, results=True):
             warm_up(contender, url, client, processes=1, results=True)
-            told = produce(contender, url, f"print(json.dumps(await jobs.waits({jobs})))", results=True)
+            told = produce(contender, url, f"print(json.dumps(await jobs.{since}({jobs})))", results=True)
     seconds: list[float] = json.loads(told)[jobs // 10 :]
     return seconds
+
+
+def figures(seconds: Mapping[str, list[float]]) -> dict[str, Figure]:
+    """Medians, and the 99th percentiles as what is highest."""
+    return {
+        name: Figure(statistics.median(some), min(some), sorted(some)[int(0.99 * len(some))])
+        for name, some in seconds.items()
+    }
 
 
 def weights(names: list[str], url: str, queued: int) -> dict[str, float]:
@@ -116,17 +124,21 @@ def main() -> None:
         report.tell("From enqueueing to the start", starts, "\n  ".join(lines))
         judge_starts(report, starts)
         waits = {
-            title: returned(CONTENDERS[name], url, asked.jobs)
+            title: returned(CONTENDERS[name], url, asked.jobs, "waits")
             for title, name in (("Celery, get", "Celery, prefork"), ("Backburner, aget", "Backburner, prefork"))
             if name in names
         }
         if waits:
-            figures = {
-                name: Figure(statistics.median(some), min(some), sorted(some)[int(0.99 * len(some))])
-                for name, some in waits.items()
-            }
             bar = Bar("Backburner, aget", 1 / 2, "Celery, get")
-            report.compare("From the end of a job to its result (high: p99)", figures, next(iter(figures)), (bar,))
+            title = "From the end of a job to its result (high: p99)"
+            report.compare(title, figures(waits), next(iter(waits)), (bar,))
+        trips = {
+            name: returned(CONTENDERS[name], url, asked.jobs, "trips")
+            for name in names
+            if name.startswith("Backburner") or name == "Celery, prefork"
+        }
+        if trips:
+            report.compare("From the call to the result (high: p99)", figures(trips), next(iter(trips)), ())
         queued = weights([name for name in names if name != "Celery, solo"], url, asked.queued)
         text = "\n  ".join(f"{name:<28} {size:>6,} bytes" for name, size in queued.items())
         report.tell(f"Memory for each of {asked.queued:,} queued jobs", queued, text)

@@ -32,3 +32,13 @@ async def send_stamp() -> None:
 async def waits(count: int) -> list[float]:
     """Seconds from the end of a job until its result is here, for so many jobs one by one."""
     return [-(await (await ask.adelay()).aget(timeout=30)) + time.time() for _ in range(count)]
+
+
+async def trips(count: int) -> list[float]:
+    """Seconds from the call until the result is here, for so many jobs one by one."""
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await (await ask.adelay()).aget(timeout=30)
+        seconds.append(time.perf_counter() - began)
+    return seconds
