@@ -16,7 +16,7 @@ from greenlet import getcurrent, greenlet
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 1000
-"""Greenlets that a thread keeps for its next calls, some 8 KiB each."""
+"""Greenlets that a thread keeps for its next calls, 5 KiB each."""
 
 
 class Abandoned(BaseException):
