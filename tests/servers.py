@@ -258,10 +258,11 @@ class RabbitMQ:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
+        # SIGINT would be ignored by what does not ask for it, if the tests run in a shell's background.
+        options: dict[str, Any] = {"cwd": folder, "env": environment, "stop": signal.SIGTERM}
         # Its name server is ours too: RabbitMQ would start one that outlives it.
-        options: dict[str, Any] = {"cwd": folder, "env": environment}
         stack.enter_context(_server([epmd, "-port", str(names)], folder / "names.log", **options))
-        self.process = stack.enter_context(_server([server], folder / "server.log", stop=signal.SIGTERM, **options))
+        self.process = stack.enter_context(_server([server], folder / "server.log", **options))
         eventually(lambda: _takes_clients(self.url), timeout=60)
 
 
