@@ -23,8 +23,6 @@ _LOOK: Final = 0.05
 _consumer: Any = None
 """Celery's consumer, once it is ready."""
 
-_starts_elsewhere = False
-
 _teller: Any = None
 
 stopping = False
@@ -51,12 +49,11 @@ signs = Signs()
 
 @signals.worker_ready.connect(weak=False)
 def _ready(sender: Any, **_: Any) -> None:
-    global _consumer, _starts_elsewhere, _teller, stopping  # noqa: PLW0603  # there is one worker in a process
+    global _consumer, _teller, stopping  # there is one worker in a process
     # Imported here, for only workers need billiard.
     from backburner.queue.transport.failures import Teller
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
-    _starts_elsewhere = bool(getattr(sender.pool, "uses_semaphore", False))
     sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
     stoppable_in_a_signal(sender.pool)
     if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
@@ -157,7 +154,7 @@ def _in_the_loop() -> bool:
 
 def starts_elsewhere() -> bool:
     """Whether tasks run in processes of their own, which are told what to run just before they run it."""
-    return _starts_elsewhere
+    return bool(getattr(getattr(_consumer, "pool", None), "uses_semaphore", False))
 
 
 def needs_no_acknowledgement() -> bool:
