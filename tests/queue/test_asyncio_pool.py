@@ -296,3 +296,31 @@ def test_warm_shutdown_waits(
         path.touch()
         assert worker.process.wait(10) == 0
         assert job.get(timeout=1) == "released"
+
+
+def test_celerys_signals_tell_of_each_job(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    told = tmp_path / "told"
+    (tmp_path / "signalling.py").write_text(
+        "import os\n"
+        "from celery import signals\n"
+        "from backburner.queue import Celery\n"
+        "from backburner.settings import Settings\n"
+        "app = Celery('signalling', settings=Settings(redis_url=os.environ['REDIS_URL']))\n"
+        "@app.task(name='signalled')\n"
+        "async def signalled(fails):\n"
+        "    assert not fails\n"
+        "def tell(signal=None, sender=None, **_):\n"
+        f"    open({str(told)!r}, 'a').write(f'{{signal.name}} {{sender.name}}\\n')\n"
+        "for each in (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure):\n"
+        "    each.connect(tell, weak=False)\n"
+    )
+    app = make_app(own_server.url)
+    with start_worker(own_server.url, "--pool=asyncio -c 10", "signalling", tmp_path):
+        for fails, ending in ((False, "task_success"), (True, "task_failure")):
+            app.send_task("signalled", [fails])
+            names = ["task_prerun", ending, "task_postrun"]
+            eventually(lambda: told.exists() and told.read_text().count("task_postrun") == 1)
+            assert told.read_text().splitlines() == [f"{name} signalled" for name in names]
+            told.unlink()
