@@ -1,9 +1,11 @@
 """The producer beside Celery: the same messages, the same signals, and Celery's own path wherever it is needed."""
 
 import asyncio
+import gc
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -549,6 +551,16 @@ def test_a_cancelled_caller_harms_nobody_else(app: Celery, server_lists: Callabl
 
     job = asyncio.run(main())
     assert job.id in [message["headers"]["id"] for message in server_lists()["celery"]]
+
+
+def test_event_loops_that_have_ended_are_forgotten(app: Celery) -> None:
+    async def enqueue() -> "weakref.ref[asyncio.AbstractEventLoop]":
+        await app.tasks["add"].adelay(1, 2)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [asyncio.run(enqueue()) for _ in range(3)]
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3
 
 
 def test_threads_enqueue_at_the_same_time(make_app: MakeApp, url: str, server_lists: Callable[[], Lists]) -> None:

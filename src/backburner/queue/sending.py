@@ -251,7 +251,7 @@ class _Stream(PipelinedClient):
 
     def __init__(self, sender: Sender, url: str, budget: float) -> None:
         super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
-        self._loop = asyncio.get_running_loop()
+        # Nothing here refers to the loop for longer than something is on its way: it would keep what it is the key of.
         self._sender = sender
         self._gathering: dict[Template, tuple[Chunk, list[asyncio.Future[None]]]] = {}
         self._sending: set[asyncio.Task[None]] = set()
@@ -265,11 +265,12 @@ class _Stream(PipelinedClient):
     def deliver(self, chunk: Chunk) -> Delivery:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
             return lambda: self._sender.send(self, chunk)
-        template, future = chunk.template, self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        template, future = chunk.template, loop.create_future()
         if template not in self._gathering:
             mine = replace(chunk, ids=chunk.ids[:], messages=chunk.messages[:], announcements=chunk.announcements[:])
             self._gathering[template] = mine, [future]
-            self._loop.call_soon(self._send_gathered, template)
+            loop.call_soon(self._send_gathered, template)
         else:
             gathered, futures = self._gathering[template]
             gathered.ids += chunk.ids
@@ -289,7 +290,7 @@ class _Stream(PipelinedClient):
             self._start(self._send_for_all(*self._gathering.pop(template)))
 
     def _start(self, sending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = self._loop.create_task(sending)
+        task = asyncio.get_running_loop().create_task(sending)
         self._sending.add(task)
         task.add_done_callback(self._sent)
         return task
