@@ -19,6 +19,15 @@ from harness import Bar, Figure, Report, Verdict, server
 from queue_workers import CONTENDERS, PACKAGES, Contender, produce, stamps, warm_up, workers
 
 IDLE, BUSY = 0.02, 0.001
+WAITS = (
+    ("Celery, get", "Celery, prefork", "waits"),
+    ("Celery, get in a thread", "Celery, prefork", "waits_in_threads"),
+    ("aget, asyncio", "Backburner, asyncio", "waits"),
+    ("aget, threads", "Backburner, threads", "waits"),
+    ("aget, solo", "Backburner, solo", "waits"),
+    ("aget, prefork", "Backburner, prefork", "waits"),
+)
+"""What waits, for whose worker, and the function that measures it."""
 LEFT_OUT = ("Celery, threads", "taskiq, streams", "Backburner, prefork, as it comes")
 
 
@@ -46,7 +55,8 @@ def started(contender: Contender, url: str, jobs: int) -> dict[str, dict[str, fl
 
 
 def returned(contender: Contender, url: str, jobs: int, since: str) -> list[float]:
-    """Seconds until the result of a job is here: `waits` tells of those since its end, `trips` since the call."""
+    """Seconds until the result of a job is here: `waits` tells of those since its end (`waits_in_threads` likewise),
+    `trips` since the call."""
     with redis.Redis.from_url(url) as client:
         client.flushdb()
         with workers(contender, url, processes=1, results=True):
@@ -124,14 +134,12 @@ def main() -> None:
         report.tell("From enqueueing to the start", starts, "\n  ".join(lines))
         judge_starts(report, starts)
         waits = {
-            title: returned(CONTENDERS[name], url, asked.jobs, "waits")
-            for title, name in (("Celery, get", "Celery, prefork"), ("Backburner, aget", "Backburner, prefork"))
-            if name in names
+            title: returned(CONTENDERS[name], url, asked.jobs, since) for title, name, since in WAITS if name in names
         }
         if waits:
-            bar = Bar("Backburner, aget", 1 / 2, "Celery, get")
+            bars = [Bar(title, 1 / 2, "Celery, get") for title, name, _ in WAITS if name.startswith("Backburner")]
             title = "From the end of a job to its result (high: p99)"
-            report.compare(title, figures(waits), next(iter(waits)), (bar,))
+            report.compare(title, figures(waits), next(iter(waits)), bars)
         trips = {
             name: returned(CONTENDERS[name], url, asked.jobs, "trips")
             for name in names

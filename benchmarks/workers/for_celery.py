@@ -1,5 +1,6 @@
 """Stock Celery, with settings that let it run fast."""
 
+import asyncio
 import time
 
 import celery
@@ -28,6 +29,16 @@ async def send_stamp() -> None:
 async def waits(count: int) -> list[float]:
     """Seconds from the end of a job until its result is here, for so many jobs one by one."""
     return [-float(ask.delay().get(timeout=30)) + time.time() for _ in range(count)]
+
+
+async def waits_in_threads(count: int) -> list[float]:
+    """As `waits`, by what a coroutine has to do with Celery's `get` if its loop is not to stand still."""
+    seconds = []
+    for _ in range(count):
+        job = ask.delay()
+        ended = await asyncio.to_thread(job.get, timeout=30)
+        seconds.append(time.time() - ended)
+    return seconds
 
 
 async def trips(count: int) -> list[float]:

@@ -50,7 +50,7 @@ def consumer(client: "redis.Redis", url: str) -> Iterator[Consumer]:
     _at_work.append(consumer)
     client.hset(Keys().leased(consumer.name), mapping={1: "celery\nm1", 2: "celery\nm2"})
     yield consumer
-    consumer._states.clear()
+    consumer._decisions._states.clear()
     consumer.over = True
 
 
@@ -347,7 +347,7 @@ def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
     app: Celery, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert app.backend.store_carried(SUCCEEDED)
-    assert consumer._states.pop() == SUCCEEDED
+    assert consumer._decisions._states.pop() == SUCCEEDED
     consumer.over = True
     assert app.backend.store_carried(SUCCEEDED)
     assert stored(app, "the-id") == "SUCCESS"

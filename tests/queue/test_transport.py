@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
+from backburner.queue.settlement import Stored
 from backburner.queue.transport import consumer as consumer_module
-from backburner.queue.transport import worker
+from backburner.queue.transport import decisions, worker
 from backburner.queue.transport.claims import _CLAIM as CLAIM
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
@@ -81,7 +83,7 @@ class Reader:
         """As by SIGKILL: not another word to the server, which finds it dead."""
         consumer = self.consumer
         consumer._stopping = True
-        consumer._hurry()
+        consumer._decisions.hurry()
         assert consumer._thread.join(10)
         consumer.over = True
         self.channel.claims.close()
@@ -461,6 +463,66 @@ def test_the_last_message_that_is_done_with_waits_for_no_others(
     eventually(lambda: client.hlen(mine.leased) == 0)
 
 
+@pytest.fixture
+def senders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads from which something was sent."""
+    sent: list[int] = []
+    send_all = Wire.send_all
+
+    def spy(wire: Wire, calls: Any) -> None:
+        sent.append(threading.get_ident())
+        send_all(wire, calls)
+
+    monkeypatch.setattr(Wire, "send_all", spy)
+    return sent
+
+
+def test_what_is_decided_last_leaves_from_the_thread_that_decided_it(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually, senders: list[int]
+) -> None:
+    for number in range(2):
+        send(number)
+    mine = reader()
+    mine.drain(2)
+    eventually(lambda: mine.consumer._decisions.line is not None)
+    senders.clear()
+    mine.messages[0].ack()
+    eventually(lambda: client.hlen(mine.leased) == 1)
+    assert threading.get_ident() not in senders, "another one may end soon"
+    eventually(lambda: mine.consumer._decisions.are_told)
+    mine.messages[1].ack()
+    assert senders[-1] == threading.get_ident()
+    eventually(lambda: client.hlen(mine.leased) == 0)
+    eventually(lambda: mine.consumer._decisions.are_told)
+
+
+@pytest.mark.parametrize("what", ["much", "gevent"])
+def test_what_could_hold_up_the_thread_that_decided_does_not_leave_from_it(
+    reader: MakeReader,
+    send: Send,
+    client: Any,
+    eventually: Eventually,
+    senders: list[int],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send("hello")
+    mine = reader()
+    mine.drain(1)
+    eventually(lambda: mine.consumer._decisions.line is not None)
+    senders.clear()
+    if what == "much":
+        result = '{"status": "SUCCESS", "result": "' + 20_000 * "x" + '"}'
+        assert mine.consumer.store(Stored(b"celery-task-meta-much", result, 60, begins=False))
+    else:
+        monkeypatch.setattr(decisions, "gevent_is_here", lambda: True)
+    mine.messages[0].ack()
+    eventually(lambda: client.hlen(mine.leased) == 0)
+    eventually(lambda: mine.consumer._decisions.are_told)
+    assert senders
+    assert threading.get_ident() not in senders
+
+
 def test_while_a_slot_is_free_what_is_done_with_is_said_soon(
     reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
@@ -596,12 +658,12 @@ def test_acknowledgements_that_another_thread_takes_meanwhile_are_no_error(reade
     one = reader()
     send("hello")
     one.drain(1)
-    consumer = one.consumer
-    consumer._acks, before = TakenFrom([10**9]), consumer._acks
+    mine = one.consumer._decisions
+    mine._acks, before = TakenFrom([10**9]), mine._acks
     try:
-        assert consumer.take_acks() == [10**9]
+        assert mine.take_acks() == [10**9]
     finally:
-        consumer._acks = before
+        mine._acks = before
 
 
 @pytest.fixture
@@ -633,6 +695,36 @@ def test_what_was_acknowledged_while_the_server_was_away_is_said_when_it_is_back
     assert client.hlen(leased) == 1
     proxy.pass_through()
     eventually(lambda: not client.exists(leased))
+    assert client.llen("q") == 0
+
+
+@pytest.mark.parametrize("trouble", ["stall", "reset", "cut"])
+def test_what_left_from_the_thread_that_decided_is_said_again_if_nobody_answered(
+    holder: Reader, send: Send, proxy: FaultProxy, client: Any, eventually: Eventually, trouble: str
+) -> None:
+    leased, consumer = holder.leased, holder.consumer
+    send("second")
+    holder.drain(2)
+    first, second = holder.messages
+    holder.messages.clear()
+    eventually(lambda: consumer._decisions.line is not None)
+    consumer.live.discard(second.delivery_tag)  # so that the first one is the last, too
+    proxy.stall()
+    result = Stored(b"celery-task-meta-first", '{"status": "SUCCESS", "result": 1}', 60, begins=False)
+    assert consumer.store(result)
+    first.ack()
+    assert consumer.take_acks() == [], "the result may not be there"
+    second.ack()
+    assert not consumer.has_said_all()
+    assert client.hlen(leased) == 2
+    if trouble == "reset":
+        proxy.reset()
+    elif trouble == "cut":
+        proxy.refuse()
+    proxy.pass_through()
+    eventually(lambda: not client.hlen(leased))
+    eventually(consumer.has_said_all)
+    assert client.get("celery-task-meta-first")
     assert client.llen("q") == 0
 
 

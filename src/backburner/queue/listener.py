@@ -28,6 +28,8 @@ log = logging.getLogger("backburner.queue")
 
 _SILENCE: Final = 2.0
 """Seconds without a word after which the server is asked for a sign of life; as long again, and it is given up."""
+_SOON: Final = 0.1
+"""Seconds after something was heard: who waited for it has left by then."""
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 
@@ -70,6 +72,7 @@ class Listener:
         self._changes: deque[tuple[Subscription, bool]] = deque()
         self._bells: tuple[int, ...] = ()
         self._rung = False
+        self._looks_soon = False
         self._channels: dict[bytes, list[Subscription]] = {}
 
     def add(self, subscription: Subscription) -> None:
@@ -83,7 +86,8 @@ class Listener:
     def remove(self, subscription: Subscription) -> None:
         """Hear of it no more. Takes no lock: the garbage collector calls this too."""
         if self._pid == os.getpid():
-            self._change(subscription, wanted=False)
+            # Who was told something is not held up by waking the thread that told it.
+            self._change(subscription, wanted=False, waits=self._looks_soon)
 
     def stop(self) -> None:
         """Close the connection, and wait until that is done. Who subscribes next starts anew."""
@@ -114,9 +118,9 @@ class Listener:
                 self._thread = Thread(target=self._run, name=f"backburner-results {self._server}", daemon=True)
                 self._thread.start()
 
-    def _change(self, subscription: Subscription, *, wanted: bool) -> None:
+    def _change(self, subscription: Subscription, *, wanted: bool, waits: bool = False) -> None:
         self._changes.append((subscription, wanted))
-        if not self._rung:
+        if not (self._rung or waits):
             self._ring()
 
     def _ring(self) -> None:
@@ -150,16 +154,17 @@ class Listener:
             selector.register(bell, selectors.EVENT_READ)
             selector.register(session.socket, selectors.EVENT_READ)
             while not self._stopping.is_set():
-                session.read()
+                self._looks_soon = session.read()
                 if self._changes:
                     self._rung = False
                     session.apply(self._changes)
                     continue
-                ready = selector.select(_SILENCE if self._channels else None)
+                silence = _SILENCE if self._channels else None
+                ready = selector.select(_SOON if self._looks_soon else silence)
                 if any(key.fd == bell for key, _ in ready):
                     os.read(bell, 4096)
                     self._rung = False
-                elif not ready:
+                elif not ready and not self._looks_soon:
                     session.prove_alive()
 
 
@@ -206,10 +211,11 @@ class _Session:
             self._send([("UNSUBSCRIBE", *gone)])
         self._subscribe([each for each in new if each in self._channels.get(each.channel, ())])
 
-    def read(self) -> None:
-        """Hand out everything that has come."""
+    def read(self) -> bool:
+        """Hand out everything that has come. Whether there was anything."""
+        heard = False
         while self._connection.can_read(timeout=0):
-            self.answered = True
+            heard = self.answered = True
             try:
                 reply = self._connection.read_response(disconnect_on_error=False, push_request=True)
             except redis.exceptions.NoPermissionError:
@@ -225,6 +231,7 @@ class _Session:
             elif reply[0] == b"message":
                 for subscription in tuple(self._channels.get(reply[1], ())):
                     _tell(subscription.heard, reply[2])
+        return heard
 
     def prove_alive(self) -> None:
         """Ask for a sign of life; to be called after a silence.

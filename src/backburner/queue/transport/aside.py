@@ -19,6 +19,11 @@ def original(module: str, name: str) -> Any:
     return monkey.get_original(module, name) if monkey else getattr(importlib.import_module(module), name)
 
 
+def gevent_is_here() -> bool:
+    """Whether gevent may have replaced something."""
+    return "gevent.monkey" in sys.modules
+
+
 class Bell:
     """Wakes one thread. To ring it takes no lock of Python's."""
 
@@ -60,7 +65,7 @@ class Thread:
     def start(self) -> None:
         """Start it. Once."""
         self._ended.acquire()
-        if "gevent.monkey" in sys.modules:
+        if gevent_is_here():
             original("_thread", "start_new_thread")(self._main, ())
         else:
             # As this one, with a name for those who look at processes.

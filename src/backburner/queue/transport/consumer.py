@@ -1,8 +1,8 @@
 """What this process has taken from the server's queues, under a lease that a thread of its own prolongs.
 
-The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also sends
-what was decided about messages (acknowledged, returned, delayed, failed), a few milliseconds' worth at a time, and puts
-back what dead consumers held. A consumer outlives the connections it was used on; when the server has taken it for
+The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also tells
+the server what was decided about messages, a few milliseconds' worth at a time (`Decisions`), and puts back what dead
+consumers held. A consumer outlives the connections it was used on; when the server has taken it for
 dead, it is over, and whatever it still says about its messages has no effect. A process that was stopped, and goes on,
 does not know yet whether it was taken for dead; `Consumer.holds` says what is certain.
 """
@@ -14,9 +14,7 @@ import re
 import secrets
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -24,23 +22,21 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
-from backburner.queue.settlement import SETTLE, Stored, server_of, settling
+from backburner.queue.settlement import Stored, server_of
 from backburner.queue.transport import worker
-from backburner.queue.transport.aside import Bell, Thread, original
+from backburner.queue.transport.aside import Thread
+from backburner.queue.transport.decisions import Decisions
 from backburner.queue.transport.wire import Call, Wire, script
 
 log = logging.getLogger("backburner.queue")
 
-_BATCH: Final = 100
 _BATCH_TIME: Final = 0.005
-"""Seconds between two batches of decisions, unless there are `_BATCH` of them, or no messages are left to decide about.
-After a rest one leaves at once."""
+"""Seconds between two batches of decisions, unless there are many, or no messages are left to decide about. After a
+rest one leaves at once."""
 _QUICK: Final = 0.001
 """The same while a slot is free and little ends: who waits for a result then would notice."""
 _LITTLE: Final = 3000
 """Messages in a second."""
-_MOST_ACKS: Final = 1000
-"""In one command: Lua and the server have their limits."""
 _RENEWAL: Final = 2.0
 """Seconds between two renewals, or a quarter of the lease. It also bounds how late a dead consumer is noticed."""
 _ANSWER: Final = 2.0
@@ -145,13 +141,7 @@ class Consumer:
         self._sweep_from = 0.0
         self.server: tuple[Any, ...] = ()
         """See `server_of`."""
-        self._acks: deque[int] = deque()
-        self._states: deque[Stored] = deque()
-        self._storing = False
-        self._decisions: deque[Call] = deque()
-        self._decided = Bell()
-        self._full = Bell()
-        self._settling = original("_thread", "allocate_lock")()
+        self._decisions = Decisions(self._leased)
         self._held_until = 0.0
         self._stopping = False
         self._pid = os.getpid()
@@ -187,7 +177,7 @@ class Consumer:
         # Leases may have run out while the server was away; who lives will come back and renew his.
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
-        worker.on_stop.add(self._hurry)
+        worker.on_stop.add(self._decisions.hurry)
         _at_work[:] = [other for other in _at_work if not other.over and other.is_mine] + [self]
         atexit.register(self.stop)
 
@@ -201,10 +191,7 @@ class Consumer:
 
     def acknowledge(self, number: int) -> None:
         """The message is done with."""
-        self._acks.append(number)
-        self._notify(len(self._acks))
-        if not self.live:
-            self._full.ring()  # nothing else is about to end, and somebody may wait for the result
+        self._decisions.acknowledge(number, is_last=not self.live)
 
     def store(self, state: Stored) -> bool:
         """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.
@@ -213,38 +200,33 @@ class Consumer:
         """
         if self._stopping:
             return False
-        self._states.append(state)
-        self._notify(len(self._states))
+        self._decisions.store(state)
         return True
 
     def restore(self, numbers: Iterable[int], *, seen: bool) -> None:
         """Put messages back to the front of their queues; `seen` tells the next consumer that a task saw them."""
         ordered = sorted(numbers, reverse=True)
         if ordered:
-            self._decide(_RESTORE, 1, self._leased, int(seen), *ordered)
+            self._decisions.decide(_RESTORE, 1, self._leased, int(seen), *ordered)
 
     def postpone(self, number: int, due: float) -> None:
         """Have the message delivered later, at `due` of the server's clock."""
         keys = self._keys
-        self._decide(_POSTPONE, 3, self._leased, keys.delayed, keys.delayed_entries, number, due)
+        self._decisions.decide(_POSTPONE, 3, self._leased, keys.delayed, keys.delayed_entries, number, due)
 
     def bury(self, number: int, reason: str, detail: str) -> None:
         """Keep the message among those that failed."""
-        self._decide(_BURY, 2, self._leased, self._keys.failed, number, reason, detail)
+        self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, detail)
 
     def crashed(self, number: int) -> None:
         """A process died of the message: it goes back, or to those that failed."""
         keys = self._keys
         arguments = (number, keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
-        self._decide(_CRASH, 2, self._leased, keys.failed, *arguments)
+        self._decisions.decide(_CRASH, 2, self._leased, keys.failed, *arguments)
 
     def take_acks(self) -> list[int]:
         """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
-        count = min(len(self._acks), _MOST_ACKS)
-        # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
-        if self._states or self._storing:
-            return []
-        return _taken(self._acks, count)
+        return self._decisions.take_acks()
 
     def flush(self) -> None:
         """Send what was decided, now.
@@ -254,13 +236,13 @@ class Consumer:
         """
         wire = self._wire()
         try:
-            self._settle(wire)
+            self._decisions.tell_on(wire)
         finally:
             wire.close()
 
     def has_said_all(self) -> bool:
         """Whether the server has heard what was decided; it is told what it has not, if it can be reached."""
-        if not (self._acks or self._states or self._decisions or self._settling.locked()):
+        if self._decisions.are_told:
             return True
         try:
             self.flush()
@@ -273,11 +255,11 @@ class Consumer:
         if self.over or not self.is_mine:
             return
         self._stopping = True
-        self._hurry()
+        self._decisions.hurry()
         if not self._thread.is_current:
             self._thread.join(self.lease)
         atexit.unregister(self.stop)
-        worker.on_stop.discard(self._hurry)
+        worker.on_stop.discard(self._decisions.hurry)
         try:
             self.flush()
             self._call((_LEAVE, 2, self._keys.consumers, self._leased, self.name))
@@ -297,22 +279,9 @@ class Consumer:
         """The server has taken it for dead."""
         if not self.over:
             self.over = True
-            worker.on_stop.discard(self._hurry)
+            worker.on_stop.discard(self._decisions.hurry)
             log.warning("consumer %s lost its lease: what it had taken goes to others", self.name)
-            self._hurry()
-
-    def _decide(self, *call: Any) -> None:
-        self._decisions.append(call)
-        self._notify(len(self._decisions))
-
-    def _notify(self, waiting: int) -> None:
-        self._decided.ring()
-        if waiting >= _BATCH:
-            self._full.ring()
-
-    def _hurry(self) -> None:
-        self._full.ring()
-        self._decided.ring()
+            self._decisions.hurry()
 
     def _wire(self) -> Wire:
         return Wire(self.connect, socket_timeout=max(0.5, min(_ANSWER, self.lease / 4)))
@@ -326,78 +295,50 @@ class Consumer:
             wire.close()
 
     def _run(self) -> None:
-        wire: Wire | None = None
+        decisions = self._decisions
         settled = renewed = monotonic()
         rate = 0.0
         every = min(self.lease / 4, _RENEWAL)
         next_renewal = renewed + every
         while not (self.over or self._stopping):
             until = min(next_renewal, settled + _LAST_LOOKS) if worker.stopping else next_renewal
-            if self._decided.wait(until - monotonic()):
+            if decisions.wait(until - monotonic()):
                 is_busy = rate > _LITTLE or len(self.live) >= worker.slots()
-                self._full.wait(settled + (_BATCH_TIME if is_busy else _QUICK) - monotonic())
+                decisions.gather(settled + (_BATCH_TIME if is_busy else _QUICK) - monotonic())
             try:
-                if wire is None:
-                    wire = self._wire()
+                if decisions.line is None:
+                    decisions.line = self._wire()
                 if worker.stopping:
                     self.give_back()
-                    self._return_unread(wire)
-                said, before, settled = self._settle(wire), settled, monotonic()
-                rate = said / max(_QUICK, settled - before)
+                    self._return_unread()
+                heard, before = decisions.heard, settled
+                decisions.tell()
+                settled = monotonic()
+                rate = (decisions.heard - heard) / max(_QUICK, settled - before)
                 if settled < next_renewal:
                     continue
                 if settled - renewed > self.lease / 2:
                     # The server was away, or we were. Others may be about to come back too.
                     self._sweep_from = settled + self.lease
                 if not self._hangs():
-                    self._renew(wire, sweep=settled >= self._sweep_from)
+                    self._renew(sweep=settled >= self._sweep_from)
                 renewed = monotonic()
                 next_renewal = renewed + every
             except (redis.RedisError, OSError) as error:
                 log.warning("consumer %s can't reach the server: %s", self.name, error)
-                if wire is not None:
-                    wire.close()
-                    wire = None
+                decisions.hang_up()
                 next_renewal = monotonic() + _PAUSE
-        if wire is not None:
-            wire.close()
+        decisions.hang_up()
 
-    def _return_unread(self, wire: Wire) -> None:
+    def _return_unread(self) -> None:
         """Put back what was claimed by a request whose reply the event loop, which has ended, does not read."""
         first = self.number
-        self.restore([number for number in map(int, wire.call(("HKEYS", self._leased))) if number >= first], seen=False)
+        leased = self._decisions.ask(("HKEYS", self._leased))
+        self.restore([number for number in map(int, leased) if number >= first], seen=False)
 
-    def _settle(self, wire: Wire) -> int:
-        """Send what was decided; about how many messages that was."""
-        said = 0
-        # What another thread is sending has not been said yet.
-        with self._settling:
-            while self._acks or self._decisions or self._states:
-                acks = _taken(self._acks, _MOST_ACKS)
-                self._storing = True
-                states = [self._states.popleft() for _ in range(len(self._states))]
-                decisions = [self._decisions.popleft() for _ in range(len(self._decisions))]
-                said += max(len(acks), len(states)) + len(decisions)
-                calls: list[Call] = []
-                if states:
-                    calls.append((SETTLE, *settling(self._leased, acks, states)))
-                elif acks:
-                    calls.append(("HDEL", self._leased, *acks))
-                try:
-                    wire.call_all(calls + decisions)
-                except (redis.RedisError, OSError):
-                    # Each has an effect once only, however often it is sent.
-                    self._acks.extend(acks)
-                    self._states.extendleft(reversed(states))
-                    self._decisions.extendleft(reversed(decisions))
-                    raise
-                finally:
-                    self._storing = False
-        return said
-
-    def _renew(self, wire: Wire, *, sweep: bool) -> None:
+    def _renew(self, *, sweep: bool) -> None:
         asked = time.clock_gettime(_clock)
-        alive, dead, untold = wire.call(self._renewal())
+        alive, dead, untold = self._decisions.ask(self._renewal())
         worker.signs.contact = monotonic()
         if not alive:
             self.lost()
@@ -408,7 +349,8 @@ class Consumer:
         while dead and sweep:
             keys = self._keys
             arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
-            name, restored, *failed = wire.call((_RECOVER, 2, keys.consumers, keys.failed, *arguments))
+            call = (_RECOVER, 2, keys.consumers, keys.failed, *arguments)
+            name, restored, *failed = self._decisions.ask(call)
             if not name:
                 return
             log.warning("consumer %s is dead; %d messages that it held are back in their queues", _text(name), restored)
@@ -431,15 +373,6 @@ class Consumer:
             )
         self._hung = hung
         return hung
-
-
-def _taken(waiting: deque[int], most: int) -> list[int]:
-    """The first ones. Two threads may take at the same time, so that a deque is empty sooner than its length tells."""
-    taken: list[int] = []
-    with suppress(IndexError):
-        while len(taken) < most:
-            taken.append(waiting.popleft())
-    return taken
 
 
 def _text(name: Any) -> str:

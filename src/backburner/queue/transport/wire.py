@@ -53,9 +53,17 @@ class Wire:
 
     def call_all(self, calls: Sequence[Call]) -> list[Any]:
         """Send all, then read all. An error in one is raised when all replies are read."""
+        self.send_all(calls)
+        return self.read_all(calls)
+
+    def send_all(self, calls: Sequence[Call]) -> None:
+        """Send calls, for `read_all` to read their replies."""
         pack = self.connection.pack_command
         packed = b"".join(part for call in calls for part in pack(*_words(call)))
         self.connection.send_packed_command([packed], check_health=False)
+
+    def read_all(self, calls: Sequence[Call]) -> list[Any]:
+        """The replies to calls that were sent. An error in one is raised when all are read."""
         replies: list[Any] = []
         for _ in calls:
             try:

@@ -1,0 +1,247 @@
+"""What was decided about messages and jobs, on its way to the server.
+
+Any thread decides: a message is done with, goes back, waits or has failed, a job came to this. The consumer's thread
+tells the server, many at a time, and reads what it answers. What is the last to be decided for now leaves from the
+thread that decided it: to wake another one takes longer than that, and somebody may wait for the result. Nothing is
+forgotten before the server has answered, and each decision has an effect once only, however often it is told.
+"""
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+
+from backburner.queue.settlement import SETTLE, Stored, settling
+from backburner.queue.transport.aside import Bell, gevent_is_here, original
+from backburner.queue.transport.wire import Call, Wire
+
+__all__ = ["Decisions"]
+
+_BATCH: Final = 100
+"""Decisions that are worth a message to the server, whenever the last one was."""
+_MOST_ACKS: Final = 1000
+"""In one command: Lua and the server have their limits."""
+_MOST_AHEAD: Final = 16 * 1024
+"""Bytes of results that leave from the thread that decided: no more than the system takes without waiting for the
+server, which has answered everything before."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes to the server together."""
+
+    wire: Wire
+    acks: list[int] = field(default_factory=list)
+    states: list[Stored] = field(default_factory=list)
+    others: list[Call] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+
+class Decisions:
+    """Those about the messages that one consumer has leased.
+
+    Args:
+        leased: the hash of its leases.
+    """
+
+    line: Wire | None = None
+    """The connection of the consumer's thread, which makes it; ``None`` again when it is lost. With gevent, only that
+    thread could use it."""
+
+    def __init__(self, leased: str) -> None:
+        self.heard = 0
+        """How many messages the server has heard about."""
+        self._leased = leased
+        self._acks: deque[int] = deque()
+        self._states: deque[Stored] = deque()
+        self._others: deque[Call] = deque()
+        self._under_way: _Batch | None = None
+        self._speaking = original("_thread", "allocate_lock")()
+        self._made = Bell()
+        self._urgent = Bell()
+
+    # Any thread
+
+    def acknowledge(self, number: int, *, is_last: bool) -> None:
+        """A message is done with; if it `is_last`, no other one is about to be."""
+        self._acks.append(number)
+        if not is_last:
+            self._notify(len(self._acks))
+        elif self._tell_ahead():
+            self._made.ring()  # for the answer to be read
+        else:
+            self.hurry()
+
+    def store(self, state: Stored) -> None:
+        """Store what a job came to: before the messages that are acknowledged later, or together with them."""
+        self._states.append(state)
+        self._notify(len(self._states))
+
+    def decide(self, *call: Any) -> None:
+        """Anything else, as what the server is to be asked."""
+        self._others.append(call)
+        self._notify(len(self._others))
+
+    def take_acks(self) -> list[int]:
+        """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
+        count = min(len(self._acks), _MOST_ACKS)
+        # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
+        if self._states or self._under_way is not None:
+            return []
+        return _taken(self._acks, count)
+
+    @property
+    def are_told(self) -> bool:
+        """Whether the server has answered to everything."""
+        # Twice, for what is on its way waits again if the connection is lost.
+        return not (self._waits or self._speaking.locked() or self._under_way is not None or self._waits)
+
+    def hurry(self) -> None:
+        """Have the consumer's thread look at once."""
+        self._urgent.ring()
+        self._made.ring()
+
+    def tell_on(self, wire: Wire) -> None:
+        """Tell everything, on a connection of the caller's.
+
+        Raises:
+            redis.RedisError: the server can't be reached.
+        """
+        with self._speaking:
+            # What is on its way on the other connection has not been said yet. If that is lost, it is said here.
+            with suppress(redis.RedisError, OSError):
+                self._hear()
+            self._tell(wire)
+
+    # The consumer's thread
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is something to tell or to read, before so much time has passed."""
+        return self._made.wait(seconds)
+
+    def gather(self, seconds: float) -> None:
+        """Wait for more, for so long at most; not if there is much, or if somebody is in a hurry."""
+        self._urgent.wait(seconds)
+
+    def tell(self) -> None:
+        """Tell everything, on the `line`.
+
+        Raises:
+            redis.RedisError: it was lost.
+        """
+        with self._speaking:
+            line = self._held_line()
+            self._hear()
+            self._tell(line)
+
+    def ask(self, call: Call) -> Any:
+        """Ask the server something else, on the `line`.
+
+        Raises:
+            redis.RedisError: it was lost, or the server's answer is an error.
+        """
+        with self._speaking:
+            line = self._held_line()
+            self._hear()
+            try:
+                return line.call(call)
+            except BaseException:
+                self._lose(line)
+                raise
+
+    def hang_up(self) -> None:
+        """Close the `line`. What it has not brought an answer to will be told again."""
+        with self._speaking:
+            if self._under_way is not None:
+                self._unsay(self._under_way)
+            if self.line is not None:
+                self._lose(self.line)
+
+    # What the lock protects
+
+    def _tell_ahead(self) -> bool:
+        if gevent_is_here() or not self._speaking.acquire(blocking=False):
+            return False
+        try:
+            line = self.line
+            if line is None or self._under_way is not None:
+                return False
+            if sum(len(state.json) for state in tuple(self._states)) > _MOST_AHEAD:
+                return False
+            self._send(line)
+        except (redis.RedisError, OSError):
+            return False  # the thread will find out
+        finally:
+            self._speaking.release()
+        return True
+
+    def _held_line(self) -> Wire:
+        if self.line is None:
+            raise redis.ConnectionError("the connection was lost")
+        return self.line
+
+    def _tell(self, wire: Wire) -> None:
+        while self._waits:
+            self._send(wire)
+            self._hear()
+
+    @property
+    def _waits(self) -> bool:
+        return bool(self._acks or self._states or self._others)
+
+    def _send(self, wire: Wire) -> None:
+        batch = self._under_way = _Batch(wire)
+        try:
+            batch.acks += _taken(self._acks, _MOST_ACKS)
+            batch.states += _taken(self._states, len(self._states))
+            batch.others += _taken(self._others, len(self._others))
+            if batch.states:
+                batch.calls.append((SETTLE, *settling(self._leased, batch.acks, batch.states)))
+            elif batch.acks:
+                batch.calls.append(("HDEL", self._leased, *batch.acks))
+            batch.calls += batch.others
+            wire.send_all(batch.calls)
+        except BaseException:
+            self._lose(wire)
+            self._unsay(batch)
+            raise
+
+    def _hear(self) -> None:
+        batch = self._under_way
+        if batch is None:
+            return
+        try:
+            batch.wire.read_all(batch.calls)
+        except BaseException:
+            self._lose(batch.wire)
+            self._unsay(batch)
+            raise
+        self._under_way = None
+        self.heard += max(len(batch.acks), len(batch.states)) + len(batch.others)
+
+    def _unsay(self, batch: _Batch) -> None:
+        self._acks.extend(batch.acks)
+        self._states.extendleft(reversed(batch.states))
+        self._others.extendleft(reversed(batch.others))
+        self._under_way = None
+
+    def _lose(self, wire: Wire) -> None:
+        if wire is self.line:
+            self.line = None
+        wire.close()
+
+    def _notify(self, waiting: int) -> None:
+        self._made.ring()
+        if waiting >= _BATCH:
+            self._urgent.ring()
+
+
+def _taken(waiting: deque[Any], most: int) -> list[Any]:
+    """The first ones. Two threads may take at the same time, so that a deque is empty sooner than its length tells."""
+    taken: list[Any] = []
+    with suppress(IndexError):
+        while len(taken) < most:
+            taken.append(waiting.popleft())
+    return taken
