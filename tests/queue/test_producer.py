@@ -85,20 +85,19 @@ def ways(app: Celery) -> Iterator[list[str]]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands sent by producers."""
     commands: list[str] = []
-    for client in (BlockingClient, PipelinedClient):
-        execute = client.execute_command
+    for client, name in (
+        (BlockingClient, "execute_command"),
+        (SpareConnections, "ask"),
+        (PipelinedClient, "execute_command"),
+        (PipelinedClient, "execute_now"),
+    ):
+        original = getattr(client, name)
 
-        def spy(self: Any, *words: Any, execute: Any = execute) -> Any:
+        def spy(self: Any, *words: Any, execute: Any = original) -> Any:
             commands.append(words[0])
             return execute(self, *words)
 
-        monkeypatch.setattr(client, "execute_command", spy)
-
-    def spy_ahead(self: Any, *words: Any, ask: Any = SpareConnections.ask) -> Any:
-        commands.append(words[0])
-        return ask(self, *words)
-
-    monkeypatch.setattr(SpareConnections, "ask", spy_ahead)
+        monkeypatch.setattr(client, name, spy)
     return commands
 
 
@@ -534,6 +533,27 @@ def test_what_coroutines_enqueue_together_leaves_together(
     jobs = asyncio.run(main())
     assert sent == ["EVALSHA", "EVALSHA"]
     assert [message["headers"]["id"] for message in server_lists()["celery"]] == [job.id for job in jobs]
+
+
+def test_what_comes_alone_leaves_at_once_and_what_comes_meanwhile_together(
+    app: Celery, url: str, eventually: Eventually, sent: list[str]
+) -> None:
+    add = app.tasks["add"]
+
+    async def main(client: "redis.Redis") -> list[Job]:
+        await add.adelay(0, 0)
+        client.delete("celery")
+        sent.clear()
+        enqueueing = [asyncio.ensure_future(add.adelay(number, 2)) for number in range(5)]
+        await asyncio.sleep(0)
+        eventually(lambda: client.llen("celery") == 1)  # the loop stands still meanwhile
+        return await asyncio.gather(*enqueueing)
+
+    with redis.Redis.from_url(url) as client:
+        jobs = asyncio.run(main(client))
+        queued = [json.loads(message)["headers"]["id"] for message in client.lrange("celery", 0, -1)[::-1]]
+    assert sent == ["EVALSHA", "EVALSHA"]
+    assert queued == [job.id for job in jobs]
 
 
 def test_a_cancelled_caller_harms_nobody_else(app: Celery, server_lists: Callable[[], Lists]) -> None:

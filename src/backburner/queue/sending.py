@@ -245,7 +245,8 @@ class _Turn:
 
 
 class _Stream(PipelinedClient):
-    """One connection for all coroutines of a loop. What they enqueue of one task in one tick is one chunk."""
+    """One connection for all coroutines of a loop. What they enqueue of one task in one tick is one chunk, but for what
+    finds nothing on its way: that leaves at once."""
 
     budgeted = staticmethod(nullcontext)
 
@@ -265,6 +266,8 @@ class _Stream(PipelinedClient):
     def deliver(self, chunk: Chunk) -> Delivery:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
             return lambda: self._sender.send(self, chunk)
+        if self.is_idle and not self._gathering and self._sender.knows(chunk):
+            return self._send_now(chunk)
         loop = asyncio.get_running_loop()
         template, future = chunk.template, loop.create_future()
         if template not in self._gathering:
@@ -284,6 +287,20 @@ class _Stream(PipelinedClient):
     def begin(self, chunk: Chunk) -> Delivery:
         sending = self._start(self._sender.send(self, chunk))
         return lambda: sending
+
+    def _send_now(self, chunk: Chunk) -> Delivery:
+        """Send what comes alone, and hold up nothing; those that come while it is on its way are gathered."""
+        began = time.monotonic()
+        reply = self.execute_now("EVALSHA", ENQUEUE.sha, *chunk.words())
+
+        async def arrival() -> None:
+            # What fails here is the same delivery when it is sent as usual.
+            with suppress(*FOREIGN, redis.ResponseError):
+                await reply
+                return
+            await self._sender.send(self, chunk, began)
+
+        return arrival
 
     def _send_gathered(self, template: Template) -> None:
         if template in self._gathering:

@@ -81,6 +81,15 @@ class PipelinedClient:
         stream = self._stream or self._connect()
         return stream.send_later(packed(command)) if stream.full else stream.send(packed(command))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is connected, and nothing waits for a reply."""
+        return self._stream is not None and self._stream.is_idle
+
+    def execute_now(self, *command: Any) -> Awaitable[Any]:
+        """As `execute_command`, in this very tick; for what comes when it `is_idle`."""
+        return (self._stream or self._connect()).send_now(packed(command))
+
     def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002 - as redis-py
         """Collect commands that are sent together, on one connection."""
         return Pipeline(self._send_all)

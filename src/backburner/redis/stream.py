@@ -99,6 +99,17 @@ class Stream:
             self._room.clear()
         return future
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, neither to be sent nor for a reply."""
+        return not (self._held or self._unsent or self.sent)
+
+    def send_now(self, command: bytes) -> asyncio.Future[Any]:
+        """As `send`, without waiting for the end of the tick. What comes alone gains by it: two rounds of the loop."""
+        future = self.send(command)
+        self._flush()
+        return future
+
     async def send_later(self, command: bytes) -> Any:
         """As `send`, once there is room."""
         await self.room()
