@@ -42,6 +42,11 @@ def done_at() -> float:
     return time.time()
 
 
+async def adone_at() -> float:
+    """The same."""
+    return time.time()
+
+
 async def anoop() -> int:
     if NAP:
         began = time.time()
