@@ -2,9 +2,9 @@
 
 The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also tells
 the server what was decided about messages, a few milliseconds' worth at a time (`Decisions`), and puts back what dead
-consumers held. A consumer outlives the connections it was used on; when the server has taken it for
-dead, it is over, and whatever it still says about its messages has no effect. A process that was stopped, and goes on,
-does not know yet whether it was taken for dead; `Consumer.holds` says what is certain.
+consumers held. A consumer outlives the connections it was used on; when the server has taken it for dead, it is over,
+and whatever it still says about its messages has no effect. A process that was stopped, and goes on, does not know yet
+whether it was taken for dead; `Consumer.holds` says what is certain.
 """
 
 import atexit
