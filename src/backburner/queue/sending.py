@@ -34,6 +34,8 @@ CHUNK: Final = 200
 """Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
 GATHERED: Final = 32
 """Jobs of different callers that leave together: the server is busy with them while the next ones are made."""
+_SENT_AGAIN: Final = (*FOREIGN, redis.ResponseError)
+"""What may become of a chunk that was sent ahead: it is sent as usual then, the same delivery to the script."""
 _ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
 """Share of the budget between attempts: who cut a connection may cut the next one too."""
@@ -209,17 +211,15 @@ class _Line(BlockingClient):
 
     def begin(self, chunk: Chunk, turn: "_Turn | None" = None) -> Delivery:
         began = time.monotonic()
-        # What fails here is the same delivery when it is sent as usual.
-        failures = (*FOREIGN, redis.ResponseError)
         reply: Callable[[], Any] | None = None
         if self._sender.knows(chunk):
-            with suppress(*failures), deadline(self._budget):
+            with suppress(*_SENT_AGAIN), deadline(self._budget):
                 reply = self._ahead.ask("EVALSHA", ENQUEUE.sha, *chunk.words())
 
         async def arrival(_: "_Turn | None" = turn) -> None:
             with deadline(began + self._budget - time.monotonic()):
                 if reply is not None:
-                    with suppress(*failures):
+                    with suppress(*_SENT_AGAIN):
                         reply()
                         return
                 await self._sender.send(self, chunk, began)
@@ -294,8 +294,7 @@ class _Stream(PipelinedClient):
         reply = self.execute_now("EVALSHA", ENQUEUE.sha, *chunk.words())
 
         async def arrival() -> None:
-            # What fails here is the same delivery when it is sent as usual.
-            with suppress(*FOREIGN, redis.ResponseError):
+            with suppress(*_SENT_AGAIN):
                 await reply
                 return
             await self._sender.send(self, chunk, began)

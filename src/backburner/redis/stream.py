@@ -102,7 +102,7 @@ class Stream:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits, neither to be sent nor for a reply."""
-        return not (self._held or self._unsent or self.sent)
+        return not (self._held or self.pending)
 
     def send_now(self, command: bytes) -> asyncio.Future[Any]:
         """As `send`, without waiting for the end of the tick. What comes alone gains by it: two rounds of the loop."""
