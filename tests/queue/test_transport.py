@@ -424,6 +424,15 @@ def test_what_cannot_be_read_is_kept(reader: MakeReader, send: Send, client: Any
     assert one.take(1) == ["readable"]
 
 
+@pytest.mark.parametrize("value", [2**64, -(2**70), [{"deep": 2**64}], 1.5, float("inf"), "\ud800", {"a": {"b": None}}])
+def test_headers_of_ones_own_arrive_as_they_were_sent(reader: MakeReader, send: Send, value: Any) -> None:
+    send("body", headers={"task": "add", "mine": value})
+    one = reader()
+    assert one.drain(1) == ["body"]
+    assert one.messages[0].headers["mine"] == value
+    assert type(one.messages[0].headers["mine"]) is type(value)
+
+
 def test_what_is_rejected_is_kept_and_what_is_requeued_comes_again(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:

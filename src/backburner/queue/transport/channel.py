@@ -47,6 +47,13 @@ _RESTORE = 60.0
 _UNKNOWN_DELAYS = (1.0, 10.0)
 """Seconds that a message is put off whose task nobody here knows, at least and at most."""
 
+_CELERYS = frozenset({
+    "argsrepr", "backburner_eta", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang",
+    "origin", "parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "task",
+    "timelimit",
+})  # fmt: skip
+"""Headers that Celery gives a message of its own accord. Of these only time limits may be numbers with a fraction."""
+
 _TOLERATE = script("tolerate")
 
 _idle: dict[str, list[Consumer]] = {}
@@ -458,8 +465,24 @@ def _nothing() -> None:
 
 
 def _decoded(text: bytes) -> Any:
-    # kombu's reader knows types that no message of Celery's holds outside of its body, and is much slower.
-    return loads(bytes_to_str(text)) if b'"__type__"' in text else orjson.loads(text)
+    """A message as kombu's reader gives it, which is much slower: it knows types that no message of Celery's holds
+    outside of its body, numbers that JSON does not have (NaN), halves of characters, and integers of any length."""
+    if b'"__type__"' not in text:
+        with suppress(orjson.JSONDecodeError):
+            message = orjson.loads(text)
+            headers = message.get("headers") if type(message) is dict else None
+            # An integer of more than 64 bits has become a float. Celery's own headers hold none.
+            if not headers or _CELERYS.issuperset(headers) or not _holds_a_float(headers):
+                return message
+    return loads(bytes_to_str(text))
+
+
+def _holds_a_float(value: Any) -> bool:
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return type(value) is float
+    return any(map(_holds_a_float, value))
 
 
 def _check(channel: Channel) -> None:
