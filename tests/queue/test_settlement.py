@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import celery
@@ -15,18 +17,19 @@ import redis
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import trace_ok_t
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, carrying
 from backburner.queue.carrying import OFFER, Carried, carry
 from backburner.queue.keys import Keys
-from backburner.queue.settlement import SETTLE, Stored, settling
+from backburner.queue.settlement import SETTLE, Offer, Stored, settling
 from backburner.queue.starting import Starts
-from backburner.queue.transport.consumer import Consumer, _at_work, store_for
+from backburner.queue.transport.consumer import Consumer, _at_work, offer_for, store_for
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.spare import SpareConnections
-from tests.queue.conftest import MakeApp, StartWorker
+from backburner.testing import FaultProxy
+from tests.queue.conftest import MakeApp, StartWorker, runs
 
 Eventually = Callable[..., Any]
 
@@ -285,39 +288,54 @@ def process() -> Iterator[None]:
 
 
 def test_a_result_stays_where_nothing_would_take_it_along() -> None:
-    assert not carry(Context({OFFER: ("localhost",)}), ("localhost",), SUCCEEDED)
+    assert not carry(Context({OFFER: Offer(("localhost",), "", 1)}), ("localhost",), SUCCEEDED)
 
 
 @pytest.mark.usefixtures("process")
 def test_a_result_is_left_to_the_main_process_only_if_that_offered_it() -> None:
     server = ("", "localhost", "6379", "0", "")
-    offered = Context({"id": "the-id", OFFER: server})
+    offer = Offer(server, "", 1)
+    offered = Context({"id": "the-id", OFFER: offer})
     assert not carry(None, server, SUCCEEDED)
+    assert not carry(Context({"id": "the-id", OFFER: None}), server, SUCCEEDED)
     assert not carry(Context({"id": "the-id"}), server, SUCCEEDED)
     assert not carry(offered, (*server[:3], "5", ""), SUCCEEDED), "it consumes elsewhere"
-    assert not carry(Context({OFFER: server, "chord": {"id": "body"}}), server, SUCCEEDED), "parts are counted at once"
+    assert not carry(Context({OFFER: offer, "chord": {"id": "body"}}), server, SUCCEEDED), "parts are counted at once"
     assert not carry(offered, server, SUCCEEDED._replace(json="x" * 100_000)), "the pipe is narrow"
     assert carrying._carried.get() == []
     assert carry(offered, server, SUCCEEDED)
 
 
 class _Task:
-    """One whose results are kept where a test can see them."""
+    """One whose results are kept where a test can see them.
 
-    def __init__(self) -> None:
+    Args:
+        answers: whether the server confirms what a process of the pool tells it.
+    """
+
+    def __init__(self, *, answers: bool = True) -> None:
         self.stored: list[Stored] = []
+        self.settled: list[tuple[Stored, Offer]] = []
         self.backend = self
+        self.answers = answers
 
     def store_carried(self, state: Stored) -> bool:
         self.stored.append(state)
         return True
 
+    def settle_alone(self, state: Stored, offer: Offer) -> bool:
+        self.settled.append((state, offer))
+        return self.answers
 
-def carrying_trace(task: _Task, outcome: Any) -> Any:
+
+BUSY, IDLE = Offer(("localhost",), "", 7), Offer(("localhost",), "leases", 7)
+
+
+def carrying_trace(task: _Task, outcome: Any, offer: Offer = BUSY) -> Any:
     """What runs a task that comes to that, after its result was left to the main process."""
 
     def trace() -> Any:
-        assert carry(Context({OFFER: ("localhost",)}), ("localhost",), SUCCEEDED)
+        assert carry(Context({OFFER: offer}), ("localhost",), SUCCEEDED)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -331,16 +349,72 @@ def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> No
     assert (others, text, type(text)) == ([3, None, 0.1], "three", Carried)
     assert text.state == SUCCEEDED
     assert carrying._loaded(task, lambda: outcome)() is outcome, "nothing is left of the job before"
-    assert task.stored == []
+    assert task.stored == task.settled == []
 
 
-def test_what_failed_after_the_end_of_a_job_takes_no_result_along() -> None:
+@pytest.mark.parametrize("answers", [True, False], ids=["confirmed", "not confirmed"])
+def test_a_process_that_nothing_waits_for_tells_the_server_itself(*, answers: bool) -> None:
+    task = _Task(answers=answers)
+    *_, text = pickle.loads(pickle.dumps(tuple(carrying_trace(task, trace_ok_t(3, None, 0.1, "three"), IDLE)())))
+    assert task.settled == [(SUCCEEDED, IDLE)]
+    assert text == "three"
+    assert text.state == (None if answers else SUCCEEDED)
+
+
+@pytest.mark.parametrize("offer", [BUSY, IDLE])
+def test_what_failed_after_the_end_of_a_job_takes_no_result_along(offer: Offer) -> None:
     failed, died = _Task(), _Task()
     outcome = trace_ok_t("the error", "its information", None, None)
-    assert carrying_trace(failed, outcome)() is outcome
+    assert carrying_trace(failed, outcome, offer)() is outcome
     with pytest.raises(MemoryError):
-        carrying_trace(died, MemoryError())()
+        carrying_trace(died, MemoryError(), offer)()
     assert failed.stored == died.stored == [SUCCEEDED]
+    assert failed.settled == died.settled == []
+
+
+def test_a_job_is_offered_to_be_settled_by_its_process_while_nothing_waits_for_one(consumer: Consumer) -> None:
+    consumer.live = {1}
+    assert consumer.offer(1) == Offer(consumer.server, Keys().leased(consumer.name), 1)
+    consumer.live = {1, 2}
+    assert consumer.offer(2) == Offer(consumer.server, "", 2)
+    assert offer_for(2) == consumer.offer(2)
+    assert offer_for("a tag of a message that is not leased") is None
+
+
+def test_what_a_process_settles_is_stored_and_acknowledged_at_once(
+    app: Celery, consumer: Consumer, client: "redis.Redis"
+) -> None:
+    leases = Keys().leased(consumer.name)
+    for _ in range(2):  # the second time does no harm
+        assert app.backend.settle_alone(SUCCEEDED, Offer(consumer.server, leases, 1))
+        assert stored(app, "the-id") == "SUCCESS"
+        assert client.hkeys(leases) == [b"2"]
+
+
+def test_what_a_process_cannot_settle_is_left_to_the_main_process(
+    app: Celery, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer = consumer.offer(1)
+    for error in (redis.ConnectionError("refused"), redis.OutOfMemoryError("full"), SoftTimeLimitExceeded()):
+
+        def fails(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(app.backend, "_settle", fails)
+        assert not app.backend.settle_alone(SUCCEEDED, offer)
+        assert repr(error) in caplog.text
+
+
+def test_a_process_waits_a_quarter_of_a_second_for_a_server_that_does_not_answer(
+    server: EmbeddedServer, make_app: MakeApp
+) -> None:
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        app = make_app(proxy.url)
+        assert app.backend.settle_alone(SUCCEEDED, IDLE)
+        proxy.stall()
+        began = time.monotonic()
+        assert not app.backend.settle_alone(SUCCEEDED, IDLE)
+        assert time.monotonic() - began < 1
 
 
 def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(
@@ -372,6 +446,23 @@ def test_a_prefork_worker_stores_the_results_of_many_jobs_at_once(
         with start_worker(own_server.url, "-c 2 --prefetch-multiplier=50"):
             assert [job.get(timeout=20) for job in jobs] == [n + 1 for n in range(300)]
             assert scripts() - before < 200
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_when_it_has_told_the_server_has_its_job_neither_failed_nor_repeated(
+    app: Celery, url: str, client: "redis.Redis", start_worker: StartWorker, released: Path, eventually: Eventually
+) -> None:
+    released.touch()
+    with start_worker(url, "-c 1", "dying", DIES_ONCE=str(released.with_name("died"))) as worker:
+        job = app.tasks["wait_for"].delay(str(released))
+        assert job.get(timeout=20) == "released"
+        eventually(lambda: worker.says("WorkerLostError"), timeout=20)
+        for number in range(3):
+            assert app.tasks["add"].delay(number, 1).get(timeout=20) == number + 1
+        assert not worker.says("not confirmed")
+        assert (job.state, runs(released)) == ("SUCCESS", 1)
+        eventually(lambda: not list(client.scan_iter("backburner:leased:*")), timeout=20)
+    assert client.llen("celery") == 0
 
 
 @pytest.mark.slow

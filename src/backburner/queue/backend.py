@@ -25,12 +25,12 @@ from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
 from backburner.queue.carrying import carry
-from backburner.queue.deadline import limited, remaining
+from backburner.queue.deadline import deadline, limited, remaining
 from backburner.queue.listener import Listener
 from backburner.queue.pool import bridge
 from backburner.queue.pool.client import Client
 from backburner.queue.reporting import has_reports, settle
-from backburner.queue.settlement import SETTLE, Stored, server_of, settling
+from backburner.queue.settlement import SETTLE, Offer, Stored, server_of, settling
 from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
@@ -43,6 +43,8 @@ _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
 """What Celery stores of a request, and where it finds it."""
 
+_AWHILE = 0.25
+"""Seconds in which a process of the pool tells the server what its job came to, or leaves that to the main one."""
 _PATIENCE = 2.0
 """Seconds for the first look at a result."""
 
@@ -248,6 +250,18 @@ class _Patient:
             return False
         return True
 
+    def settle_alone(self, state: Stored, offer: Offer) -> bool:
+        """Store what a job came to, and acknowledge its message, from a process of the pool. ``False`` if the server
+        has not confirmed that; to do it once more does no harm.
+        """
+        try:
+            with deadline(_AWHILE):
+                self._settle([state], offer.leases, [offer.number])
+        except Exception as error:  # noqa: BLE001  # a time limit's too: the job has ended, and somebody has to say so
+            log.warning("the worker is to store a result that its process could not: %r", error)
+            return False
+        return True
+
     def _form(self) -> "_Form | None":
         """``None`` if states are stored in a form that is Celery's affair."""
         conf: Any = self.app.conf
@@ -267,8 +281,8 @@ class _Patient:
         pool = self.client.connection_pool
         return server_of(pool.connection_class(**pool.connection_kwargs))
 
-    def _settle(self, stored: Sequence[Stored]) -> None:
-        words = settling("", (), stored)
+    def _settle(self, stored: Sequence[Stored], leases: str = "", acknowledged: Sequence[int] = ()) -> None:
+        words = settling(leases, acknowledged, stored)
         # Of a job on a loop only the client knows how to wait.
         ask = self.client.execute_command if bridge.is_here() else self._ask
         try:

@@ -1,8 +1,8 @@
 """What the server is asked when a job's state is stored: one call of ``settle.lua``, for one state or for many.
 
-A worker whose pool runs in its own process hands results to the consumer of their messages, which stores them together
-with the acknowledgements, a few milliseconds' worth at a time (`backburner.queue.transport.consumer`). Anybody else has
-them stored at once. Nothing is sent here.
+A worker hands results to the consumer of their messages, which stores them together with the acknowledgements, a few
+milliseconds' worth at a time (`backburner.queue.transport.decisions`); those of a prefork pool's processes take the way
+of `backburner.queue.carrying` there. Anybody else has them stored at once. Nothing is sent here.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,17 @@ class Stored(NamedTuple):
     """Seconds; 0 for ever."""
     begins: bool
     """Whether the job has begun since anything was last stored for it."""
+
+
+class Offer(NamedTuple):
+    """What a worker would do with the result of a job that runs in a process of its pool."""
+
+    server: tuple[Any, ...]
+    """On which it would be stored. See `server_of`."""
+    leases: str
+    """The hash that the job's message is leased in, if the process is to store and acknowledge by itself; else ''."""
+    number: int
+    """Of the message, there."""
 
 
 def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored]) -> tuple[Any, ...]:

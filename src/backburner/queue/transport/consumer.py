@@ -22,7 +22,7 @@ import redis
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
-from backburner.queue.settlement import Stored, server_of
+from backburner.queue.settlement import Offer, Stored, server_of
 from backburner.queue.transport import worker
 from backburner.queue.transport.aside import Thread
 from backburner.queue.transport.decisions import Decisions
@@ -68,16 +68,16 @@ _at_work: "list[Consumer]" = []
 def store_for(server: tuple[Any, ...], state: Stored) -> bool:
     """Have a job's result stored on a server, with the acknowledgement of its message or before it.
 
-    ``False`` if it is not for this process to do so: see `stores_on`.
+    ``False`` if it is not for this process to do so: it consumes elsewhere, nowhere, or with several consumers.
     """
     consumer = _only_one()
     return consumer is not None and consumer.server == server and consumer.store(state)
 
 
-def stores_on() -> tuple[Any, ...] | None:
-    """The server on which this process stores results; ``None`` if it consumes nowhere, or with several consumers."""
+def offer_for(number: Any) -> Offer | None:
+    """What this process would do with the result of the message's job; ``None`` if nothing, as with `store_for`."""
     consumer = _only_one()
-    return None if consumer is None else consumer.server
+    return None if consumer is None or not isinstance(number, int) else consumer.offer(number)
 
 
 def _only_one() -> "Consumer | None":
@@ -192,6 +192,13 @@ class Consumer:
     def acknowledge(self, number: int) -> None:
         """The message is done with."""
         self._decisions.acknowledge(number, is_last=not self.live)
+
+    def offer(self, number: int) -> Offer:
+        """Who is to tell what a job in a process of the pool came to: the process itself, as long as nothing waits for
+        one, for then it has nothing else to do, and saves the way through here.
+        """
+        is_idle = len(self.live) <= worker.slots()
+        return Offer(self.server, self._leased if is_idle else "", number)
 
     def store(self, state: Stored) -> bool:
         """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.

@@ -73,6 +73,10 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             return None  # kombu tells of it in its own words
         return value if end == len(text) else None
 
+    def forget(self) -> None:
+        """Let go of it: who ran the task has told the server."""
+        self.channel.qos.forget(self.delivery_tag)
+
     def done(self) -> bool:
         """Acknowledge ahead of `ack`, from any thread. ``False`` if it can't be decoded, and `ack` is to keep it."""
         if self._error is not None:
@@ -155,6 +159,10 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
     def ack(self, delivery_tag: Any) -> None:
         if self._is_settled(delivery_tag):
             self.channel.consumer.acknowledge(delivery_tag)
+
+    def forget(self, delivery_tag: Any) -> None:
+        """Hold a message no more, about which the server knows."""
+        self._is_settled(delivery_tag)
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
         if not requeue:

@@ -18,7 +18,7 @@ from celery.worker import state
 
 from backburner.queue.carrying import OFFER, Carried
 from backburner.queue.transport import worker
-from backburner.queue.transport.consumer import stores_on
+from backburner.queue.transport.consumer import offer_for
 
 log = logging.getLogger("backburner.queue")
 
@@ -45,8 +45,8 @@ class _Leased:
             body, decoded = message.payload, True
         # Of the class this stands before.
         super().__init__(message, body=body, decoded=decoded, **options)  # type: ignore[call-arg]
-        if worker.starts_elsewhere() and self.task.acks_late and not self.ignore_result and (server := stores_on()):
-            self._request_dict[OFFER] = server
+        if worker.starts_elsewhere() and self.task.acks_late and not self.ignore_result:
+            self._request_dict[OFFER] = offer_for(message.delivery_tag)
         if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
             # The worker has not to wait for it, but the task may want to know.
             self._request_dict["eta"] = eta
@@ -55,8 +55,11 @@ class _Leased:
         """Acknowledge, in whichever thread this is; with the result, if that came along."""
         if self.acknowledged:
             return
-        if not self._is_stored():
-            self.reject(requeue=True)
+        carried = self._carried()
+        if carried is not None and carried.state is None:
+            self.message.forget()
+        elif carried is not None and not self.task.backend.store_carried(carried.state):
+            self.reject(requeue=True)  # the job is to be redone
             return
         done = getattr(self.message, "done", None)
         if done is not None and done() and worker.needs_no_acknowledgement():
@@ -64,15 +67,15 @@ class _Leased:
         else:
             super().acknowledge()  # type: ignore[misc]  # of the class this stands before
 
-    def _is_stored(self) -> bool:
-        """Store what a process of the pool has left to this one. ``False``: it failed, the job is to be redone."""
-        if OFFER not in self._request_dict:
-            return True
+    def _carried(self) -> Carried | None:
+        """What a process of the pool has left to this one, or said by itself."""
+        if self._request_dict.get(OFFER) is None:
+            return None
         ended = self._apply_result and self._apply_result()
         if ended is None or not ended.ready() or not ended.successful():
-            return True
+            return None
         _, value, _ = ended.get()
-        return not isinstance(value, Carried) or self.task.backend.store_carried(value.state)
+        return value if isinstance(value, Carried) else None
 
     def revoked(self) -> bool:
         """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""
