@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,9 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from backburner.errors import PublishError
 from backburner.queue import Celery
+from backburner.queue.deadline import deadline, remaining
 from backburner.queue.sending import CHUNK
+from backburner.queue.transport.redis import _delivery, delivery
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.processes import Program
@@ -73,6 +76,27 @@ def test_a_sick_broker_is_an_error_within_the_budget(
             add.delay(1, 2)
     proxy.pass_through()
     assert add.delay(1, 2).state == "PENDING"
+
+
+def test_what_is_interrupted_before_its_block_begins_leaves_no_deadline_behind() -> None:
+    deadline(0.0).__enter__()  # a signal's handler raises here
+    delivery().__enter__()
+    assert remaining() is None
+    assert (_delivery.get() or (lambda: "none"))() is None
+    with deadline(5.0):
+        deadline(0.0).__enter__()
+        assert remaining() != 0
+        with deadline(1.0):
+            assert 0 < (remaining() or 0) <= 1
+    assert remaining() is None
+
+
+def test_who_waits_for_another_thread_waits_for_what_is_left_of_the_budget(app: Celery) -> None:
+    app.tasks["add"].delay(1, 2)
+    line = app.producer._setup.sender.line
+    usual = line.patience()
+    with deadline(usual / 2):
+        assert 0 < line.patience() <= usual / 2
 
 
 def test_the_error_is_one_that_celery_programs_know_and_holds_no_password(make_app: MakeApp) -> None:
@@ -190,6 +214,56 @@ def test_awaiting_a_sick_broker_is_an_error_within_the_budget(
                 await enqueue()
         proxy.pass_through()
         await add.adelay(1, 2)
+
+    asyncio.run(main())
+
+
+def test_awaiting_is_bounded_though_no_single_step_takes_too_long(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str, url: str
+) -> None:
+    add = make_app(proxied, timeout=0.5).tasks["add"]
+
+    async def main() -> None:
+        await add.adelay(1, 2)
+        add.app.producer._setup.sender._declared.clear()
+        with redis.Redis.from_url(url) as client:
+            client.script_flush()
+        proxy.delay(0.2)  # to declare the queue, to find that the script is not there, to send it
+        with taking_at_most(0.5 + SLACK), pytest.raises(PublishError):
+            await add.adelay(1, 2)
+
+    asyncio.run(main())
+
+
+def test_awaiting_needs_none_of_the_loops_own_threads(app: Celery) -> None:
+    occupied = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        task = loop.run_in_executor(None, occupied.wait, 20)
+        await app.tasks["add"].adelay(1, 2)
+        await app.tasks["add"].aapply_async((1, 2), shadow="in Celery's way")
+        assert not task.done()
+        occupied.set()
+        await task
+
+    asyncio.run(main())
+
+
+def test_a_changed_configuration_leaves_no_connection_behind(
+    app: Celery, url: str, eventually: Callable[..., Any]
+) -> None:
+    def connections() -> int:
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            return sum(other["name"] == "backburner-producer" for other in client.client_list())
+
+    async def main() -> None:
+        before = connections()
+        for number in range(5):
+            app.conf.update(task_default_priority=number)
+            await app.tasks["add"].adelay(1, 2)
+        await asyncio.to_thread(eventually, lambda: connections() <= before + 1)
 
     asyncio.run(main())
 

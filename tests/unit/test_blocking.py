@@ -174,6 +174,23 @@ def test_whoever_is_interrupted_while_waiting_harms_nobody(
     assert proxy.connections == 1
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit], ids=["an exception", "one that ends the program"])
+def test_what_interrupts_one_thread_is_raised_in_no_other(
+    client: BlockingClient, proxy: FaultProxy, threads: ThreadPoolExecutor, eventually: Eventually, kind: Any
+) -> None:
+    def interrupted(*_: object) -> None:
+        others.extend(_ask(threads, client, number) for number in range(3))
+        eventually(lambda: len(client._line._waiting) == 3)
+        raise kind("this thread's")
+
+    others: list[Future[Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client._line, "_wait", interrupted)
+        with pytest.raises(kind, match="this thread's"):
+            client.execute_command("PING")
+    assert [other.result() for other in others] == [b"0", b"1", b"2"]
+
+
 class _Alarm(BaseException):
     pass
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -218,6 +219,47 @@ def test_a_loop_that_ends_without_closing_leaves_no_open_connection(redis_url: s
     with redis.Redis.from_url(redis_url, decode_responses=True) as observer:
         assert not [other for other in observer.client_list() if other["name"] == "left"]
     asyncio.run(main())  # and the next loop gets a connection of its own
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of asyncio, whose transports end with their loops only
+def test_a_loop_that_was_closed_with_all_that_was_at_work_leaves_no_more_than_the_last_connection(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = [PipelinedClient(redis_url, name="left", timeout=5.0) for _ in range(5)]
+
+    async def ask(client: PipelinedClient) -> "weakref.ref[asyncio.AbstractEventLoop]":
+        await client.execute_command("PING")
+        return weakref.ref(asyncio.get_running_loop())
+
+    def open_connections() -> int:
+        with redis.Redis.from_url(redis_url, decode_responses=True) as observer:
+            return sum(other["name"] == "left" for other in observer.client_list())
+
+    loops = []
+    for client in clients:
+        loop = asyncio.new_event_loop()
+        loops.append(loop.run_until_complete(ask(client)))
+        loop.close()
+    del loop
+    gc.collect()
+    assert open_connections() == 1
+    assert [each() is None for each in loops] == [True] * 4 + [False]
+    asyncio.run(ask(PipelinedClient(redis_url, name="left", timeout=5.0)))
+    gc.collect()
+    assert open_connections() == 0
+    assert caplog.messages == []
+
+
+def test_a_connection_is_retired_when_nothing_waits_for_a_reply(redis_url: str) -> None:
+    async def main(client: PipelinedClient) -> None:
+        await client.execute_command("PING")
+        waiting = client.execute_command("ECHO", "waiting")
+        await asyncio.to_thread(client.retire)
+        assert await waiting == b"waiting"
+        await _until(lambda: not client.is_idle)
+        assert await client.execute_command("PING") == b"PONG"
+
+    _run(main, redis_url, timeout=0.2)
 
 
 def test_push_messages_reach_their_receiver_between_replies(redis_url: str) -> None:

@@ -3,13 +3,16 @@
 redis-py and kombu bound single socket operations, and a call is many of them: look up, connect, greet,
 declare, send, read, and all again after an error. Inside ``with deadline(1.0)`` connections made by
 `limited` share what is left of the budget. Looking up a name cannot be interrupted; nothing here tries.
+
+A signal's handler may raise anywhere, also between a deadline's beginning and the block that would end it. So nothing
+but the block keeps a deadline: with its object gone, it is none.
 """
 
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextvars import ContextVar, Token
 from functools import cache
 from typing import Any
+from weakref import ref
 
 from redis.connection import AbstractConnection
 
@@ -23,35 +26,42 @@ class OutOfTime(Exception):
     """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
 
 
-@dataclass(slots=True)
-class _Deadline:
-    ends: float
-    share: float
-
-
-_current: ContextVar[_Deadline | None] = ContextVar("backburner_deadline", default=None)
-
-
 class deadline:  # noqa: N801  # used as a function is; a generator would cost half as much again
     """Bound what the block does on `limited` connections. Inside another deadline the earlier one counts."""
 
-    __slots__ = ("_seconds", "_token")
+    __slots__ = ("__weakref__", "_seconds", "_token", "ends", "share")
+
+    ends: float
+    """In monotonic time."""
+    share: float
+    """Seconds for a single operation."""
+    _token: Token["ref[deadline] | None"]
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        outer = _current.get()
+        outer = _now()
         ends = time.monotonic() + self._seconds
-        self._token = _current.set(_Deadline(min(ends, outer.ends) if outer else ends, self._seconds / _SHARE))
+        self.ends = min(ends, outer.ends) if outer else ends
+        self.share = self._seconds / _SHARE
+        self._token = _current.set(ref(self))
 
     def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
 
 
+_current: ContextVar["ref[deadline] | None"] = ContextVar("backburner_deadline", default=None)
+
+
+def _now() -> deadline | None:
+    current = _current.get()
+    return None if current is None else current()
+
+
 def remaining() -> float | None:
     """Seconds left, never less than zero; ``None`` outside of a deadline."""
-    current = _current.get()
+    current = _now()
     return None if current is None else max(0.0, current.ends - time.monotonic())
 
 
@@ -94,7 +104,7 @@ class _Limited(AbstractConnection):
         return super().read_response(*args, **options)
 
     def _apply_deadline(self) -> None:
-        sock, seconds, current = self._sock, self._socket_timeout, _current.get()
+        sock, seconds, current = self._sock, self._socket_timeout, _now()
         if sock is None:
             return
         if current is not None:
@@ -112,11 +122,11 @@ class _Limited(AbstractConnection):
 
 def at_most(seconds: float | None) -> float | None:
     """Seconds that a single operation may take: these, or its share of the budget, or what is left of that."""
-    current = _current.get()
+    current = _now()
     return seconds if current is None else _within(current, current.ends - time.monotonic(), seconds)
 
 
-def _within(current: _Deadline, left: float, seconds: float | None) -> float:
+def _within(current: deadline, left: float, seconds: float | None) -> float:
     least = current.share if seconds is None or seconds > current.share else seconds
     # Zero would mean "do not block" to a socket.
     return least if least < left else max(_CLOSE, left)

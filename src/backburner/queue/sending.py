@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary, ref
 import celery
 import redis
 
-from backburner.queue.deadline import deadline, limited
+from backburner.queue.deadline import deadline, limited, remaining
 from backburner.queue.delivery import ENQUEUE
+from backburner.queue.executor import in_thread
 from backburner.queue.publishing import FOREIGN, not_enqueued
 from backburner.queue.template import Template
 from backburner.redis.blocking import BlockingClient
@@ -116,6 +117,10 @@ class Sender:
         self.line = _Line(self, url, budget)
         """For threads."""
 
+    def not_enqueued(self, chunk: Chunk, began: float, error: BaseException) -> Exception:
+        """The error for who enqueues a chunk, since `began` in monotonic time."""
+        return not_enqueued(self._app, chunk.template.place.task, began, error)
+
     def stream(self) -> Port:
         """For the running event loop."""
         loop = asyncio.get_running_loop()
@@ -138,8 +143,11 @@ class Sender:
         return True
 
     def close(self) -> None:
-        """Close the connection of threads. Those of event loops end with their loops."""
+        """Close the connections, those of event loops as soon as nothing is on its way."""
         self.line.close()
+        for loop in self._streams.keyrefs():
+            if (known := loop()) is not None and (stream := self._streams.get(known)) is not None:
+                stream.retire()
 
     async def send(self, port: Port, chunk: Chunk, began: float | None = None) -> None:
         """Send a chunk; it is delivered then. `began` says since when that is tried, in monotonic time.
@@ -169,7 +177,7 @@ class Sender:
                     # A second attempt is the same delivery to the script. An error of the server's own stays one.
                     late = time.monotonic() - began > self._budget / 2
                     if attempts == _ATTEMPTS or late or isinstance(error, redis.ResponseError):
-                        raise not_enqueued(self._app, template.place.task, began, error) from error
+                        raise self.not_enqueued(chunk, began, error) from error
                     await port.pause(_PAUSE * self._budget)
                 else:
                     if chunk.announcements:
@@ -193,6 +201,10 @@ class _Line(BlockingClient):
 
     def budgeted(self) -> AbstractContextManager[None]:
         return deadline(self._budget)
+
+    def patience(self) -> float:
+        usual, left = super().patience(), remaining()
+        return usual if left is None else min(usual, left)
 
     async def execute(self, *words: str) -> Any:
         return self.execute_command(*words)
@@ -254,6 +266,7 @@ class _Stream(PipelinedClient):
         super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
         # Nothing here refers to the loop for longer than something is on its way: it would keep what it is the key of.
         self._sender = sender
+        self._budget = budget
         self._gathering: dict[Template, tuple[Chunk, list[asyncio.Future[None]]]] = {}
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -265,7 +278,7 @@ class _Stream(PipelinedClient):
 
     def deliver(self, chunk: Chunk) -> Delivery:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
-            return lambda: self._sender.send(self, chunk)
+            return lambda: self._send(chunk)
         if self.is_idle and not self._gathering and self._sender.knows(chunk):
             return self._send_now(chunk)
         loop = asyncio.get_running_loop()
@@ -285,8 +298,17 @@ class _Stream(PipelinedClient):
         return lambda: future
 
     def begin(self, chunk: Chunk) -> Delivery:
-        sending = self._start(self._sender.send(self, chunk))
+        sending = self._start(self._send(chunk))
         return lambda: sending
+
+    async def _send(self, chunk: Chunk, began: float | None = None) -> None:
+        """Send, within the budget: each step has a part of it, but there may be many."""
+        began = began or time.monotonic()
+        try:
+            async with asyncio.timeout(began + self._budget - time.monotonic()):
+                await self._sender.send(self, chunk, began)
+        except TimeoutError as error:
+            raise self._sender.not_enqueued(chunk, began, error) from error
 
     def _send_now(self, chunk: Chunk) -> Delivery:
         """Send what comes alone, and hold up nothing; those that come while it is on its way are gathered."""
@@ -297,7 +319,7 @@ class _Stream(PipelinedClient):
             with suppress(*_SENT_AGAIN):
                 await reply
                 return
-            await self._sender.send(self, chunk, began)
+            await self._send(chunk, began)
 
         return arrival
 
@@ -318,7 +340,7 @@ class _Stream(PipelinedClient):
 
     async def _send_for_all(self, chunk: Chunk, futures: list[asyncio.Future[None]]) -> None:
         try:
-            await self._sender.send(self, chunk)
+            await self._send(chunk)
         except Exception as error:  # noqa: BLE001  # raised for each caller
             for future in futures:
                 if not future.done():
@@ -332,7 +354,7 @@ class _Stream(PipelinedClient):
                 future.cancel()  # no-op, unless this ends with its loop
 
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.to_thread(function, *args)
+        return await in_thread(function, *args)
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

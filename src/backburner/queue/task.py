@@ -4,7 +4,6 @@ Nothing here publishes: the app's `Producer` does, or Celery, where the producer
 whose own base is a plain ``celery.Task`` gets this one behind it.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 import celery
 
 from backburner.queue import arguments as annotated
+from backburner.queue.executor import in_thread
 from backburner.queue.pool import bridge
 from backburner.queue.producer import Producer
 from backburner.queue.result import EagerJob, Job
@@ -155,7 +155,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             options.setdefault("root_id", parent.request.root_id or parent.request.id)
             if self.app.conf.task_inherit_parent_priority:
                 options.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
-        jobs = await asyncio.to_thread(self._one_by_one, calls, options)
+        jobs = await in_thread(self._one_by_one, calls, options)
         if parent is not None and options.get("add_to_parent", True):
             for job in jobs:
                 parent.add_trail(job)

@@ -73,6 +73,10 @@ class BlockingClient:
         """Collect commands that are sent together."""
         return Pipeline(lambda commands: self._send(b"".join(commands), len(commands)))
 
+    def patience(self) -> float:
+        """Seconds that a caller waits for another thread, which has the connection, and then for its own reply."""
+        return self._timeout * _QUEUED
+
     def close(self) -> None:
         """Close the connection, once it has brought what was asked for. The client can be used again; it connects
         anew."""
@@ -86,12 +90,12 @@ class BlockingClient:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._line = _Line(self._client.connection_pool, self._server, self._timeout)
+        self._line = _Line(self._client.connection_pool, self._server)
 
     def _send(self, commands: bytes, count: int) -> list[Any]:
         if self._pid != os.getpid():
             self._begin()  # the parent's connection is the parent's, and its threads are not here
-        replies = self._line.ask(_Request(commands, count)) if count else []
+        replies = self._line.ask(_Request(commands, count), self.patience()) if count else []
         for reply in replies:
             if isinstance(reply, redis.ResponseError):
                 if isinstance(reply, redis.ReadOnlyError):
@@ -135,10 +139,9 @@ class _Line:
     on.
     """
 
-    def __init__(self, pool: Any, server: str, timeout: float) -> None:
+    def __init__(self, pool: Any, server: str) -> None:
         self._pool = pool
         self._server = server
-        self._timeout = timeout
         self._connection: Any = None  # of who leads, as are these four
         self._wait: Callable[[], None] = lambda: None
         self._arrived: Callable[[], Any] = lambda: None
@@ -151,8 +154,8 @@ class _Line:
         self._closed = False
         self._waiting: list[_Request] = []
 
-    def ask(self, request: _Request) -> list[Any]:
-        """Send a request, by this thread or by another that leads. The replies."""
+    def ask(self, request: _Request, patience: float) -> list[Any]:
+        """Send a request, by this thread or, within seconds, by another that leads. The replies."""
         try:
             with self._lock:
                 if self._busy:
@@ -160,8 +163,8 @@ class _Line:
                     self._waiting.append(request)
                 else:
                     self._busy = request.leads = True
-            if not request.leads and not request.turn.acquire(timeout=self._timeout * _QUEUED):
-                raise redis.TimeoutError(f"{self._server} did not answer within {self._timeout * _QUEUED} s")
+            if not request.leads and not request.turn.acquire(timeout=patience):
+                raise redis.TimeoutError(f"{self._server} did not answer within {patience:.2f} s")
             if request.leads:
                 self._lead(request)
         finally:
@@ -194,7 +197,7 @@ class _Line:
             for one in batch:
                 self._read(one)
                 one.end()
-        except Exception as error:  # noqa: BLE001 - raised for each caller
+        except (redis.RedisError, OSError) as error:
             self._disconnect()
             with self._lock:
                 batch, self._waiting = batch + self._waiting, []

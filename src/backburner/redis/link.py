@@ -5,8 +5,10 @@ busy event loop has no such tick to spare when it is to hear that a copy is out 
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import redis
@@ -89,6 +91,13 @@ class Link(asyncio.BufferedProtocol):
         """Disconnect, without goodbyes: those of TLS take a round trip, and the server may be gone."""
         if self._transport is not None:
             self._transport.abort()
+
+    def shut_down(self) -> None:
+        """Disconnect, where the loop was closed: the socket itself is freed with the transport."""
+        connected: Any = self._transport and self._transport.get_extra_info("socket")
+        if connected is not None:
+            with suppress(OSError):  # it has ended
+                connected.shutdown(socket.SHUT_RDWR)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where to put what comes. With TLS, asyncio fills it in pieces: a slice has to be of the same memory."""

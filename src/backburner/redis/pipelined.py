@@ -119,6 +119,11 @@ class PipelinedClient:
             await self._stream.close()
         await self._client.aclose()
 
+    def retire(self) -> None:
+        """Close the connection once nothing waits for a reply on it. From any thread."""
+        if (stream := self._stream) is not None:
+            stream.retire()
+
     async def _send_all(self, commands: Sequence[bytes]) -> list[Any]:
         if not commands:
             return []

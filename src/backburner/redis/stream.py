@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
 """Bytes of commands that may wait for the server to read; the same holds."""
 _SECOND_LOOK: Final = 0.01
 """Seconds. If the loop was busy, the reply may be there already and only waits to be read."""
+
+_living: "set[Stream]" = set()
+"""Those that have not ended, of all event loops."""
 
 
 class Stream:
@@ -79,7 +83,11 @@ class Stream:
         self._room = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
         self._suspect: float | None = None
+        for other in tuple(_living):
+            if other._loop.is_closed():  # noqa: SLF001  # one of its own kind
+                other._abandon()  # noqa: SLF001
         self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
+        _living.add(self)
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
         """Send a command at the end of the tick. The future is given its reply."""
@@ -131,6 +139,11 @@ class Stream:
         self.end(redis.ConnectionError(f"the connection to {self._server} was closed while a reply was awaited"))
         await asyncio.wait([self._task])
 
+    def retire(self) -> None:
+        """End as soon as nothing waits for a reply. From any thread."""
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._retire)
+
     @property
     def pending(self) -> int:
         """Commands that wait for their replies."""
@@ -149,6 +162,24 @@ class Stream:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
             self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
             await self._connection.disconnect()
+
+    def _retire(self) -> None:
+        if self._held or self.pending:
+            self._loop.call_later(self._timeout, self._retire)
+        else:
+            self.end(redis.ConnectionError(f"the connection to {self._server} is not needed any more"))
+
+    def _abandon(self) -> None:
+        """End after the loop was closed, where nothing runs any more. `asyncio.run` cancels what is at work before
+        that; who closes a loop without it would leave a connection behind each time."""
+        self._failure = redis.ConnectionError(f"the event loop of the connection to {self._server} was closed")
+        _living.discard(self)
+        self._on_end()
+        if self._link is not None:
+            self._link.shut_down()
+        self._task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # as asyncio does
+        with suppress(RuntimeError):  # the loop's, of what wants to run there at the end
+            self._task.get_coro().close()
 
     def _flush(self) -> None:
         if self._held or not self._unsent or self._link is None:
@@ -254,6 +285,7 @@ class Stream:
         if self._failure is not None:
             return
         self._failure = error
+        _living.discard(self)
         self._on_end()
         if self.pending == 0:
             log.debug("connection to %s ended: %s", self._server, error)

@@ -6,7 +6,6 @@ Also which URLs lead to our transports, and how kombu finds these.
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,6 +13,7 @@ from queue import Empty
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import ref
 
 import kombu
 import redis
@@ -49,17 +49,22 @@ _PURGE: Final = script("purge")
 _PURGED_AT_ONCE: Final = 1000
 """Delayed messages that are looked at in one call, about: the server does nothing else meanwhile."""
 
-_delivery: ContextVar[str | None] = ContextVar("backburner_delivery", default=None)
 
-
-@contextmanager
-def delivery() -> Iterator[None]:
+class delivery:  # noqa: N801  # used as a function is
     """Make every attempt to publish in the block one delivery, which kombu may repeat without doubling it."""
-    token = _delivery.set(uuid.uuid4().hex)
-    try:
-        yield
-    finally:
-        _delivery.reset(token)
+
+    def __init__(self) -> None:
+        self.token = uuid.uuid4().hex
+
+    def __enter__(self) -> None:
+        # Nothing but the block keeps it: a signal's handler may raise before that begins.
+        self._before = _delivery.set(ref(self))
+
+    def __exit__(self, *_: object) -> None:
+        _delivery.reset(self._before)
+
+
+_delivery: ContextVar["ref[delivery] | None"] = ContextVar("backburner_delivery", default=None)
 
 
 class PublishingChannel(stock.Channel):
@@ -120,7 +125,9 @@ class PublishingChannel(stock.Channel):
             expires_ms=expires,
             replicas=self.wanted_replicas,
         )
-        token = _delivery.get() or message["properties"]["delivery_tag"]
+        current = _delivery.get()
+        delivery = current() if current is not None else None
+        token = message["properties"]["delivery_tag"] if delivery is None else delivery.token
         arguments = place.arguments([dumps(message)], token, unix_time(headers.get("eta")))
         call = {"keys": place.keys([headers["id"]]), "args": arguments}
         if not place.replicas:
