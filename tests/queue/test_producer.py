@@ -1,6 +1,7 @@
 """The producer beside Celery: the same messages, the same signals, and Celery's own path wherever it is needed."""
 
 import asyncio
+import functools
 import gc
 import json
 import os
@@ -11,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import celery
@@ -20,15 +22,17 @@ import kombu
 import pytest
 import redis
 from celery import signals
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.common import Broadcast
 from kombu.exceptions import EncodeError
 
-from backburner.queue import Celery, Job
+from backburner.queue import Celery, Job, producer
+from backburner.queue.delivery import ENQUEUE
 from backburner.queue.producer import Producer
-from backburner.queue.sending import CHUNK, GATHERED
+from backburner.queue.sending import CHUNK, GATHERED, Chunk
 from backburner.queue.template import representation
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
@@ -296,6 +300,7 @@ CELERYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "reply_to": lambda _: {"reply_to": "somebody"},
     "a queue that expires": lambda _: {"queue": "expiring"},
     "group": lambda _: {"group_id": "a-group", "group_index": 1},
+    "a limit that is none": lambda _: {"time_limit": [1]},
 }
 
 
@@ -353,6 +358,61 @@ def test_who_listens_after_a_job_was_published_hears_what_celery_says(app: Celer
     assert [told["body"][0] for told in heard[3:]] == [(1, 2), (3, 4)]
 
 
+def test_who_listens_after_a_job_was_published_hears_of_arguments_as_they_are_sent(app: Celery) -> None:
+    class Shade(Enum):
+        DARK = "dark"
+
+    def paint(shade: Shade) -> None: ...
+
+    task, heard = app.task(paint, name="paint", shared=False), []
+
+    def listen(body: Any, **_: Any) -> None:
+        heard.append(body[0])
+
+    signals.after_task_publish.connect(listen)
+    try:
+        task.delay(Shade.DARK)
+        in_celerys_way(task, (Shade.DARK,), {})
+        task.delay_many([(Shade.DARK,)])
+    finally:
+        signals.after_task_publish.disconnect(listen)
+    assert [list(args) for args in heard] == [["dark"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(celery.Celery, "send_task"), (celery.Task, "apply_async"), (kombu.Producer, "publish")]
+)
+def test_who_has_wrapped_a_function_of_celerys_sees_each_job(
+    app: Celery, server_lists: Callable[[], Lists], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    add, seen, original = app.tasks["add"], [], getattr(owner, name)
+    add.delay(0, 0)
+
+    @functools.wraps(original)  # as Sentry, Datadog and New Relic do
+    def traced(*args: Any, **options: Any) -> Any:
+        seen.append(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(owner, name, traced)
+    add.delay(1, 2)
+    asyncio.run(add.adelay(1, 2))
+    add.delay_many([(1, 2)] * 2)
+    assert len(seen) >= 4  # events are published too
+    monkeypatch.undo()
+    with ways(app) as taken:
+        add.delay(1, 2)
+    assert taken == ["ours"]
+    assert len(server_lists()["celery"]) == 6
+
+
+def test_an_app_whose_send_task_was_replaced_is_asked(app: Celery, server_lists: Callable[[], Lists]) -> None:
+    app.tasks["add"].delay(0, 0)
+    with mock.patch.object(app, "send_task") as replaced:
+        app.tasks["add"].delay(1, 2)
+    assert replaced.called
+    assert len(server_lists()["celery"]) == 1
+
+
 def test_routers_that_look_at_the_arguments_are_asked_each_time(
     make_app: MakeApp, url: str, server_lists: Callable[[], Lists]
 ) -> None:
@@ -387,6 +447,102 @@ def test_a_changed_configuration_changes_messages(app: Celery, server_lists: Cal
     app.conf.update(task_routes={"add": "elsewhere"})
     app.tasks["add"].delay(1, 2)
     assert sorted(server_lists()) == ["celery", "elsewhere"]
+
+
+def test_a_configuration_from_another_object_changes_messages(
+    app: Celery, url: str, server_lists: Callable[[], Lists]
+) -> None:
+    for queue in ("first", "second"):
+        settings = {"task_default_queue": queue, "broker_url": url, "result_backend": url}
+        app.config_from_object(settings, force=True)
+        app.tasks["add"].delay(1, 2)
+    assert sorted(server_lists()) == ["first", "second"]
+
+
+def test_who_asked_the_old_router_while_routes_changed_does_not_ask_it_for_ever(
+    app: Celery, server_lists: Callable[[], Lists]
+) -> None:
+    routes = {"task_routes": {"add": "elsewhere"}}
+    app.tasks["add"].delay(1, 2)
+    app.conf.changes.update(routes)  # Celery does this first, and then tells its router
+    app.tasks["add"].delay(1, 2)
+    app.conf.update(routes)
+    server_lists()
+    app.tasks["add"].delay(1, 2)
+    assert list(server_lists()) == ["elsewhere"]
+
+
+def test_what_changes_while_the_configuration_is_read_is_seen(
+    app: Celery, url: str, server_lists: Callable[[], Lists], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = producer._server
+
+    def read_and_change(conf: Any) -> str:
+        found = read(conf)
+        monkeypatch.undo()
+        conf.broker_url = url
+        return found
+
+    app.conf.update(broker_url=url.removesuffix("2") + "3", result_backend=url)
+    monkeypatch.setattr(producer, "_server", read_and_change)
+    app.tasks["add"].delay(1, 2)
+    server_lists()
+    app.tasks["add"].delay(1, 2)
+    assert len(server_lists()["celery"]) == 1
+
+
+def test_what_people_are_shown_of_arguments_may_be_said_by_a_route(
+    make_app: MakeApp, url: str, server_lists: Callable[[], Lists]
+) -> None:
+    app = make_app(url, task_routes={"add": {"queue": "celery", "argsrepr": "(<hidden>)"}})
+    app.tasks["add"].delay("secret", "secret")
+    assert [message["headers"]["argsrepr"] for message in server_lists()["celery"]] == ["(<hidden>)"]
+
+
+def test_options_that_differ_from_call_to_call_do_not_fill_the_memory(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "_MOST_TEMPLATES", 2)
+    with ways(app) as taken:
+        for limit in (1, 2, 3, 1):
+            app.tasks["add"].apply_async((1, 2), time_limit=limit)
+    assert taken == ["ours", "ours", "Celery's", "ours"]
+
+
+def test_options_that_are_equal_but_not_the_same_make_different_messages(
+    app: Celery, server_lists: Callable[[], Lists]
+) -> None:
+    values = [1.0, 1, True, 1]
+    for value in values:
+        app.tasks["add"].apply_async((1, 2), time_limit=value)
+    limits = [message["headers"]["timelimit"][0] for message in server_lists()["celery"]]
+    assert list(map(repr, limits)) == list(map(repr, values))
+
+
+def test_a_time_limit_that_strikes_while_a_template_is_made_counts_and_the_next_call_makes_it(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strikes(*_: Any, **__: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(producer, "Template", strikes)
+    with pytest.raises(SoftTimeLimitExceeded):
+        app.tasks["add"].delay(1, 2)
+    monkeypatch.undo()
+    with ways(app) as taken:
+        app.tasks["add"].delay(1, 2)
+    assert taken == ["ours"]
+
+
+def test_a_record_is_read_line_by_line_whatever_the_task_is_called(app: Celery, url: str) -> None:
+    task = app.task(anything, name="two\nlines", shared=False)
+    job = task.delay()
+    [template] = [each for each in app.producer._setup.templates.values() if each]
+    chunk = Chunk(template, [job.id], [], ["the message"], [], "token", None, has_new_ids=True)
+    with redis.Redis.from_url(url) as client:
+        delivered = [client.execute_command("EVAL", ENQUEUE.text, *chunk.words()) for _ in range(2)]
+    assert delivered == [0, -1], "the second time it is known"
+    assert job.snapshot().name == "two lines"
 
 
 @pytest.mark.parametrize(
@@ -467,6 +623,24 @@ def test_wrong_calls_are_errors_before_anything_is_sent(app: Celery, server_list
         with pytest.raises(TypeError, match=message):
             call()
     assert not server_lists()
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_of_many_calls_in_celerys_way_none_is_enqueued_if_one_is_wrong(
+    app: Celery, server_lists: Callable[[], Lists], awaited: bool
+) -> None:
+    add = app.tasks["add"]
+    for call, error in (((1,), TypeError), ((object(), 2), EncodeError)):
+        calls = [(1, 2), call]
+        enqueue = (lambda calls=calls: asyncio.run(add.adelay_many(calls, shadow="s"))) if awaited else None
+        with pytest.raises(error):
+            (enqueue or (lambda calls=calls: add.delay_many(calls, shadow="s")))()
+    assert not server_lists()
+
+
+def test_an_id_may_be_given_by_position_as_to_celery(app: Celery, server_lists: Callable[[], Lists]) -> None:
+    assert app.tasks["add"].apply_async((1, 2), {}, "the-id").id == "the-id"
+    assert server_lists()["celery"][0]["headers"]["id"] == "the-id"
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, 2 * CHUNK + 1])
@@ -639,6 +813,43 @@ def test_a_job_inherits_from_the_one_that_enqueues_it(
     [(name, [message])] = server_lists().items()
     assert name == "celery\x06\x166"
     assert (message["headers"]["root_id"], message["headers"]["parent_id"]) == ("the-root", "the-parent")
+
+
+INHERITING: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "the task has one": ({}, {"priority": 5}, {}),
+    "there is a default": ({"task_default_priority": 5}, {}, {}),
+    "the route has one": ({"task_routes": {"x": {"queue": "celery", "priority": 5}}}, {}, {}),
+    "there is none": ({}, {}, {}),
+    "the call names a queue": ({}, {}, {"queue": "q"}),
+    "the call names it": ({}, {}, {"priority": 3}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
+@pytest.mark.parametrize(("configuration", "attributes", "options"), INHERITING.values(), ids=INHERITING)
+def test_a_priority_is_inherited_where_celery_does_so(
+    make_app: MakeApp,
+    url: str,
+    server_lists: Callable[[], Lists],
+    configuration: dict[str, Any],
+    attributes: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    app = make_app(url, task_inherit_parent_priority=True, **configuration)
+    task = app.task(anything, name="x", shared=False, **attributes)
+    found = []
+    for enqueue in (
+        lambda: in_celerys_way(task, (1,), {}, task_id="the-id", **options),
+        lambda: task.apply_async((1,), task_id="the-id", **options),
+        lambda: asyncio.run(task.aapply_async((1,), task_id="the-id", **options)),
+        lambda: asyncio.run(task.aapply_async((1,), task_id="the-id", shadow="x", **options)),
+    ):
+        request = {"id": "the-parent", "root_id": "the-root", "delivery_info": {"priority": 0}, "children": []}
+        with running_in(app.tasks["add"], **request):
+            enqueue()
+        [(name, [message])] = server_lists().items()
+        found.append((name, message["properties"]["priority"], message["headers"]["parent_id"]))
+    assert found == [found[0]] * 4
 
 
 def test_events_about_jobs_are_celerys_and_only_made_while_somebody_listens(

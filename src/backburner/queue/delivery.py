@@ -47,11 +47,14 @@ class Place:
     """How many must have a message before it counts as delivered."""
     _keys: tuple[str, ...] = field(init=False)
     _record: str = field(init=False)
+    _line: str = field(init=False)
+    """What records call the task: they are lines."""
 
     def __post_init__(self) -> None:
         keys = Keys(self.prefix)
         object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
         object.__setattr__(self, "_record", keys.job(""))
+        object.__setattr__(self, "_line", self.task.replace("\n", " "))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""
@@ -70,7 +73,7 @@ class Place:
         return [
             token,
             str(math.ceil(keep)),
-            self.task,
+            self._line,
             self.queue,
             when,
             now,

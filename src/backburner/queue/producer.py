@@ -15,10 +15,14 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
 
 import celery
+import celery.app.base
+import celery.app.task
+import kombu
 from celery import signals
 from celery._state import get_current_worker_task
 from celery.app.routes import MapRoute
 from celery.backends.base import Backend
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.transport.redis import Channel
 
 from backburner.cache.runtime import run
@@ -26,7 +30,7 @@ from backburner.errors import ConfigError
 from backburner.queue.backend import RedisBackend
 from backburner.queue.publishing import AMQP, NotEnqueued
 from backburner.queue.sending import CHUNK, Call, Chunk, Delivery, Port, Sender
-from backburner.queue.template import Encoded, Template, quote
+from backburner.queue.template import Encoded, Template, Unsuitable, quote
 from backburner.redis.url import ServerURL
 
 if TYPE_CHECKING:
@@ -42,8 +46,22 @@ _HARMLESS: Final = frozenset(Channel.from_transport_options) - {"body_encoding",
     "job_record_expires", "lease", "master_name", "max_deliveries", "replicas", "unknown_task_grace", "watchdog",
 }  # fmt: skip
 """Options of transports that change nothing about a message, or that templates know."""
+_PLAIN: Final = (int, float, str, type(None))
+"""Of what options are that templates depend on."""
+_MOST_TEMPLATES: Final = 1000
+"""Of an app. What differs from call to call (a time limit that is reckoned) is Celery's affair beyond that."""
 _ELSEWHERE: Final = ("broker_use_ssl", "broker_login_method", "broker_user", "broker_password", "broker_vhost")
 """Settings that say about the broker what its URL does not say."""
+
+
+def _own(function: Any, module: Any) -> Any:
+    """The function, if the module has made it and nobody has wrapped it since."""
+    return function if getattr(function, "__globals__", None) is vars(module) else None
+
+
+_send_task = _own(celery.Celery.send_task, celery.app.base)
+_apply_async = _own(celery.Task.apply_async, celery.app.task)
+_publish = _own(kombu.Producer.publish, kombu.messaging)
 
 
 class Producer:
@@ -71,8 +89,13 @@ class Producer:
             return None
         return await self._publish(setup, setup.sender.stream(), task, calls, options)
 
+    def look_again(self) -> None:
+        """Something has changed that is not to be seen."""
+        if (setup := self._setup) is not None:
+            setup.is_outdated = True
+
     def close(self) -> None:
-        """Close the connection that threads share. Those of event loops end with their loops."""
+        """Close the connections."""
         setup, self._setup = self._setup, None
         if setup is not None and setup.sender is not None:
             setup.sender.close()
@@ -91,12 +114,18 @@ class Producer:
             or signals.task_sent.receivers
             or (options and not _UNDERSTOOD.issuperset(options))
             or setup.is_eager(conf)
+            # Who has put something before Celery's functions (Sentry, Datadog, a test) is to see each job.
+            or celery.Celery.send_task is not _send_task
+            or celery.Task.apply_async is not _apply_async
+            or kombu.Producer.publish is not _publish
+            or "send_task" in vars(self._app)
         ):
             return None
         return setup
 
     def _renewed(self, conf: Any) -> "_Setup":
         app: Any = self._app
+        seen = _Seen(conf)  # first: what changes meanwhile has not been seen
         # A result backend that prepares for each result does so in Celery's path.
         prepares = type(app.backend).on_task_call not in (Backend.on_task_call, RedisBackend.on_task_call)
         is_plain = (
@@ -109,7 +138,7 @@ class Producer:
         url = _server(conf) if is_plain else ""
         before = self._setup
         # Threads may do this at the same time. What is not kept is used once.
-        setup = self._setup = _Setup(conf, Sender(app, url, app.settings.celery_publish_timeout) if url else None)
+        setup = self._setup = _Setup(conf, seen, Sender(app, url, app.settings.celery_publish_timeout) if url else None)
         if before is not None and before.sender is not None and before.pid == os.getpid():
             before.sender.close()
         return setup
@@ -125,10 +154,12 @@ class Producer:
             return None
         if len(calls) > CHUNK:
             return await self._publish_chunks(setup, port, task, calls, template, terms)
-        encoded = self._encoded(task, template, calls)
-        if not encoded:
-            return None if encoded is None else []
-        chunk = self._chunk(setup, template, terms, calls, encoded)
+        if not calls:
+            return []
+        told = self._encoded(task, template, calls)
+        if told is None:
+            return None
+        chunk = self._chunk(setup, template, terms, *told)
         delivery = port.deliver(chunk)
         jobs = self._jobs(task, terms, chunk.ids)  # while it is on its way
         await delivery()
@@ -138,16 +169,15 @@ class Producer:
     async def _publish_chunks(
         self, setup: "_Setup", port: Port, task: Any, calls: Sequence[Call], template: Template, terms: "_Terms"
     ) -> "list[Job[Any]] | None":
-        parts = [slice(start, start + CHUNK) for start in range(0, len(calls), CHUNK)]
-        encoded: list[Encoded] = []
+        encoded: list[tuple[list[Call], list[Encoded]]] = []
         # All of it before anything is sent: what is wrong with one call is wrong with all of them.
-        for part in parts:
+        for start in range(0, len(calls), CHUNK):
             if encoded:
                 await port.pause(0)
-            some = self._encoded(task, template, calls[part])
+            some = self._encoded(task, template, calls[start : start + CHUNK])
             if some is None:
                 return None
-            encoded += some
+            encoded.append(some)
         jobs: list[Job[Any]] = []
 
         async def arrived(chunk: Chunk, delivery: Delivery) -> None:
@@ -162,8 +192,8 @@ class Producer:
             jobs.extend(some)
 
         under_way: tuple[Chunk, Delivery] | None = None
-        for part in parts:
-            chunk = self._chunk(setup, template, terms, calls[part], encoded[part])
+        for part in encoded:
+            chunk = self._chunk(setup, template, terms, *part)
             if under_way is not None:
                 # It was on its way while the one that follows was made.
                 await arrived(*under_way)
@@ -195,12 +225,14 @@ class Producer:
                 return None
         terms.task_id = options.get("task_id")
         same = {name: value for name, value in options.items() if name in _SAME_FOR_ALL}
+        if not all(isinstance(value, _PLAIN) for value in same.values()):
+            return None
         if parent is not None:
             if not (terms.root_id and terms.parent_id):
                 terms.root_id = terms.root_id or parent.request.root_id or parent.request.id
                 terms.parent_id = terms.parent_id or parent.request.id
                 if setup.inherits_priority:
-                    same.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
+                    return None  # it depends on what the task says, its routes and the call
             if options.get("add_to_parent", True):
                 terms.add_to = parent
         countdown, eta, expires = options.get("countdown"), options.get("eta"), options.get("expires", expires)
@@ -220,37 +252,55 @@ class Producer:
                 return None
             terms.expires = f'"{expires.isoformat()}"'
             terms.expiration = f'"{int((expires - now).total_seconds() * 1000)}"'
-        terms.key = (task, ignored, expires is not None, *sorted(same.items()))
+        # With their types, for 1 is True and 1.0 too.
+        terms.key = (
+            task,
+            ignored,
+            expires is not None,
+            *((name, same[name], type(same[name])) for name in sorted(same)),
+        )
         return terms
 
     async def _template(self, setup: "_Setup", port: Port, task: Any, terms: "_Terms") -> Template | None:
         templates = setup.templates
-        if terms.key not in templates:
-            templates[terms.key] = await port.aside(self._compile, task, dict(terms.key[3:]), terms.key[2])
-        return templates[terms.key]
+        if terms.key in templates or len(templates) >= _MOST_TEMPLATES:
+            return templates.get(terms.key)
+        options = {name: value for name, value, _ in terms.key[3:]}
+        try:
+            template = await port.aside(self._compile, task, options, terms.key[2])
+        except Unsuitable as error:
+            log.info("jobs of %s are enqueued in Celery's own way: %s", task.name, error)
+            template = None
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:  # noqa: BLE001  # if it is one, Celery's own path raises it again
+            log.info("a job of %s is enqueued in Celery's own way: %s", task.name, error)
+            return None
+        templates[terms.key] = template
+        return template
 
-    def _compile(self, task: Any, options: Mapping[str, Any], expires: bool) -> Template | None:
+    def _compile(self, task: Any, options: Mapping[str, Any], expires: bool) -> Template:
         limits = task.soft_time_limit, task.time_limit
         if type(task).shadow_name is not celery.Task.shadow_name or (all(limits) and limits[0] > limits[1]):
-            return None
-        try:
-            return Template(self._app, task, options, expires=expires)
-        except Exception as error:  # noqa: BLE001  # if it is one, Celery's own path raises it again
-            log.info("jobs of %s are enqueued in Celery's own way: %s", task.name, error)
-            return None
+            raise Unsuitable("Celery has something to say about each of them")
+        return Template(self._app, task, options, expires=expires)
 
-    def _encoded(self, task: Any, template: Template, calls: Sequence[Call]) -> list[Encoded] | None:
-        """What messages tell of each call; ``None`` if Celery is to say what is wrong with one."""
+    def _encoded(self, task: Any, template: Template, calls: Sequence[Call]) -> tuple[list[Call], list[Encoded]] | None:
+        """Calls with arguments as Celery knows them, and what messages tell of each; ``None`` if Celery is to say what
+        is wrong with one."""
         check = task.__header__ if task.typing else None
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
+        said: list[Call] = []
         encoded = []
         for args, kwargs in calls:
             if not isinstance(args, tuple | list) or type(kwargs) is not dict:
                 return None
             if check is not None:
                 check(*args, **kwargs)
-            encoded.append(template.encoded(*(dump(args, kwargs) if dump else (args, kwargs))))
-        return encoded
+            call = dump(args, kwargs) if dump else (args, kwargs)
+            said.append(call)
+            encoded.append(template.encoded(*call))
+        return said, encoded
 
     def _chunk(
         self,
@@ -261,7 +311,7 @@ class Producer:
         encoded: Sequence[Encoded],
     ) -> Chunk:
         """Make messages."""
-        parent = quote(terms.parent_id) if terms.parent_id else "null"
+        parent = quote(terms.parent_id) if terms.parent_id is not None else "null"
         common = parent, quote(self._app.thread_oid), terms.eta, terms.expires, terms.expiration
         root_id = quote(terms.root_id) if terms.root_id else None
         announces = template.announces and setup.sender is not None and setup.sender.has_listeners()
@@ -289,10 +339,24 @@ class Producer:
         return jobs
 
 
+class _Seen:
+    """A configuration as it was."""
+
+    def __init__(self, conf: Any) -> None:
+        self.changes = dict(conf.changes)
+        self.maps = list(conf.maps)
+
+    def holds(self, conf: Any) -> bool:
+        """Whether it is as it was. The places of settings are compared by which they are, what was changed by value."""
+        return bool(self.changes == conf.changes and self.maps == conf.maps)
+
+
 class _Setup:
     """What holds as long as process and configuration stay the same."""
 
-    def __init__(self, conf: Any, sender: Sender | None) -> None:
+    is_outdated = False
+
+    def __init__(self, conf: Any, seen: _Seen, sender: Sender | None) -> None:
         self.sender = sender
         """Where to enqueue; ``None`` if that is Celery's affair."""
         self.pid = os.getpid()  # the parent's connections are the parent's, and messages tell who sent them
@@ -301,12 +365,12 @@ class _Setup:
         """The terms of tasks without options, enqueued by nobody's task."""
         self.tags = map(f'"{os.urandom(8).hex()}-{{:x}}"'.format, count())
         self.inherits_priority = conf.task_inherit_parent_priority
-        self._changes, self._maps = dict(conf.changes), len(conf.maps)
+        self._seen = seen
         self._eager_keys = conf._to_keys("task_always_eager")  # noqa: SLF001  # reading it by its name costs 3 us
 
     def holds(self, conf: Any) -> bool:
         """Whether nothing has changed."""
-        return self._changes == conf.changes and self._maps == len(conf.maps) and self.pid == os.getpid()
+        return self._seen.holds(conf) and not self.is_outdated and self.pid == os.getpid()
 
     def is_eager(self, conf: Any) -> bool:
         """Whether jobs are to run on the spot; tests switch that to and fro, in any of the places of settings."""

@@ -43,6 +43,12 @@ class AMQP(celery.app.amqp.AMQP):
 
     publisher_pool = producer_pool
 
+    def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
+        super()._handle_conf_update(*args, **kwargs)  # type: ignore[misc]  # the stubs leave it out
+        # Celery's settings have changed before its router has: who enqueued in between has asked the old one.
+        if (producer := vars(self.app).get("producer")) is not None:
+            producer.look_again()
+
 
 @contextmanager
 def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:

@@ -4,12 +4,14 @@ Nothing here publishes: the app's `Producer` does, or Celery, where the producer
 whose own base is a plain ``celery.Task`` gets this one behind it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import celery
+from celery._state import _task_stack, get_current_worker_task  # type: ignore[attr-defined]  # the stubs leave it out
+from kombu import serialization
 
 from backburner.queue import arguments as annotated
 from backburner.queue.executor import in_thread
@@ -44,6 +46,9 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     """What its annotations say; ``None`` for ``typing=False`` and for tasks written as classes."""
 
     if TYPE_CHECKING:
+        # Of Celery's, whose stubs leave them out.
+        __header__: Callable[..., None]
+        _dump_pydantic_arguments: Callable[..., Call] | None
 
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
             """Enqueue, with the task's own arguments."""
@@ -56,13 +61,15 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         return await self.aapply_async(args, kwargs)
 
     def apply_async(  # type: ignore[override]  # all other options are passed on
-        self, args: Any = None, kwargs: Any = None, **options: Any
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
     ) -> Job[T_co]:
         """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC).
 
         Raises:
             PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
+        if task_id is not None:
+            options["task_id"] = task_id
         if options:
             self._localize(options)
         args, kwargs = args or (), kwargs or {}
@@ -145,21 +152,36 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         return [_call(arguments) for arguments in calls]
 
     def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job[T_co]]:
+        if len(calls) > 1:
+            self._check(calls, options)
         return [self.apply_async(args, kwargs, **options) for args, kwargs in calls]
 
+    def _check(self, calls: Sequence[Call], options: Mapping[str, Any]) -> None:
+        """Raise what Celery would raise for one of the calls, before any is enqueued."""
+        serializer = options.get("serializer") or self.serializer or self.app.conf.task_serializer
+        dump = None if serializer == "pickle" else self._dump_pydantic_arguments  # as Celery
+        for args, kwargs in calls:
+            if self.typing:
+                self.__header__(*args, **kwargs)
+            serialization.dumps(dump(args, kwargs) if dump else (args, kwargs), serializer)
+
     async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job[T_co]]:
-        """Take Celery's own path, which blocks, in a thread; it does not see the task that runs in this one."""
-        parent = self.app.current_worker_task
-        if parent is not None:
-            options.setdefault("parent_id", parent.request.id)
-            options.setdefault("root_id", parent.request.root_id or parent.request.id)
-            if self.app.conf.task_inherit_parent_priority:
-                options.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
-        jobs = await in_thread(self._one_by_one, calls, options)
-        if parent is not None and options.get("add_to_parent", True):
-            for job in jobs:
-                parent.add_trail(job)
-        return jobs
+        """Take Celery's own path, which blocks, in a thread that takes the task which runs here for its own."""
+        parent: Any = self.app.current_worker_task
+        request = None if parent is None else parent.request
+
+        def enqueue() -> list[Job[T_co]]:
+            if parent is None or get_current_worker_task() is parent:
+                return self._one_by_one(calls, options)
+            _task_stack.push(parent)
+            parent.request_stack.push(request)
+            try:
+                return self._one_by_one(calls, options)
+            finally:
+                parent.request_stack.pop()
+                _task_stack.pop()
+
+        return await in_thread(enqueue)
 
     def _localize(self, options: dict[str, Any]) -> None:
         for name in ("eta", "expires"):
@@ -177,7 +199,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
 def _call(arguments: Arguments) -> Call:
     if isinstance(arguments, tuple | list):
-        return arguments, {}
+        return arguments or (), {}
     if isinstance(arguments, dict):
         return (), arguments
     raise TypeError(f"a call is a tuple or list of arguments, or a dict of them by name, not {arguments!r}")

@@ -75,6 +75,8 @@ class Template:
         self._args_size, self._kwargs_size = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
         self._levels = app.conf.task_repr_maxlevels
 
+        if (headers["argsrepr"], headers["kwargsrepr"]) != ("()", "{}"):
+            raise Unsuitable("what people are shown of arguments is said elsewhere")
         headers |= {"argsrepr": _slot("args"), "kwargsrepr": _slot("kwargs"), "eta": _slot("eta")}
         properties["delivery_tag"] = _slot("tag")
         message["body"] = _slot("body")
