@@ -209,17 +209,20 @@ def test_results_that_are_no_json_are_stored_as_stock_celery_does(
     assert app.backend.get_task_meta("the-id")["result"] == {1, 2}
 
 
-def test_a_full_server_takes_results_with_acknowledgements(client: "redis.Redis") -> None:
+@pytest.mark.parametrize("acknowledged", [[1], []])
+def test_a_full_server_takes_results_with_acknowledgements_and_without(
+    client: "redis.Redis", acknowledged: list[int]
+) -> None:
     leases, message = "leases", "x" * 2000
     client.hset(leases, mapping={1: message, 2: message})
-    words = settling(leases, [1], [Stored(b"result", '{"status": "SUCCESS"}', 60, begins=False)])
+    words = settling(leases, acknowledged, [Stored(b"result", '{"status": "SUCCESS"}', 60, begins=False)])
     used = client.info("memory")["used_memory"]
     client.config_set("maxmemory", used - 1000)
     try:
         assert client.execute_command("EVAL", SETTLE.text, *words) == 1
     finally:
         client.config_set("maxmemory", 0)
-    assert client.hkeys(leases) == [b"2"]
+    assert client.hkeys(leases) == ([b"2"] if acknowledged else [b"1", b"2"])
     assert client.get("result") == b'{"status": "SUCCESS"}'
 
 

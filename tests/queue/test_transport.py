@@ -472,6 +472,139 @@ def test_the_last_message_that_is_done_with_waits_for_no_others(
     eventually(lambda: client.hlen(mine.leased) == 0)
 
 
+def test_a_lease_is_renewed_while_nothing_can_be_told(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    def tell(_: Any) -> None:
+        raise redis.TimeoutError("the network is slow")
+
+    mine = reader(lease=2)
+    send("hello")
+    mine.drain(1)
+    monkeypatch.setattr(decisions.Decisions, "tell", tell)
+    lease = client.zscore(KEYS.consumers, mine.consumer.name)
+    eventually(lambda: (client.zscore(KEYS.consumers, mine.consumer.name) or 0) > lease + 1.5, timeout=5)
+
+
+UNSENDABLE = ("SET", "anything", None)
+HALF_A_CHARACTER = ("SET", "anything", "\ud800")
+REFUSED = ("LPUSH", KEYS.consumers, "anything")
+
+
+@pytest.mark.parametrize("call", [UNSENDABLE, HALF_A_CHARACTER, REFUSED])
+def test_what_never_can_be_told_is_logged_and_holds_up_nothing(
+    reader: MakeReader,
+    send: Send,
+    client: Any,
+    eventually: Eventually,
+    call: tuple[Any, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    send("hello")
+    mine = reader()
+    mine.drain(1)
+    mine.consumer._decisions.decide(*call)
+    mine.consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60, begins=False))
+    mine.messages.pop().ack()
+    eventually(lambda: mine.consumer._decisions.are_told)
+    assert client.exists("celery-task-meta-hello")
+    assert not client.exists(mine.leased)
+    assert "can't be told" in caplog.text
+
+
+def test_a_message_whose_result_cannot_be_stored_is_not_acknowledged_and_holds_up_no_other(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    client.lpush("celery-task-meta-0", "somebody else's")
+    for number in range(3):
+        send(number)
+    mine = reader()
+    mine.drain(3)
+    late, *others = mine.messages
+    for number, message in enumerate(mine.messages):
+        state = Stored(b"celery-task-meta-%d" % number, '{"status": "SUCCESS"}', 60, False, message.delivery_tag)
+        assert mine.consumer.store(state)
+    others[0].ack()
+    eventually(lambda: mine.consumer._decisions.are_told)
+    late.ack()
+    others[1].ack()
+    eventually(lambda: mine.consumer._decisions.are_told)
+    assert client.exists("celery-task-meta-1", "celery-task-meta-2") == 2
+    assert client.hkeys(mine.leased) == [str(late.delivery_tag)]
+    mine.messages.clear()
+    mine.connection.release()
+    assert client.llen("q") == 1
+
+
+def test_what_is_the_servers_state_and_not_the_calls_fault_is_told_again(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    send("hello")
+    mine = reader()
+    mine.drain(1)
+    refusals = [redis.ReadOnlyError("a replica")] * 2
+    read_all = Wire.read_all
+
+    def read(wire: Wire, calls: Any) -> list[Any]:
+        replies = read_all(wire, calls)
+        return [refusals.pop()] if calls and calls[0][0] == "SET" and refusals else replies
+
+    monkeypatch.setattr(Wire, "read_all", read)
+    client.set("told", "not yet")
+    mine.consumer._decisions.decide("SET", "told", "again")
+    eventually(lambda: not refusals)
+    client.set("told", "not yet")
+    eventually(lambda: client.get("told") == "again")
+
+
+def test_a_failure_keeps_the_beginning_of_its_detail_whatever_that_is(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    details = {"null": None, "half a character": "\ud800", "long": "x" * 10**6}
+    for name in details:
+        send(name)
+    mine = reader()
+    mine.drain(3)
+    for message in mine.messages:
+        mine.channel.qos.bury(message.delivery_tag, "unknown task", details[message.payload])
+    eventually(lambda: mine.consumer._decisions.are_told)
+    assert [each["detail"][:10_001] for each in failed(client)] == ["None", "\\ud800", "x" * 10_000]
+
+
+def test_a_result_that_others_would_wait_for_is_left_to_the_caller(reader: MakeReader) -> None:
+    mine = reader()
+    mine.drain(1, timeout=0.1)
+    huge = Stored(b"celery-task-meta-huge", b"x" * (decisions.LONGEST + 1), 60, begins=False)
+    assert not mine.consumer.store(huge)
+
+
+def test_results_leave_a_part_at_a_time_and_nothing_is_acknowledged_before_the_last(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("hello")
+    mine = reader()
+    mine.drain(1)
+    sent = []
+    send_all = Wire.send_all
+
+    def spy(wire: Wire, calls: Any) -> None:
+        sent.append(sum(len(wire.pack(call)) for call in calls))
+        if sent[-1] > decisions.LONGEST // 2:
+            assert client.exists(mine.leased)
+        send_all(wire, calls)
+
+    monkeypatch.setattr(Wire, "send_all", spy)
+    result = b'{"status": "SUCCESS", "result": "%s"}' % (b"x" * 100_000)
+    with mine.consumer._decisions._speaking:
+        for number in range(5):
+            assert mine.consumer.store(Stored(b"celery-task-meta-%d" % number, result, 60, begins=False))
+        mine.messages.pop().ack()
+    eventually(lambda: mine.consumer._decisions.are_told)
+    assert max(sent) < decisions.LONGEST + 1000
+    assert len(client.keys("celery-task-meta-*")) == 5
+    assert not client.exists(mine.leased)
+
+
 @pytest.fixture
 def senders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads from which something was sent."""

@@ -227,7 +227,8 @@ class _Patient:
             if len(json) > self._MAX_STR_VALUE_SIZE:
                 raise BackendStoreError("the result is too large for a server")
             keep = self.failure_expires if state == states.FAILURE else self.expires
-            return Stored(self.get_key_for_task(task_id), json, keep or 0, begins)
+            number = (getattr(request, "properties", None) or {}).get("delivery_tag")
+            return Stored(self.get_key_for_task(task_id), json, keep or 0, begins, number)
 
         if state == states.STARTED:
             self.starts.add(task_id, partial(stored, begins=True))

@@ -30,7 +30,11 @@ for i = 2, #KEYS do
     end
 end
 
--- Removed first: a server whose memory is full refuses a script that begins by adding.
+-- Removed first: a server whose memory is full refuses a script that begins by adding. If nothing is acknowledged, what
+-- is replaced is removed.
+if acknowledged == 0 and #stored > 0 then
+    redis.call('DEL', stored[1][1])
+end
 for first = 2, acknowledged + 1, 1000 do
     redis.call('HDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, acknowledged + 1)))
 end

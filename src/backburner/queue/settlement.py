@@ -22,6 +22,8 @@ class Stored(NamedTuple):
     """Seconds; 0 for ever."""
     begins: bool
     """Whether the job has begun since anything was last stored for it."""
+    number: Any = None
+    """Of the job's message, if it came from a queue: without the result, a consumer does not acknowledge it."""
 
 
 class Offer(NamedTuple):

@@ -25,7 +25,7 @@ from backburner.queue.keys import Keys
 from backburner.queue.settlement import Offer, Stored, server_of
 from backburner.queue.transport import worker
 from backburner.queue.transport.aside import Thread
-from backburner.queue.transport.decisions import Decisions
+from backburner.queue.transport.decisions import LONGEST, Decisions
 from backburner.queue.transport.wire import Call, Wire, script
 
 log = logging.getLogger("backburner.queue")
@@ -52,6 +52,9 @@ _OLDEST: Final = 7
 _CRASHES_EXPIRE: Final = 7 * 86_400
 """Seconds for which it is remembered that a message killed a worker."""
 
+_LONGEST_DETAIL: Final = 10_000
+"""Characters that are kept of why a message failed; an error may quote all of it."""
+
 _RENEW = script("renew")
 _RECOVER = script("recover")
 _RESTORE = script("restore")
@@ -68,7 +71,8 @@ _at_work: "list[Consumer]" = []
 def store_for(server: tuple[Any, ...], state: Stored) -> bool:
     """Have a job's result stored on a server, with the acknowledgement of its message or before it.
 
-    ``False`` if it is not for this process to do so: it consumes elsewhere, nowhere, or with several consumers.
+    ``False`` if the caller has to: this process consumes elsewhere, nowhere, or with several consumers, or the one it
+    has does not take it.
     """
     consumer = _only_one()
     return consumer is not None and consumer.server == server and consumer.store(state)
@@ -203,9 +207,9 @@ class Consumer:
     def store(self, state: Stored) -> bool:
         """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.
 
-        ``False`` if it is too late for that: the consumer is about to stop.
+        ``False`` if it is too late for that, the consumer being about to stop, or if others would wait for it too long.
         """
-        if self._stopping:
+        if self._stopping or self.over or len(state.json) > LONGEST:
             return False
         self._decisions.store(state)
         return True
@@ -221,9 +225,10 @@ class Consumer:
         keys = self._keys
         self._decisions.decide(_POSTPONE, 3, self._leased, keys.delayed, keys.delayed_entries, number, due)
 
-    def bury(self, number: int, reason: str, detail: str) -> None:
-        """Keep the message among those that failed."""
-        self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, detail)
+    def bury(self, number: int, reason: str, detail: object) -> None:
+        """Keep the message among those that failed. The detail may be anything that came with it."""
+        text = str(detail)[:_LONGEST_DETAIL].encode(errors="backslashreplace")
+        self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, text)
 
     def crashed(self, number: int) -> None:
         """A process died of the message: it goes back, or to those that failed."""
@@ -315,6 +320,15 @@ class Consumer:
             try:
                 if decisions.line is None:
                     decisions.line = self._wire()
+                # First, so that nothing that is to be told can keep the lease from being renewed.
+                if (now := monotonic()) >= next_renewal:
+                    if now - renewed > self.lease / 2:
+                        # The server was away, or we were. Others may be about to come back too.
+                        self._sweep_from = now + self.lease
+                    if not self._hangs():
+                        self._renew(sweep=now >= self._sweep_from)
+                    renewed = monotonic()
+                    next_renewal = renewed + every
                 if worker.stopping:
                     self.give_back()
                     self._return_unread()
@@ -322,15 +336,6 @@ class Consumer:
                 decisions.tell()
                 settled = monotonic()
                 rate = (decisions.heard - heard) / max(_QUICK, settled - before)
-                if settled < next_renewal:
-                    continue
-                if settled - renewed > self.lease / 2:
-                    # The server was away, or we were. Others may be about to come back too.
-                    self._sweep_from = settled + self.lease
-                if not self._hangs():
-                    self._renew(sweep=settled >= self._sweep_from)
-                renewed = monotonic()
-                next_renewal = renewed + every
             except (redis.RedisError, OSError) as error:
                 log.warning("consumer %s can't reach the server: %s", self.name, error)
                 decisions.hang_up()

@@ -3,29 +3,41 @@
 Any thread decides: a message is done with, goes back, waits or has failed, a job came to this. The consumer's thread
 tells the server, many at a time, and reads what it answers. What is the last to be decided for now leaves from the
 thread that decided it: to wake another one takes longer than that, and somebody may wait for the result. Nothing is
-forgotten before the server has answered, and each decision has an effect once only, however often it is told.
+forgotten before the server has answered, and each decision has an effect once only, however often it is told. What the
+server will never take holds up nothing else: it is logged, and its message stays leased until the consumer ends.
 """
 
+import logging
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 import redis
+from redis.exceptions import ClusterError, TryAgainError
 
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.transport.aside import Bell, gevent_is_here, original
 from backburner.queue.transport.wire import Call, Wire
 
-__all__ = ["Decisions"]
+__all__ = ["LONGEST", "Decisions"]
+
+log = logging.getLogger("backburner.queue")
 
 _BATCH: Final = 100
 """Decisions that are worth a message to the server, whenever the last one was."""
-_MOST_ACKS: Final = 1000
-"""In one command: Lua and the server have their limits."""
+_MOST: Final = 1000
+"""Acknowledgements, or results, in one command: Lua and the server have their limits."""
+LONGEST: Final = 256 * 1024
+"""Bytes of a result, or of several in one command: a slow network takes them before the server counts as gone."""
 _MOST_AHEAD: Final = 16 * 1024
 """Bytes of results that leave from the thread that decided: no more than the system takes without waiting for the
 server, which has answered everything before."""
+_PASSING: Final = (redis.OutOfMemoryError, redis.ReadOnlyError, ClusterError, TryAgainError)
+_ALSO_PASSING: Final = ("MISCONF", "NOREPLICAS", "BUSY")
+"""Of a server that refuses what it will take another time. For the latter redis-py has no classes."""
 
 
 @dataclass(slots=True)
@@ -57,6 +69,8 @@ class Decisions:
         self._acks: deque[int] = deque()
         self._states: deque[Stored] = deque()
         self._others: deque[Call] = deque()
+        self._without_result: set[int] = set()
+        """Messages that are not acknowledged any more, for the results of their jobs can't be stored."""
         self._under_way: _Batch | None = None
         self._speaking = original("_thread", "allocate_lock")()
         self._made = Bell()
@@ -86,11 +100,11 @@ class Decisions:
 
     def take_acks(self) -> list[int]:
         """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
-        count = min(len(self._acks), _MOST_ACKS)
+        count = min(len(self._acks), _MOST)
         # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
         if self._states or self._under_way is not None:
             return []
-        return _taken(self._acks, count)
+        return self._with_results(_taken(self._acks, count))
 
     @property
     def are_told(self) -> bool:
@@ -113,7 +127,9 @@ class Decisions:
             # What is on its way on the other connection has not been said yet. If that is lost, it is said here.
             with suppress(redis.RedisError, OSError):
                 self._hear()
-            self._tell(wire)
+            while self._waits:
+                self._send(wire)
+                self._hear()
 
     # The consumer's thread
 
@@ -126,7 +142,7 @@ class Decisions:
         self._urgent.wait(seconds)
 
     def tell(self) -> None:
-        """Tell everything, on the `line`.
+        """Tell what waits, on the `line`. What is too much at once waits for the next time.
 
         Raises:
             redis.RedisError: it was lost.
@@ -134,7 +150,11 @@ class Decisions:
         with self._speaking:
             line = self._held_line()
             self._hear()
-            self._tell(line)
+            if self._waits:
+                self._send(line)
+                self._hear()
+        if self._waits:
+            self.hurry()
 
     def ask(self, call: Call) -> Any:
         """Ask the server something else, on the `line`.
@@ -182,11 +202,6 @@ class Decisions:
             raise redis.ConnectionError("the connection was lost")
         return self.line
 
-    def _tell(self, wire: Wire) -> None:
-        while self._waits:
-            self._send(wire)
-            self._hear()
-
     @property
     def _waits(self) -> bool:
         return bool(self._acks or self._states or self._others)
@@ -194,15 +209,20 @@ class Decisions:
     def _send(self, wire: Wire) -> None:
         batch = self._under_way = _Batch(wire)
         try:
-            batch.acks += _taken(self._acks, _MOST_ACKS)
-            batch.states += _taken(self._states, len(self._states))
+            batch.acks += self._with_results(_taken(self._acks, _MOST))
+            waiting = tuple(self._states)
+            fitting = _fitting(waiting)
+            batch.states += _taken(self._states, fitting)
+            if fitting < len(waiting):
+                # The results of some may be among those that wait.
+                self._acks.extend(batch.acks)
+                batch.acks.clear()
             batch.others += _taken(self._others, len(self._others))
-            if batch.states:
-                batch.calls.append((SETTLE, *settling(self._leased, batch.acks, batch.states)))
-            elif batch.acks:
-                batch.calls.append(("HDEL", self._leased, *batch.acks))
-            batch.calls += batch.others
-            wire.send_all(batch.calls)
+            try:
+                wire.send_all(calls := self._calls(batch))
+                batch.calls = calls
+            except (redis.DataError, UnicodeError):
+                self._tell_apart(batch)
         except BaseException:
             self._lose(wire)
             self._unsay(batch)
@@ -213,13 +233,51 @@ class Decisions:
         if batch is None:
             return
         try:
-            batch.wire.read_all(batch.calls)
+            if any(isinstance(reply, redis.ResponseError) for reply in batch.wire.read_all(batch.calls)):
+                self._tell_apart(batch)
         except BaseException:
             self._lose(batch.wire)
             self._unsay(batch)
             raise
         self._under_way = None
         self.heard += max(len(batch.acks), len(batch.states)) + len(batch.others)
+
+    def _calls(self, batch: _Batch) -> list[Call]:
+        if batch.states:
+            return [(SETTLE, *settling(self._leased, batch.acks, batch.states)), *batch.others]
+        if batch.acks:
+            return [("HDEL", self._leased, *batch.acks), *batch.others]
+        return batch.others
+
+    def _tell_apart(self, batch: _Batch) -> None:
+        """Tell one by one what was refused together, and give up what is refused by itself."""
+        sent = []
+        for part in _parts(batch):
+            [call] = part.calls = self._calls(part)
+            try:
+                batch.wire.pack(call)
+                sent.append(part)
+            except (redis.DataError, UnicodeError) as error:
+                self._give_up(part, error)
+        calls = [call for part in sent for call in part.calls]
+        batch.wire.send_all(calls)
+        for part, reply in zip(sent, batch.wire.read_all(calls), strict=True):
+            if isinstance(reply, _PASSING) or str(reply).startswith(_ALSO_PASSING):
+                raise reply
+            if isinstance(reply, redis.ResponseError):
+                self._give_up(part, reply)
+
+    def _give_up(self, part: _Batch, error: Exception) -> None:
+        if part.states:
+            [state] = part.states
+            log.error("the result %r can't be stored, and its message is not acknowledged: %r", state.key, error)
+            if state.number is not None:
+                self._without_result.add(state.number)
+        else:
+            log.error("what was decided about a message can't be told, and it stays leased: %r", error)
+
+    def _with_results(self, acks: list[int]) -> list[int]:
+        return [number for number in acks if number not in self._without_result] if self._without_result else acks
 
     def _unsay(self, batch: _Batch) -> None:
         self._acks.extend(batch.acks)
@@ -236,6 +294,25 @@ class Decisions:
         self._made.ring()
         if waiting >= _BATCH:
             self._urgent.ring()
+
+
+def _fitting(waiting: tuple[Stored, ...]) -> int:
+    """How many of the states go in one command: at least one."""
+    sizes = accumulate(len(state.json) for state in waiting[:_MOST])
+    return max(sum(size <= LONGEST for size in sizes), min(1, len(waiting)))
+
+
+def _parts(batch: _Batch) -> Iterator[_Batch]:
+    """A batch for each decision; for a result together with its message, if that is acknowledged."""
+    acks = set(batch.acks)
+    for state in batch.states:
+        own = acks & {state.number}
+        acks -= own
+        yield _Batch(batch.wire, [*own], [state])
+    if acks:
+        yield _Batch(batch.wire, [*acks])
+    for call in batch.others:
+        yield _Batch(batch.wire, others=[call])
 
 
 def _taken(waiting: deque[Any], most: int) -> list[Any]:

@@ -49,35 +49,39 @@ class Wire:
 
     def call(self, call: Call) -> Any:
         """Send and read."""
-        return self.call_all([call])[0]
+        self.send_all([call])
+        [reply] = self.read_all([call])
+        if isinstance(reply, redis.ResponseError):
+            raise reply
+        return reply
 
-    def call_all(self, calls: Sequence[Call]) -> list[Any]:
-        """Send all, then read all. An error in one is raised when all replies are read."""
-        self.send_all(calls)
-        return self.read_all(calls)
+    def pack(self, call: Call) -> bytes:
+        """A call as it is sent.
+
+        Raises:
+            redis.DataError: it holds what can't be sent.
+            UnicodeError: it holds half a character.
+        """
+        return b"".join(self.connection.pack_command(*_words(call)))
 
     def send_all(self, calls: Sequence[Call]) -> None:
-        """Send calls, for `read_all` to read their replies."""
-        pack = self.connection.pack_command
-        packed = b"".join(part for call in calls for part in pack(*_words(call)))
-        self.connection.send_packed_command([packed], check_health=False)
+        """Send calls, for `read_all` to read their replies. Nothing is sent if one of them can't be packed."""
+        self.connection.send_packed_command([b"".join(map(self.pack, calls))], check_health=False)
 
     def read_all(self, calls: Sequence[Call]) -> list[Any]:
-        """The replies to calls that were sent. An error in one is raised when all are read."""
-        replies: list[Any] = []
-        for _ in calls:
-            try:
-                replies.append(self.read())
-            except redis.ResponseError as error:
-                replies.append(error)
+        """The replies to calls that were sent; what the server refuses has its error for a reply."""
+        replies = [self._reply() for _ in calls]
         for i, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
                 self.send(calls[i], whole=True)
-                replies[i] = self.read()
-        for reply in replies:
-            if isinstance(reply, redis.ResponseError):
-                raise reply
+                replies[i] = self._reply()
         return replies
+
+    def _reply(self) -> Any:
+        try:
+            return self.read()
+        except redis.ResponseError as error:
+            return error
 
     def close(self) -> None:
         """Close the connection. It can't be used again."""
