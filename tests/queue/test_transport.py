@@ -4,12 +4,14 @@ import gc
 import json
 import re
 import statistics
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, cast
 
 import kombu
@@ -663,6 +665,47 @@ def test_what_could_hold_up_the_thread_that_decided_does_not_leave_from_it(
     eventually(lambda: mine.consumer._decisions.are_told)
     assert senders
     assert threading.get_ident() not in senders
+
+
+class _StruckError(Exception):
+    """What a signal handler raises."""
+
+
+def _strike_after(calls: int) -> Callable[..., None]:
+    """A profile function that raises where a signal handler could: when a function in C has returned to decisions.py,
+    the so many-th one."""
+    left = calls
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal left
+        if event == "c_return" and frame.f_code.co_filename == decisions.__file__:
+            left -= 1
+            if left == 0:
+                raise _StruckError
+
+    return profile
+
+
+def test_a_signal_handler_that_raises_wherever_it_strikes_keeps_nothing_from_being_told(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    mine = reader(lease=1)
+    mine.drain(1, timeout=0.1)
+    made = mine.consumer._decisions
+    for strike in count(1):
+        eventually(lambda: made.line is not None)
+        number = 10**6 + strike
+        client.hset(mine.leased, number, "q\nmessage")
+        sys.setprofile(_strike_after(strike))
+        try:
+            made.acknowledge(number, is_last=True)
+            break
+        except _StruckError:
+            continue
+        finally:
+            sys.setprofile(None)
+            eventually(lambda number=number: not client.hexists(mine.leased, number), timeout=5)
+    assert strike > 5, "it has struck"
 
 
 def test_while_a_slot_is_free_what_is_done_with_is_said_soon(

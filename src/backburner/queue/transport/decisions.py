@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any, Final
 
 import redis
@@ -104,7 +104,9 @@ class Decisions:
         # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
         if self._states or self._under_way is not None:
             return []
-        return self._with_results(_taken(self._acks, count))
+        taken: list[int] = []
+        _take(self._acks, taken, count)
+        return self._with_results(taken)
 
     @property
     def are_told(self) -> bool:
@@ -182,19 +184,19 @@ class Decisions:
     # What the lock protects
 
     def _tell_ahead(self) -> bool:
-        if gevent_is_here() or not self._speaking.acquire(blocking=False):
+        # Asked, and not tried to acquire: what a signal handler raises just then would leave it locked for ever.
+        if gevent_is_here() or self._speaking.locked():
             return False
-        try:
+        with self._speaking:
             line = self.line
             if line is None or self._under_way is not None:
                 return False
             if sum(len(state.json) for state in tuple(self._states)) > _MOST_AHEAD:
                 return False
-            self._send(line)
-        except (redis.RedisError, OSError):
-            return False  # the thread will find out
-        finally:
-            self._speaking.release()
+            try:
+                self._send(line)
+            except (redis.RedisError, OSError):
+                return False  # the thread will find out
         return True
 
     def _held_line(self) -> Wire:
@@ -209,15 +211,16 @@ class Decisions:
     def _send(self, wire: Wire) -> None:
         batch = self._under_way = _Batch(wire)
         try:
-            batch.acks += self._with_results(_taken(self._acks, _MOST))
+            _take(self._acks, batch.acks, _MOST)
+            batch.acks = self._with_results(batch.acks)
             waiting = tuple(self._states)
             fitting = _fitting(waiting)
-            batch.states += _taken(self._states, fitting)
+            _take(self._states, batch.states, fitting)
             if fitting < len(waiting):
                 # The results of some may be among those that wait.
                 self._acks.extend(batch.acks)
                 batch.acks.clear()
-            batch.others += _taken(self._others, len(self._others))
+            _take(self._others, batch.others, len(self._others))
             try:
                 wire.send_all(calls := self._calls(batch))
                 batch.calls = calls
@@ -315,10 +318,10 @@ def _parts(batch: _Batch) -> Iterator[_Batch]:
         yield _Batch(batch.wire, others=[call])
 
 
-def _taken(waiting: deque[Any], most: int) -> list[Any]:
-    """The first ones. Two threads may take at the same time, so that a deque is empty sooner than its length tells."""
-    taken: list[Any] = []
+def _take(waiting: deque[Any], taken: list[Any], most: int) -> None:
+    """Move the first ones, in one call, within which no signal handler can raise and have some lost.
+
+    Two threads may take at the same time, so that a deque is empty sooner than its length tells.
+    """
     with suppress(IndexError):
-        while len(taken) < most:
-            taken.append(waiting.popleft())
-    return taken
+        taken.extend(map(deque.popleft, repeat(waiting, most)))
