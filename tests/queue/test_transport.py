@@ -607,6 +607,36 @@ def test_results_leave_a_part_at_a_time_and_nothing_is_acknowledged_before_the_l
     assert not client.exists(mine.leased)
 
 
+def test_a_message_is_acknowledged_to_the_consumer_that_leases_it_whichever_channel_delivers_it(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader("q", prefetch=1)
+    second = one.connection.channel()
+    kept: list[Any] = []
+
+    def consume(queue: str) -> None:
+        kombu.Consumer(second, [kombu.Queue(queue)], callbacks=[lambda _, each: kept.append(each)]).consume()
+
+    def drain(count: int) -> None:
+        while len(kept) < count:
+            one.connection.drain_events(timeout=5)
+
+    consume("r")
+    send("kept", "r")
+    drain(1)
+    second.basic_qos(0, 1, False)
+    consume("q")  # which the first channel claims, and the last one to consume it delivers
+    send("done", "q")
+    drain(2)
+    leased = [KEYS.leased(channel.consumer.name) for channel in (one.channel, second)]
+    assert [client.hlen(each) for each in leased] == [1, 1]
+    kept.pop().ack()
+    eventually(lambda: client.hlen(leased[0]) == 0)
+    assert [entry.partition("\n")[0] for entry in client.hvals(leased[1])] == ["r"]
+    kept.pop().ack()
+    eventually(lambda: client.hlen(leased[1]) == 0)
+
+
 @pytest.fixture
 def senders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads from which something was sent."""

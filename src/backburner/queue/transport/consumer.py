@@ -8,6 +8,7 @@ whether it was taken for dead; `Consumer.holds` says what is certain.
 """
 
 import atexit
+import itertools
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import redis
 
@@ -64,6 +66,11 @@ _CRASH = script("crash")
 _UNSORT = script("unsort")
 _LEAVE = script("leave")
 
+_RANGE: Final = 2**32
+"""Numbers of one consumer's messages. The server keeps them exactly up to 2**53."""
+_ranges = itertools.count()
+_consumers: "WeakValueDictionary[int, Consumer]" = WeakValueDictionary()
+"""By their ranges."""
 _at_work: "list[Consumer]" = []
 """Those that have not ended when the last one started; after a fork, the parent's."""
 
@@ -87,6 +94,11 @@ def offer_for(number: Any) -> Offer | None:
 def _only_one() -> "Consumer | None":
     consumers = [consumer for consumer in _at_work if not consumer.over and consumer.is_mine]
     return consumers[0] if len(consumers) == 1 else None
+
+
+def consumer_of(number: int) -> "Consumer | None":
+    """The consumer that leases a message to this process, by the message's number; ``None`` if it is no more."""
+    return _consumers.get(number // _RANGE)
 
 
 def check_version(told: bytes) -> None:
@@ -118,13 +130,13 @@ class Consumer:
         watchdog: seconds for which `beat` may not be called before the process counts as hung.
     """
 
-    _last_number = 0
-
     def __init__(
         self, connect: Callable[..., Any], keys: Keys, *, lease: float, max_deliveries: int, watchdog: float
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
-        self.number = self._first = Consumer._last_number + 1
+        range_ = next(_ranges)
+        _consumers[range_] = self
+        self.number = self._first = range_ * _RANGE + 1
         """For the next message. No other consumer of this process uses it."""
         self.live: set[int] = set()
         """Messages that channels have delivered, and nobody has settled."""
@@ -154,7 +166,6 @@ class Consumer:
     def number_next(self, count: int) -> range:
         """Numbers for the next messages, which are here."""
         first, self.number = self.number, self.number + count
-        Consumer._last_number = max(Consumer._last_number, self.number - 1)
         return range(first, self.number)
 
     @property

@@ -7,6 +7,7 @@ decided about a message is told to the consumer, which sends it.
 import json
 import logging
 import weakref
+from collections import defaultdict
 from typing import Any
 
 import kombu.serialization
@@ -14,6 +15,7 @@ import kombu.transport.virtual
 import kombu.utils.json
 
 from backburner.queue.transport import worker
+from backburner.queue.transport.consumer import Consumer, consumer_of
 
 log = logging.getLogger("backburner.queue")
 
@@ -119,7 +121,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
         self._on_collect.cancel()
-        self.held: dict[int, weakref.ref[Message]] = {}
+        self.held: dict[int, tuple[weakref.ref[Message], Consumer]] = {}
+        """With the consumer that leases each: one channel of a connection may deliver what another claimed."""
 
     @property
     def credit(self) -> int:
@@ -143,47 +146,48 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         return max(self.credit, 0)
 
     def append(self, message: Message, delivery_tag: Any) -> None:
-        if isinstance(delivery_tag, int):
-            self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag))
-            self.channel.consumer.live.add(delivery_tag)
+        if isinstance(delivery_tag, int) and (consumer := consumer_of(delivery_tag)):
+            self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag)), consumer
+            consumer.live.add(delivery_tag)
 
     def get(self, delivery_tag: Any) -> Any:
-        return self.held[delivery_tag]()
+        return self.held[delivery_tag][0]()
 
     def holds(self, delivery_tag: Any) -> bool:
         """Whether it is certain that nobody else can have the message."""
         if not isinstance(delivery_tag, int):
             return True
-        return delivery_tag in self.held and self.channel.consumer.holds(delivery_tag)
+        _, consumer = self.held.get(delivery_tag, (None, None))
+        return consumer is not None and consumer.holds(delivery_tag)
 
     def ack(self, delivery_tag: Any) -> None:
-        if self._is_settled(delivery_tag):
-            self.channel.consumer.acknowledge(delivery_tag)
+        if consumer := self._let_go(delivery_tag):
+            consumer.acknowledge(delivery_tag)
 
     def forget(self, delivery_tag: Any) -> None:
         """Hold a message no more, about which the server knows."""
-        self._is_settled(delivery_tag)
+        self._let_go(delivery_tag)
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
         if not requeue:
             self.bury(delivery_tag, "rejected", "")
-        elif self._is_settled(delivery_tag):
-            self.channel.consumer.restore([delivery_tag], seen=True)
+        elif consumer := self._let_go(delivery_tag):
+            consumer.restore([delivery_tag], seen=True)
 
     def give_back(self, delivery_tag: Any) -> None:
         """Put a message back that no task has seen."""
-        if self._is_settled(delivery_tag):
-            self.channel.consumer.restore([delivery_tag], seen=False)
+        if consumer := self._let_go(delivery_tag):
+            consumer.restore([delivery_tag], seen=False)
 
     def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
         """Keep the message among those that failed."""
-        if self._is_settled(delivery_tag):
-            self.channel.consumer.bury(delivery_tag, reason, detail)
+        if consumer := self._let_go(delivery_tag):
+            consumer.bury(delivery_tag, reason, detail)
 
     def crashed(self, delivery_tag: Any) -> None:
         """A process died of the message."""
-        if self._is_settled(delivery_tag):
-            self.channel.consumer.crashed(delivery_tag)
+        if consumer := self._let_go(delivery_tag):
+            consumer.crashed(delivery_tag)
 
     def restore_unacked(self) -> list[Any]:
         """Put everything back, now.
@@ -191,10 +195,13 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         Raises:
             redis.RedisError: the server can't be reached.
         """
-        numbers = [number for number in list(self.held) if self._is_settled(number)]
-        if numbers:
-            self.channel.consumer.restore(numbers, seen=True)
-            self.channel.consumer.flush()
+        numbers = defaultdict(list)
+        for number in list(self.held):
+            if consumer := self._let_go(number):
+                numbers[consumer].append(number)
+        for consumer, its in numbers.items():
+            consumer.restore(its, seen=True)
+            consumer.flush()
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
@@ -206,13 +213,13 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         except self.channel.connection_errors as error:
             log.warning("messages could not be put back at once: %s", error)
 
-    def _is_settled(self, number: Any) -> bool:
-        """Let go of a message. Whether it was held until now."""
-        if self.held.pop(number, None) is None:
-            return False
-        self.channel.consumer.live.discard(number)
-        return True
+    def _let_go(self, number: Any) -> Consumer | None:
+        """Hold a message no more. Its consumer, if it was held until now."""
+        _, consumer = self.held.pop(number, (None, None))
+        if consumer is not None:
+            consumer.live.discard(number)
+        return consumer
 
     def _forgotten(self, number: int) -> None:
-        if self._is_settled(number):
-            self.channel.consumer.restore([number], seen=True)
+        if consumer := self._let_go(number):
+            consumer.restore([number], seen=True)
