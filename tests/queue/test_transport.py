@@ -488,6 +488,17 @@ def test_a_lease_is_renewed_while_nothing_can_be_told(
     eventually(lambda: (client.zscore(KEYS.consumers, mine.consumer.name) or 0) > lease + 1.5, timeout=5)
 
 
+@pytest.mark.parametrize("is_here", [True, False])
+def test_only_a_worker_hangs_if_its_event_loop_stands_still(
+    reader: MakeReader, send: Send, monkeypatch: pytest.MonkeyPatch, is_here: bool
+) -> None:
+    monkeypatch.setattr(worker, "is_here", lambda: is_here)
+    mine = reader(watchdog=0)
+    send("hello")
+    mine.drain(1)
+    assert mine.consumer._hangs() == is_here
+
+
 UNSENDABLE = ("SET", "anything", None)
 HALF_A_CHARACTER = ("SET", "anything", "\ud800")
 REFUSED = ("LPUSH", KEYS.consumers, "anything")

@@ -386,7 +386,8 @@ class Consumer:
         return (_RENEW, 2, keys.consumers, keys.untold, self.name, self.lease, int(begin))
 
     def _hangs(self) -> bool:
-        beat = self._beat
+        """Whether a worker's event loop stands still. Other programs of kombu's may do so for as long as they work."""
+        beat = self._beat if worker.is_here() else None
         hung = beat is not None and monotonic() - beat > self._watchdog and not worker.is_busy_in_the_loop()
         if hung and not self._hung:
             log.critical(
