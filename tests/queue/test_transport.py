@@ -23,6 +23,7 @@ from backburner.queue.keys import Keys
 from backburner.queue.settlement import Stored
 from backburner.queue.transport import consumer as consumer_module
 from backburner.queue.transport import decisions, worker
+from backburner.queue.transport.aside import Thread
 from backburner.queue.transport.claims import _CLAIM as CLAIM
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
@@ -486,6 +487,44 @@ def test_a_lease_is_renewed_while_nothing_can_be_told(
     monkeypatch.setattr(decisions.Decisions, "tell", tell)
     lease = client.zscore(KEYS.consumers, mine.consumer.name)
     eventually(lambda: (client.zscore(KEYS.consumers, mine.consumer.name) or 0) > lease + 1.5, timeout=5)
+
+
+def test_an_error_of_any_kind_is_logged_and_does_not_end_the_leases_thread(
+    reader: MakeReader,
+    send: Send,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors = [RuntimeError("can't start new thread")]
+
+    def tell_failures(*_: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(worker, "tell_failures", tell_failures)
+    mine = reader(lease=2)
+    send("hello")
+    mine.drain(1)
+    client.sadd(KEYS.untold, "somebody")
+    eventually(lambda: not errors)
+    lease = client.zscore(KEYS.consumers, mine.consumer.name)
+    eventually(lambda: client.zscore(KEYS.consumers, mine.consumer.name) > lease)
+    mine.messages.pop().ack()
+    eventually(lambda: not client.exists(mine.leased))
+    assert "can't start new thread" in caplog.text
+
+
+def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    thread = Thread(lambda: None, "one too many")
+    with pytest.raises(RuntimeError, match="new thread"):
+        thread.start()
+    assert thread.join(0)
 
 
 @pytest.mark.parametrize("is_here", [True, False])

@@ -65,11 +65,15 @@ class Thread:
     def start(self) -> None:
         """Start it. Once."""
         self._ended.acquire()
-        if gevent_is_here():
-            original("_thread", "start_new_thread")(self._main, ())
-        else:
-            # As this one, with a name for those who look at processes.
-            threading.Thread(target=self._main, name=self._name, daemon=True).start()
+        try:
+            if gevent_is_here():
+                original("_thread", "start_new_thread")(self._main, ())
+            else:
+                # As this one, with a name for those who look at processes.
+                threading.Thread(target=self._main, name=self._name, daemon=True).start()
+        except BaseException:
+            self._ended.release()  # there are too many threads, and none waits for this one
+            raise
 
     def join(self, seconds: float) -> bool:
         """Wait until it has ended. ``False`` if it has not, after so much time."""

@@ -349,8 +349,12 @@ class Consumer:
                 rate = (decisions.heard - heard) / max(_QUICK, settled - before)
             except (redis.RedisError, OSError) as error:
                 log.warning("consumer %s can't reach the server: %s", self.name, error)
-                decisions.hang_up()
-                next_renewal = monotonic() + _PAUSE
+            except Exception:  # whatever it is, the thread has to go on
+                log.exception("consumer %s could not do all it had to, and tries again", self.name)
+            else:
+                continue
+            decisions.hang_up()
+            next_renewal = monotonic() + _PAUSE
         decisions.hang_up()
 
     def _return_unread(self) -> None:
@@ -367,19 +371,19 @@ class Consumer:
             self.lost()
             return
         self._held_until = asked + self.lease
-        if untold:
-            worker.tell_failures(self.connect, self._keys)
         while dead and sweep:
             keys = self._keys
             arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
             call = (_RECOVER, 2, keys.consumers, keys.failed, *arguments)
             name, restored, *failed = self._decisions.ask(call)
             if not name:
-                return
+                break
             log.warning("consumer %s is dead; %d messages that it held are back in their queues", _text(name), restored)
             if failed:
                 names = ", ".join(map(_text, failed))
                 log.error("jobs failed, for their workers died %d times: %s", self._max_deliveries, names)
+        if untold:
+            worker.tell_failures(self.connect, self._keys)
 
     def _renewal(self, *, begin: bool = False) -> Call:
         keys = self._keys
