@@ -527,6 +527,21 @@ def test_a_thread_that_could_not_be_started_has_ended(monkeypatch: pytest.Monkey
     assert thread.join(0)
 
 
+def test_results_that_wait_when_the_lease_is_lost_are_stored(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    mine = reader(lease=2)
+    send("hello")
+    mine.drain(1)
+    consumer = mine.consumer
+    monkeypatch.setattr(consumer._decisions, "tell", lambda: None)
+    consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60, begins=False))
+    client.zrem(KEYS.consumers, consumer.name)
+    eventually(lambda: consumer._thread.join(0))
+    assert consumer.over
+    assert client.exists("celery-task-meta-hello")
+
+
 @pytest.mark.parametrize("is_here", [True, False])
 def test_only_a_worker_hangs_if_its_event_loop_stands_still(
     reader: MakeReader, send: Send, monkeypatch: pytest.MonkeyPatch, is_here: bool

@@ -355,6 +355,8 @@ class Consumer:
                 continue
             decisions.hang_up()
             next_renewal = monotonic() + _PAUSE
+        if self.over and not self.has_said_all():
+            log.error("consumer %s could not store the last results of its jobs", self.name)
         decisions.hang_up()
 
     def _return_unread(self) -> None:
