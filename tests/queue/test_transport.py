@@ -28,7 +28,8 @@ from backburner.queue.transport.claims import _CLAIM as CLAIM
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
-from backburner.queue.transport.wire import Wire
+from backburner.queue.transport.wire import Wire, pack
+from backburner.redis import command
 from backburner.testing import FaultProxy
 
 TRANSPORT = "backburner.queue.transport:Transport"
@@ -655,7 +656,7 @@ def test_results_leave_a_part_at_a_time_and_nothing_is_acknowledged_before_the_l
     send_all = Wire.send_all
 
     def spy(wire: Wire, calls: Any) -> None:
-        sent.append(sum(len(wire.pack(call)) for call in calls))
+        sent.append(sum(len(pack(call)) for call in calls))
         if sent[-1] > decisions.LONGEST // 2:
             assert client.exists(mine.leased)
         send_all(wire, calls)
@@ -801,6 +802,15 @@ def test_a_signal_handler_that_raises_wherever_it_strikes_keeps_nothing_from_bei
             sys.setprofile(None)
             eventually(lambda number=number: not client.hexists(mine.leased, number), timeout=5)
     assert strike > 5, "it has struck"
+
+
+def test_numbers_are_not_left_to_hiredis_which_crashes_if_a_signal_strikes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words: list[Any] = []
+    monkeypatch.setattr(command, "pack_command", lambda each: words.extend(each) or b"")
+    pack(("HDEL", "leases", 1, 2.5))
+    assert words == ["HDEL", "leases", "1", "2.5"]
 
 
 def test_while_a_slot_is_free_what_is_done_with_is_said_soon(

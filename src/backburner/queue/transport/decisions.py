@@ -20,7 +20,7 @@ from redis.exceptions import ClusterError, TryAgainError
 
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.transport.aside import Bell, gevent_is_here, original
-from backburner.queue.transport.wire import Call, Wire
+from backburner.queue.transport.wire import Call, Wire, pack
 
 __all__ = ["LONGEST", "Decisions"]
 
@@ -258,7 +258,7 @@ class Decisions:
         for part in _parts(batch):
             [call] = part.calls = self._calls(part)
             try:
-                batch.wire.pack(call)
+                pack(call)
                 sent.append(part)
             except (redis.DataError, UnicodeError) as error:
                 self._give_up(part, error)

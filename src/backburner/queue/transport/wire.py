@@ -11,6 +11,7 @@ import redis
 from hiredis import PushNotification
 from redis.exceptions import NoScriptError
 
+from backburner.redis.command import packed
 from backburner.redis.script import Script
 
 Call = tuple[Any, ...]
@@ -20,6 +21,16 @@ Call = tuple[Any, ...]
 def script(name: str) -> Script:
     """A script of this package: what ``entries.lua`` defines, then what its own file says."""
     return Script.load("entries", name, package=__package__)
+
+
+def pack(call: Call) -> bytes:
+    """A call as it is sent.
+
+    Raises:
+        redis.DataError: it holds what can't be sent.
+        UnicodeError: it holds half a character.
+    """
+    return packed(_words(call))
 
 
 class Wire:
@@ -36,7 +47,7 @@ class Wire:
 
     def send(self, call: Call, *, whole: bool = False) -> None:
         """Send a call, a script with its text if `whole`."""
-        self.connection.send_command(*_words(call, whole=whole), check_health=False)
+        self._send(packed(_words(call, whole=whole)))
 
     def read(self) -> Any:
         """The next reply; ``None`` for a message that was pushed.
@@ -55,18 +66,9 @@ class Wire:
             raise reply
         return reply
 
-    def pack(self, call: Call) -> bytes:
-        """A call as it is sent.
-
-        Raises:
-            redis.DataError: it holds what can't be sent.
-            UnicodeError: it holds half a character.
-        """
-        return b"".join(self.connection.pack_command(*_words(call)))
-
     def send_all(self, calls: Sequence[Call]) -> None:
         """Send calls, for `read_all` to read their replies. Nothing is sent if one of them can't be packed."""
-        self.connection.send_packed_command([b"".join(map(self.pack, calls))], check_health=False)
+        self._send(b"".join(map(pack, calls)))
 
     def read_all(self, calls: Sequence[Call]) -> list[Any]:
         """The replies to calls that were sent; what the server refuses has its error for a reply."""
@@ -76,6 +78,9 @@ class Wire:
                 self.send(calls[i], whole=True)
                 replies[i] = self._reply()
         return replies
+
+    def _send(self, message: bytes) -> None:
+        self.connection.send_packed_command([message], check_health=False)
 
     def _reply(self) -> Any:
         try:
