@@ -273,11 +273,11 @@ class Decisions:
     def _give_up(self, part: _Batch, error: Exception) -> None:
         if part.states:
             [state] = part.states
-            log.error("the result %r can't be stored, and its message is not acknowledged: %r", state.key, error)
+            log.error("the result %r can't be stored, and its message is not acknowledged: %s", state.key, error)
             if state.number is not None:
                 self._without_result.add(state.number)
         else:
-            log.error("what was decided about a message can't be told, and it stays leased: %r", error)
+            log.error("what was decided about a message can't be told, and it stays leased: %s", error)
 
     def _with_results(self, acks: list[int]) -> list[int]:
         return [number for number in acks if number not in self._without_result] if self._without_result else acks
