@@ -13,6 +13,7 @@ from typing import Any
 
 import celery.exceptions
 import pytest
+import redis
 
 from backburner.errors import JobFailed, ResultTimeout, UnknownJob
 from backburner.queue import Celery, Job, JobGroup
@@ -278,3 +279,38 @@ def test_a_process_that_runs_a_job_is_ended(
         with pytest.raises(celery.exceptions.TaskRevokedError):
             job.get(timeout=10)
         assert app.tasks["add"].apply_async((1, 2), queue="forked").get(timeout=10) == 3
+
+
+@pytest.fixture
+def strict_url(redis7_url: str) -> Iterator[str]:
+    """Of a server that closes a subscriber's connection for a reply of 100 KB, not of 32 MB. Valkey is rid of most
+    replies before it looks at its limit.
+    """
+    limit = "client-output-buffer-limit"
+    with redis.Redis.from_url(redis7_url) as client:
+        before = client.config_get(limit)[limit]
+        client.config_set(limit, "pubsub 100kb 0 0")
+        yield redis7_url
+        client.config_set(limit, before)
+
+
+@pytest.mark.slow
+def test_a_result_too_long_for_a_subscriber_arrives_and_the_others_are_waited_for(
+    make_app: MakeApp, strict_url: str, eventually: Eventually
+) -> None:
+    app = make_app(strict_url)
+    stored, published, other = pending(app, 3)
+    text = "x" * 10_000_000
+    app.backend.store_result(stored.id, text, "SUCCESS")
+
+    async def main() -> None:
+        waiting = [asyncio.ensure_future(job.aget(timeout=20)) for job in (published, other)]
+        await asyncio.to_thread(eventually, lambda: app.backend.listener.subscriptions == 2)
+        assert await stored.aget(timeout=20) == text
+        assert await asyncio.to_thread(app.AsyncResult(stored.id, parent=stored).get, 20) == text
+        await asyncio.to_thread(app.backend.store_result, published.id, text, "SUCCESS")
+        assert await waiting[0] == text
+        await asyncio.to_thread(finish, app, [other])
+        assert await waiting[1] == "JOB-2"
+
+    asyncio.run(main())

@@ -2,9 +2,9 @@
 
 A daemon thread subscribes for blocking callers and event loops alike. Behind each subscription it asks, on the same
 connection, what was there before; so what is published just then is heard twice rather than never. After a lost
-connection it subscribes and asks again: a server that goes and comes back fails nobody's wait, and how long to wait is
-the waiter's affair. Needs RESP3 (Redis 6 or newer, any Valkey), for older servers take no question where somebody is
-subscribed.
+connection it subscribes again, and asks on another one: a server that goes and comes back fails nobody's wait, nor does
+one that closes the connection of a subscriber for a result that is too long. How long to wait is the waiter's affair.
+Needs RESP3 (Redis 6 or newer, any Valkey), for older servers take no question where somebody is subscribed.
 """
 
 import logging
@@ -131,9 +131,9 @@ class Listener:
     def _run(self) -> None:
         pause = _PAUSE
         while not self._stopping.is_set():
-            session = _Session(self._connection(), self._channels)
+            session = _Session(self._connection, self._channels)
             try:
-                session.open()
+                session.open(self._changes)
                 log.debug("results from %s are listened to", self._server)
                 self._serve(session)
             except (redis.RedisError, OSError) as error:
@@ -171,17 +171,28 @@ class Listener:
 class _Session:
     """One connection's life, in the listener's thread."""
 
-    def __init__(self, connection: Any, channels: dict[bytes, list[Subscription]]) -> None:
+    def __init__(self, connection: Callable[[], Any], channels: dict[bytes, list[Subscription]]) -> None:
         self.answered = False
         """Whether the server has said anything."""
-        self._connection = connection
+        self._new_connection = connection
+        self._connection = connection()
         self._channels = channels
         self._asked: deque[Subscription | None] = deque()
 
-    def open(self) -> None:
-        """Connect, and subscribe to everything that is wanted."""
+    def open(self, changes: deque[tuple[Subscription, bool]]) -> None:
+        """Connect, and subscribe to everything that was wanted in the session before.
+
+        A subscriber's connection is closed for a long reply (``client-output-buffer-limit``), which may be what ended
+        that session. So what was there before is asked on one that subscribes to nothing.
+        """
         self._connection.connect()
-        self._subscribe([each for several in self._channels.values() for each in several])
+        if self._channels:
+            self._note(changes)
+        if self._channels:
+            self._send([("SUBSCRIBE", *self._channels)])
+            for _ in self._channels:  # confirmed together: what is published comes behind
+                self._read_response(self._connection)
+            self._ask_aside([each for several in self._channels.values() for each in several])
 
     def close(self) -> None:
         """Disconnect."""
@@ -194,43 +205,20 @@ class _Session:
 
     def apply(self, changes: deque[tuple[Subscription, bool]]) -> None:
         """Subscribe and unsubscribe, all in one write."""
-        new: list[Subscription] = []
-        left: set[bytes] = set()
-        while changes:
-            subscription, wanted = changes.popleft()
-            several = self._channels.setdefault(subscription.channel, [])
-            if wanted:
-                several.append(subscription)
-                new.append(subscription)
-            elif subscription in several:
-                several.remove(subscription)
-            if not several:
-                del self._channels[subscription.channel]
-                left.add(subscription.channel)
-        if gone := left - self._channels.keys():
+        new, gone = self._note(changes)
+        if gone:
             self._send([("UNSUBSCRIBE", *gone)])
-        self._subscribe([each for each in new if each in self._channels.get(each.channel, ())])
+        if new:
+            channels = {each.channel for each in new}
+            self._send([("SUBSCRIBE", *channels), *(each.question() for each in new)])
+            self._asked.extend(new)
 
     def read(self) -> bool:
         """Hand out everything that has come. Whether there was anything."""
         heard = False
         while self._connection.can_read(timeout=0):
-            heard = self.answered = True
-            try:
-                reply = self._connection.read_response(disconnect_on_error=False, push_request=True)
-            except redis.exceptions.NoPermissionError:
-                raise  # that was no answer to a question: the subscription itself is refused
-            except redis.ResponseError as error:
-                self._asked.popleft()
-                log.warning("a question about a job was refused: %s", error)
-                continue
-            if not isinstance(reply, PushNotification):
-                asker = self._asked.popleft()
-                if asker is not None and asker in self._channels.get(asker.channel, ()):
-                    _tell(asker.answered, reply)
-            elif reply[0] == b"message":
-                for subscription in tuple(self._channels.get(reply[1], ())):
-                    _tell(subscription.heard, reply[2])
+            heard = True
+            self._hand_out(self._connection)
         return heard
 
     def prove_alive(self) -> None:
@@ -244,11 +232,56 @@ class _Session:
         self._send([("PING",)])
         self._asked.append(None)
 
-    def _subscribe(self, subscriptions: list[Subscription]) -> None:
-        if subscriptions:
-            channels = {each.channel for each in subscriptions}
-            self._send([("SUBSCRIBE", *channels), *(each.question() for each in subscriptions)])
+    def _note(self, changes: deque[tuple[Subscription, bool]]) -> tuple[list[Subscription], set[bytes]]:
+        """Write down what is wanted. Gives which subscriptions are new, and which channels are of no more interest."""
+        new: list[Subscription] = []
+        left: set[bytes] = set()
+        while changes:
+            subscription, wanted = changes.popleft()
+            several = self._channels.setdefault(subscription.channel, [])
+            if wanted:
+                several.append(subscription)
+                new.append(subscription)
+            elif subscription in several:
+                several.remove(subscription)
+            if not several:
+                del self._channels[subscription.channel]
+                left.add(subscription.channel)
+        return [each for each in new if each in self._channels.get(each.channel, ())], left - self._channels.keys()
+
+    def _ask_aside(self, subscriptions: list[Subscription]) -> None:
+        connection = self._new_connection()
+        try:
+            connection.connect()
+            questions = connection.pack_commands([each.question() for each in subscriptions])
+            connection.send_packed_command(questions, check_health=False)
             self._asked.extend(subscriptions)
+            while self._asked:
+                self._hand_out(connection)
+        finally:
+            connection.disconnect()
+
+    def _hand_out(self, connection: Any) -> None:
+        """Read one reply or message, and tell whoever it is for."""
+        try:
+            reply = self._read_response(connection)
+        except redis.exceptions.NoPermissionError:
+            raise  # that was no answer to a question: the subscription itself is refused
+        except redis.ResponseError as error:
+            self._asked.popleft()
+            log.warning("a question about a job was refused: %s", error)
+            return
+        if not isinstance(reply, PushNotification):
+            asker = self._asked.popleft()
+            if asker is not None and asker in self._channels.get(asker.channel, ()):
+                _tell(asker.answered, reply)
+        elif reply[0] == b"message":
+            for subscription in tuple(self._channels.get(reply[1], ())):
+                _tell(subscription.heard, reply[2])
+
+    def _read_response(self, connection: Any) -> Any:
+        self.answered = True
+        return connection.read_response(disconnect_on_error=False, push_request=True)
 
     def _send(self, commands: list[tuple[Any, ...]]) -> None:
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
