@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import celery.exceptions
+import celery.result
 import pytest
 import redis
 
-from backburner.errors import JobFailed, ResultTimeout, UnknownJob
+from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import Celery, Job, JobGroup
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
-from tests.processes import Program
+from tests.processes import Program, free_port
 from tests.queue.conftest import MakeApp, StartWorker
 
 Eventually = Callable[..., Any]
@@ -174,6 +176,29 @@ def test_a_timeout_and_a_cancelled_waiter_leave_nothing_behind(
 
     asyncio.run(main())
     eventually(lambda: app.backend.listener.subscriptions == 0)
+
+
+@pytest.mark.parametrize("wait", [Job.get, lambda job, seconds: asyncio.run(job.aget(seconds))], ids=["get", "aget"])
+def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(
+    make_app: MakeApp, url: str, wait: Callable[[Job, float], Any]
+) -> None:
+    (job,) = pending(make_app(url, url.replace("//", "//nobody:secret@")), 1)
+    began = time.monotonic()
+    with pytest.raises(ResultUnavailable, match=r"within 1 s \(invalid username-password pair") as error:
+        wait(job, 1.0)
+    assert time.monotonic() - began < 1.7
+    assert isinstance(error.value, celery.exceptions.TimeoutError), "it may still come: code for Celery waits again"
+
+
+def test_for_a_group_the_first_look_is_one_for_all(
+    make_app: MakeApp, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.queue.backend._PATIENCE", 0.2)
+    jobs = pending(make_app(url, f"redis://127.0.0.1:{free_port()}/0"), 20)
+    began = time.monotonic()
+    with pytest.raises(celery.exceptions.TimeoutError):
+        celery.result.ResultSet(jobs, app=jobs[0].app).join_native(timeout=0.1)
+    assert time.monotonic() - began < 1
 
 
 def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celery, worker: Program) -> None:

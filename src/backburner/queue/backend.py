@@ -46,7 +46,7 @@ _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
 _AWHILE = 0.25
 """Seconds in which a process of the pool tells the server what its job came to, or leaves that to the main one."""
 _PATIENCE = 2.0
-"""Seconds for the first look at a result."""
+"""Seconds for the first look at results."""
 
 
 class ResultConsumer(BaseResultConsumer):
@@ -89,11 +89,17 @@ class ResultConsumer(BaseResultConsumer):
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
         """Give a result that is there already the time to be read, however short the timeout."""
-        self._here.ends = time.monotonic() + (math.inf if timeout is None else timeout)
+        began, left = time.monotonic(), remaining()
+        self._here.ends = began + (math.inf if timeout is None else timeout)
+        looks_until = began + (_PATIENCE if left is None else left)
         for each in getattr(result, "results", [result]):
             if subscription := self._subscriptions.get(each.id):
-                left = remaining()
-                subscription.looked.wait(_PATIENCE if left is None else left)
+                subscription.looked.wait(max(0.0, looks_until - time.monotonic()))
+
+    def drain_events_until(self, p: Any, timeout: float | None = None, on_interval: Any = None) -> Any:
+        """Wait for the promise as long as the first look has left of the timeout."""
+        left = None if timeout is None else max(0.0, self._here.ends - time.monotonic())
+        return super().drain_events_until(p, left, on_interval)
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait until there is news that this thread has not waited for yet."""

@@ -74,6 +74,8 @@ class Listener:
         self._rung = False
         self._looks_soon = False
         self._channels: dict[bytes, list[Subscription]] = {}
+        self.trouble: str | None = None
+        """Why nothing can be heard; ``None`` while that is not known to be so."""
 
     def add(self, subscription: Subscription) -> None:
         """Subscribe. Returns at once."""
@@ -134,9 +136,11 @@ class Listener:
             session = _Session(self._connection, self._channels)
             try:
                 session.open(self._changes)
+                self.trouble = None
                 log.debug("results from %s are listened to", self._server)
                 self._serve(session)
             except (redis.RedisError, OSError) as error:
+                self.trouble = str(error) or "no answer"
                 if pause == _PAUSE:
                     log.warning("results from %s are not heard: %s; trying again", self._server, error)
             finally:

@@ -49,6 +49,10 @@ class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
     """A `ResultTimeout` that code written for Celery also knows."""
 
 
+class ResultUnread(JobTimeout, ResultUnavailable):
+    """The time is over, and what became of the job could not be read in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a running job says it is."""
@@ -167,7 +171,8 @@ class Job(_Snapshots, Generic[T_co]):
         While the result backend is away, waiting goes on: it may come back before `timeout` seconds are over.
 
         Raises:
-            ResultTimeout: not finished within `timeout` seconds. Also a ``celery.exceptions.TimeoutError``.
+            ResultTimeout: not finished within `timeout` seconds. Also a ``celery.exceptions.TimeoutError``, and a
+                `ResultUnavailable` if the result backend is away at their end.
             UnknownJob: nobody enqueued a job with this id.
             JobFailed: it failed with an exception of a type that does not exist in this process.
         """
@@ -249,6 +254,12 @@ class Job(_Snapshots, Generic[T_co]):
         super().throw(error, traceback)
 
     def _timeout(self, seconds: float | None) -> JobTimeout:
+        listener = getattr(self.backend, "listener", None)
+        if listener is not None and listener.trouble is not None:
+            return ResultUnread(
+                f"whether the job {self.id} finished could not be read within {seconds:g} s ({listener.trouble}). "
+                "The job is not affected. Check the result backend (CELERY_RESULT_BACKEND or REDIS_URL)"
+            )
         return JobTimeout(f"the job {self.id} did not finish within {seconds:g} s; it may still do so")
 
     def _needs_check(self) -> bool:
