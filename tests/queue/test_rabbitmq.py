@@ -13,7 +13,7 @@ import celery
 import pytest
 from kombu.exceptions import OperationalError
 
-from backburner.errors import PublishError, ResultTimeout
+from backburner.errors import PublishError, ResultTimeout, ResultUnavailable
 from backburner.queue import Celery, JobEvent, JobGroup
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
@@ -129,6 +129,15 @@ def test_a_sick_broker_is_an_error_within_the_budget(
         asyncio.run(add.aapply_async((1, 2), **options))
     proxy.pass_through()
     assert add.apply_async((1, 2), **options).state == "PENDING"
+
+
+def test_a_wrong_password_is_an_error_like_any_other_of_a_broker(rabbitmq: str, url: str, make_app: MakeApp) -> None:
+    app = make_app(url, broker=rabbitmq.replace("guest:guest", "guest:wrong"))
+    with pytest.raises(PublishError, match="ACCESS_REFUSED") as error:
+        app.tasks["add"].delay(1, 2)
+    assert "guest:wrong" not in str(error.value)
+    with pytest.raises(ResultUnavailable, match="ACCESS_REFUSED"):
+        app.AsyncResult("of a record that cannot be read").snapshot()
 
 
 def test_a_job_whose_worker_was_killed_is_done_by_another(

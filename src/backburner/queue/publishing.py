@@ -12,6 +12,7 @@ from typing import Any, Final
 import celery
 import celery.app.amqp
 import redis
+from amqp.exceptions import AMQPError
 from kombu import pools
 from kombu.exceptions import OperationalError
 
@@ -20,7 +21,7 @@ from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.transport.redis import delivery
 from backburner.redis.url import mask_password
 
-FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, OSError)
+FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, AMQPError, OSError)
 """What may go wrong with a broker."""
 
 

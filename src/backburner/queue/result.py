@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import celery.exceptions
 import celery.result
-import redis
 from celery import states
-from kombu.exceptions import OperationalError
 from vine import promise
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
-from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.deadline import deadline
 from backburner.queue.outcome import outcome
-from backburner.queue.publishing import job_record
+from backburner.queue.publishing import FOREIGN, job_record
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -41,8 +39,6 @@ _READ_TIMEOUT = 2.0
 
 _GRACE = 0.25
 """Seconds that ``get`` may take beyond its timeout to read a result that is there."""
-
-_FOREIGN = (OutOfTime, OperationalError, redis.RedisError, OSError)
 
 
 class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
@@ -106,7 +102,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
             try:
                 record = self._record()
-            except _FOREIGN:
+            except FOREIGN:
                 if meta["status"] == states.PENDING:
                     raise
                 record = None  # without the broker only the name and the time of enqueueing are missing
@@ -363,7 +359,7 @@ def _reading(job_id: str) -> Iterator[None]:
     try:
         with deadline(_READ_TIMEOUT):
             yield
-    except _FOREIGN as error:
+    except FOREIGN as error:
         raise ResultUnavailable(
             f"the state of the job {job_id} could not be read within {_READ_TIMEOUT:g} s "
             f"({str(error) or 'no answer'}). The job is not affected. Check the result backend "
