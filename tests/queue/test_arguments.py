@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import celery
 import pytest
 
 from backburner.queue import Celery
@@ -23,6 +24,20 @@ def test_models_enums_and_sets_arrive_as_they_were_and_come_back(app: Celery, wo
         return await (await app.tasks["aplace_order"].adelay(order)).aget(timeout=5)
 
     assert asyncio.run(main()) == order
+
+
+def test_eager_jobs_give_what_the_task_returned_and_hand_on_what_is_sent(app: Celery) -> None:
+    app.conf.task_always_eager = True
+    order = Order(book=7, colours={Colour.RED}, at="2026-11-21T12:00:00Z")
+    task = app.tasks["aplace_order"]
+    assert task.delay(order).get() == task.delay(order).snapshot().result == order
+    assert asyncio.run(task.adelay(order)).get() == order
+
+    @app.task(shared=False)
+    def book_of(order: dict[str, Any]) -> int:
+        return order["book"]
+
+    assert celery.chain(task.s(order), book_of.s()).delay().get() == 7
 
 
 @pytest.mark.parametrize(

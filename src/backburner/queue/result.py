@@ -288,6 +288,14 @@ class Job(_Snapshots, Generic[T_co]):
 class EagerJob(celery.result.EagerResult[Any], _Snapshots):
     """A job that ran on the spot (``task_always_eager``, ``task.apply``)."""
 
+    if TYPE_CHECKING:
+        _result: Any
+
+    def decode(self, arguments: Arguments) -> None:
+        """Turn what is stored of the result into what the task returned."""
+        if self.state == states.SUCCESS:
+            self._result = arguments.decode_result(self._result)
+
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ARG002, ASYNC109
         """What came of it, as from `Job.aget`."""
         return self.get(propagate=propagate)

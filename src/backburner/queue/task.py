@@ -78,7 +78,10 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             return jobs[0]
         # A job of the asyncio pool must not keep the loop waiting.
         celerys = partial(super().apply_async, args, kwargs, **options)
-        return cast("Job[T_co]", bridge.in_thread(celerys) if bridge.is_here() else celerys())
+        job: Any = bridge.in_thread(celerys) if bridge.is_here() else celerys()
+        if isinstance(job, EagerJob) and self.arguments is not None:
+            job.decode(self.arguments)  # not in `apply`, by which a canvas hands on what is sent
+        return cast("Job[T_co]", job)
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
