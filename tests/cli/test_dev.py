@@ -41,6 +41,21 @@ def test_everything_runs_and_ctrl_c_ends_all_of_it_in_order(with_celery: Path, d
     assert (with_celery / ".backburner" / ".gitignore").read_text() == "*\n"
 
 
+@pytest.mark.slow
+def test_a_changed_schedule_is_followed_also_after_one_that_does_not_start(with_celery: Path, dev: Start) -> None:
+    main = with_celery / "main.py"
+    before = main.read_text()
+    running = dev()
+    running.wait_for("ready in")
+    main.write_text(f"{before}\nraise RuntimeError('half a thought')\n")
+    running.wait_for("beat .*half a thought")
+    main.write_text(f"{before}\ncelery.add_periodic_task(0.1, brew.s('green'))\n")
+    running.wait_for("beat .*Sending due task .*brew")
+    running.signal(signal.SIGINT)
+    assert running.end() == 0
+    assert not processes_of(with_celery)
+
+
 def test_what_is_mailed_can_be_read_at_a_url(dev: Start) -> None:
     running = dev()
     port = urlsplit(running.wait_for(r"smtp://\S+")[0]).port

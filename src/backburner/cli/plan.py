@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -50,11 +51,12 @@ def worker(celery: Found, options: Sequence[str] = (), *, reload: bool) -> Progr
     )
 
 
-def beat(celery: Found, schedule: Path) -> Program:
+def beat(celery: Found, schedule: Path, *, reload: bool) -> Program:
     """Celery's clock for periodic jobs."""
+    command = _celery("beat", celery, "--loglevel=info", f"--schedule={schedule}")
     return Program(
         "beat",
-        _celery("beat", celery, "--loglevel=info", f"--schedule={schedule}"),
+        python("watchfiles", "--filter=python", "--verbosity=warning", shlex.join(command)) if reload else command,
         ready_line=re.compile(r"beat: Starting"),
     )
 

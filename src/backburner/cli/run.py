@@ -101,8 +101,8 @@ class Run:
             reloads = "reloads" if self.project.celery.reloads else "does not reload: that needs backburner.Celery"
             self._start(plan.worker(self.project.celery, worker_options, reload=reload))
             self._row("worker", self.project.celery.name, f"does the jobs, {reloads}")
-            self._start(plan.beat(self.project.celery, self._home.directory / "beat-schedule"))
-            self._row("beat", self.project.celery.name, "enqueues periodic jobs")
+            self._start(plan.beat(self.project.celery, self._home.directory / "beat-schedule", reload=reload))
+            self._row("beat", self.project.celery.name, "enqueues periodic jobs, reloads")
         self._say_what_was_found()
         await self._catch_mail()
 
