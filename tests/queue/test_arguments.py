@@ -63,6 +63,16 @@ def test_a_wrong_call_is_a_type_error_of_the_caller(
         task.apply_async(args, kwargs, headers={"celery's": "own path"})
 
 
+def test_positional_only_arguments_are_not_given_by_name(app: Celery) -> None:
+    @app.task(shared=False, bind=True)
+    def halve(self: Any, number: float, /, **names: int) -> float:
+        return number / 2
+
+    with pytest.raises(TypeError, match=r"halve\(\) got a wrong call: .*number"):
+        halve.apply_async(kwargs={"number": 4})
+    assert halve.apply_async((4,), {"number": 1}).id
+
+
 def test_text_that_is_a_number_becomes_one_and_a_number_stays_what_it_is(app: Celery) -> None:
     encode = app.tasks["count"].arguments.encode
     assert encode(("42", 1), None) == ((42, 1), {})

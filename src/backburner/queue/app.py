@@ -14,7 +14,7 @@ from kombu import pools
 
 from backburner.queue import amqp, cancellation, coroutines, health, pool, reload
 from backburner.queue.announcing import Announced
-from backburner.queue.arguments import Arguments
+from backburner.queue.arguments import Arguments, positional_checker
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
@@ -243,7 +243,8 @@ class Celery(celery.Celery):
 
     def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Any:
         """Celery's check of a call's arguments, against the signature the user wrote."""
-        return super().type_checker(coroutines.callers_view(fun), bound)
+        view = coroutines.callers_view(fun)
+        return positional_checker(view, bound=bound) or super().type_checker(view, bound)
 
     def _task_from_fun(  # type: ignore[override]  # all other options are passed on
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any
