@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Annotated, Any
 
+import celery
 import pytest
 from celery.exceptions import Retry
 from fastapi import BackgroundTasks, Body, Depends, Header, Query, Request, Response, Security, WebSocket
@@ -307,6 +308,26 @@ def test_one_that_needs_a_request_is_an_error_where_the_task_is_declared(
     for decorator in (jobs.task, jobs.task(name="named"), jobs.task(bind=True)):
         with pytest.raises(ConfigError, match=message):
             decorator(task)
+
+
+def test_what_cannot_be_a_task_is_an_error_where_it_is_declared(jobs: Celery) -> None:
+    def lines() -> Iterator[str]:
+        yield ""
+
+    async def alines() -> AsyncIterator[str]:
+        yield ""
+
+    class Job:
+        """No function."""
+
+    for decorator in (jobs.task, jobs.task(name="named")):
+        for generator in (lines, alines):
+            with pytest.raises(ConfigError, match=r"lines yields, and nobody"):
+                decorator(generator)
+        with pytest.raises(ConfigError, match="Job is a class"):
+            decorator(Job)
+    base = type("Lines", (celery.Task,), {"__module__": __name__})
+    assert jobs.task(base=base)(lines), "its class may go through it"
 
 
 def test_what_depends_on_itself_is_an_error(jobs: Celery) -> None:

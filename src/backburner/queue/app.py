@@ -12,14 +12,13 @@ import celery
 from celery.app import backends
 from kombu import pools
 
-from backburner.queue import amqp, cancellation, coroutines, health, pool, reload
+from backburner.queue import amqp, cancellation, coroutines, dependencies, health, pool, reload
 from backburner.queue.announcing import Announced
 from backburner.queue.arguments import Arguments, positional_checker
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
-from backburner.queue.dependencies import Dependencies
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
 from backburner.queue.pool.serving import Serving
@@ -179,13 +178,14 @@ class Celery(celery.Celery):
 
         def task(self, *args, **options):
             """Celery's decorator; what it is put on is looked at right there."""
+            look_at = partial(dependencies.check, bound=options.get("bind", False), base=options.get("base"))
             if args and callable(args[0]):
-                Dependencies(args[0], bound=options.get("bind", False))
+                look_at(args[0])
                 return super().task(*args, **options)
             decorate = super().task(*args, **options)
 
             def checked(function):
-                Dependencies(function, bound=options.get("bind", False))
+                look_at(function)
                 return decorate(function)
 
             return checked

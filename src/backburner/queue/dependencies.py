@@ -116,6 +116,22 @@ def dependencies_of(function: Callable[..., Any], *, bound: bool = False) -> Dep
     return Dependencies(function, bound=bound)
 
 
+def check(function: Callable[..., Any], *, bound: bool, base: Any) -> None:
+    """Look at what is to be a task of the class `base`, if it names one, right where it is declared.
+
+    Raises:
+        ConfigError: it cannot be one, or one of its dependencies needs a request.
+    """
+    name = getattr(function, "__qualname__", function)
+    if inspect.isclass(function):
+        raise ConfigError(
+            f"{name} is a class, and a task is made of a function; app.register_task takes Celery's tasks"
+        )
+    if base is None and _Kind.of(function) in _GENERATORS:  # a class of one's own may know what to do with it
+        raise ConfigError(f"{name} yields, and nobody would take what a job yields: have it return a list, or report")
+    Dependencies(function, bound=bound)
+
+
 # What is called for a job
 
 
@@ -138,6 +154,9 @@ class _Kind(Enum):
         if inspect.isgeneratorfunction(function):
             return cls.GENERATOR
         return cls.COROUTINE if inspect.iscoroutinefunction(function) else cls.VALUE
+
+
+_GENERATORS: Final = {_Kind.GENERATOR, _Kind.ASYNC_GENERATOR}
 
 
 @dataclass(frozen=True, slots=True)
