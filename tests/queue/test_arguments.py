@@ -6,7 +6,7 @@ from typing import Any
 import celery
 import pytest
 
-from backburner.queue import Celery
+from backburner.queue import Celery, JobGroup
 from tests.processes import Program
 from tests.queue.programs.jobs import Colour, Order
 
@@ -71,6 +71,25 @@ def test_positional_only_arguments_are_not_given_by_name(app: Celery) -> None:
     with pytest.raises(TypeError, match=r"halve\(\) got a wrong call: .*number"):
         halve.apply_async(kwargs={"number": 4})
     assert halve.apply_async((4,), {"number": 1}).id
+
+
+def test_seconds_that_are_none_are_named(app: Celery) -> None:
+    add = app.tasks["add"]
+    for enqueue in (
+        lambda: add.apply_async((1, 2), countdown="5"),
+        lambda: asyncio.run(add.aapply_async((1, 2), countdown="5")),
+        lambda: add.delay_many([(1, 2)], countdown="5"),
+    ):
+        with pytest.raises(TypeError, match="countdown='5': write a number"):
+            enqueue()
+    job = add.apply_async((1, 2), countdown=60)
+    for wait in (
+        lambda: job.get(timeout="5s"),
+        lambda: asyncio.run(job.aget(timeout="5s")),
+        lambda: asyncio.run(JobGroup([job]).aget(timeout="5s")),
+    ):
+        with pytest.raises(TypeError, match="timeout='5s': write a number"):
+            wait()
 
 
 def test_text_that_is_a_number_becomes_one_and_a_number_stays_what_it_is(app: Celery) -> None:

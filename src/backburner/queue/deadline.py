@@ -11,6 +11,7 @@ but the block keeps a deadline: with its object gone, it is none.
 import time
 from contextvars import ContextVar, Token
 from functools import cache
+from numbers import Number
 from typing import Any
 from weakref import ref
 
@@ -118,6 +119,17 @@ class _Limited(AbstractConnection):
         there = sock.gettimeout()
         if there != seconds and (there is None or seconds is None or abs(seconds - there) > _CLOSE):
             sock.settimeout(seconds)
+
+
+def check_seconds(**named: Any) -> None:
+    """See that what somebody calls seconds are such, or ``None``, while the name is still known.
+
+    Raises:
+        TypeError: one is not.
+    """
+    for name, value in named.items():
+        if value is not None and not isinstance(value, Number):
+            raise TypeError(f"{name}={value!r}: write a number, of seconds")
 
 
 def at_most(seconds: float | None) -> float | None:

@@ -23,7 +23,7 @@ from vine import promise
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
-from backburner.queue.deadline import deadline
+from backburner.queue.deadline import check_seconds, deadline
 from backburner.queue.outcome import outcome
 from backburner.queue.publishing import FOREIGN, job_record
 
@@ -172,6 +172,7 @@ class Job(_Snapshots, Generic[T_co]):
             UnknownJob: nobody enqueued a job with this id.
             JobFailed: it failed with an exception of a type that does not exist in this process.
         """
+        check_seconds(timeout=timeout)
         self._check_known()
         try:
             if timeout is None:
@@ -185,6 +186,7 @@ class Job(_Snapshots, Generic[T_co]):
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> T_co:  # noqa: ASYNC109  # as `get`
         """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""
+        check_seconds(timeout=timeout)
         if not hasattr(self.backend, "listener"):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
         if self._needs_check():
@@ -318,6 +320,7 @@ class JobGroup:
         Raises:
             ResultTimeout: not all have finished within `timeout` seconds.
         """
+        check_seconds(timeout=timeout)
         try:
             async with asyncio.timeout(timeout) as patience, asyncio.TaskGroup() as waiting:
                 results = [waiting.create_task(job.aget(propagate=propagate)) for job in self.jobs]

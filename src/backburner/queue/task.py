@@ -14,6 +14,7 @@ from celery._state import _task_stack, get_current_worker_task  # type: ignore[a
 from kombu import serialization
 
 from backburner.queue import arguments as annotated
+from backburner.queue.deadline import check_seconds
 from backburner.queue.executor import in_thread
 from backburner.queue.pool import bridge
 from backburner.queue.producer import Producer
@@ -71,7 +72,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         if task_id is not None:
             options["task_id"] = task_id
         if options:
-            self._localize(options)
+            self._settle_times(options)
         args, kwargs = args or (), kwargs or {}
         jobs = self._publish([(args, kwargs)], options)
         if jobs is not None:
@@ -94,7 +95,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
         if options:
-            self._localize(options)
+            self._settle_times(options)
         jobs = (
             await self._producer.apublish(self, [(args or (), cast("Any", kwargs or {}))], options)
             if self._is_ours
@@ -151,7 +152,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     def _several(self, calls: Iterable[Arguments], options: dict[str, Any]) -> list[Call]:
         if "task_id" in options:
             raise TypeError("task_id names one job; give it to apply_async")
-        self._localize(options)
+        self._settle_times(options)
         return [_call(arguments) for arguments in calls]
 
     def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job[T_co]]:
@@ -186,7 +187,8 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
         return await in_thread(enqueue)
 
-    def _localize(self, options: dict[str, Any]) -> None:
+    def _settle_times(self, options: dict[str, Any]) -> None:
+        check_seconds(countdown=options.get("countdown"))
         for name in ("eta", "expires"):
             moment = options.get(name)
             if isinstance(moment, datetime) and moment.tzinfo is None:
