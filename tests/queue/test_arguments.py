@@ -112,6 +112,10 @@ def test_annotations_that_mean_nothing_at_run_time_check_nothing(app: Celery) ->
     assert odd.delay("x", 1).id
 
 
+def test_a_task_whose_base_is_celerys_is_one_of_ours(app: Celery) -> None:
+    assert app.task(base=celery.Task, shared=False)(threading_lock_factory).delay().enqueued
+
+
 def test_a_task_called_directly_is_the_function(app: Celery) -> None:
     order = Order(book=1, colours=set(), at=0)
     assert asyncio.run(app.tasks["aplace_order"](order)) is order

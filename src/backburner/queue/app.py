@@ -249,7 +249,9 @@ class Celery(celery.Celery):
     def _task_from_fun(  # type: ignore[override]  # all other options are passed on
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Any:
-        if base is not None and not issubclass(base, Task):
+        if base is celery.Task:
+            base = None  # ours is one
+        elif base is not None and not issubclass(base, Task):
             base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
         if options.get("typing", True) and not options.get("pydantic"):
             # Where Celery asks what to do with the arguments of a call, whether pydantic's or not.
