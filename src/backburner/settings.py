@@ -4,7 +4,9 @@ One ``.env`` configures cache and queue: say where the server is (``REDIS_*``), 
 unless they are told otherwise. Every field can be set by an environment variable of the same name in capitals.
 """
 
+import re
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -13,6 +15,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backburner.errors import ConfigError
 from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
 from backburner.size import byte_count
+
+_NAME = re.compile(r"[^\s:/?#@\[\]]+")
+
+
+def _host(host: str) -> str:
+    if not _NAME.fullmatch(host):
+        try:
+            IPv6Address(host)
+        except ValueError:
+            raise ValueError(
+                "only the name or the address; the port goes into REDIS_PORT, a URL into REDIS_URL"
+            ) from None
+    return host
 
 
 def _server_url(url: str) -> str:
@@ -31,6 +46,7 @@ def _celery_url(url: str) -> str:
     return _server_url(url) if scheme in SERVER_SCHEMES else url
 
 
+_Host = Annotated[str, AfterValidator(_host)]
 _Server = Annotated[str, AfterValidator(_server_url)]
 _CacheStore = Annotated[str, AfterValidator(_cache_url)]
 _Bytes = Annotated[int, BeforeValidator(byte_count)]
@@ -57,9 +73,7 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    redis_host: str = Field(
-        default="localhost", min_length=1, description="Name or address of the Redis or Valkey server"
-    )
+    redis_host: _Host = Field(default="localhost", description="Name or address of the Redis or Valkey server")
     redis_port: int = Field(default=6379, ge=1, le=65535, description="Its port")
     redis_db: int = Field(default=0, ge=0, description="Its database")
     redis_username: str | None = Field(default=None, description="Its user, where it has access control lists")
@@ -166,10 +180,13 @@ def _explain(error: ValidationError, settings: type[Settings]) -> str:
     """One line for each wrong variable: its name, its value unless secret, what is wrong and what it is for."""
     lines = []
     for problem in error.errors(include_url=False):
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # of all settings together: its input is every value, secrets among them
+            lines.append(message)
+            continue
+        name = str(problem["loc"][0])
         field = settings.model_fields.get(name)
         what = f" ({field.description[0].lower()}{field.description[1:]})" if field and field.description else ""
-        message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"{name.upper()}={_shown(name, problem['input'])}: {message}{what}")
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import pytest
 
 from backburner import Cache, Settings
 from backburner.errors import ConfigError
+from backburner.redis.url import ServerURL
 
 GUIDE = """\
 # Redis Configuration
@@ -79,6 +80,9 @@ def test_the_environment_wins_over_the_file_and_arguments_win_over_both(monkeypa
     [
         ("REDIS_PORT", "banana", "valid integer"),
         ("REDIS_PORT", "70000", "less than or equal to 65535"),
+        ("REDIS_HOST", "localhost:6379", "the port goes into REDIS_PORT"),
+        ("REDIS_HOST", "redis://localhost", "a URL into REDIS_URL"),
+        ("REDIS_HOST", "[::1]", "only the name or the address"),
         ("REDIS_DB", "-1", "greater than or equal to 0"),
         ("REDIS_URL", "http://localhost", "redis://localhost:6379/0"),
         ("REDIS_URL", "redis://localhost/books", "must be a number"),
@@ -126,6 +130,18 @@ def test_no_secret_is_shown_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "***" in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_what_is_wrong_with_settings_together_is_told_without_any_of_them() -> None:
+    Path(".env").write_text("FOREIGN_TOKEN=hunter2\nREDIS_PASSWORD=hunter2\nREDIS_URL=redis+cluster://one,two\n")
+    with pytest.raises(ConfigError, match="REDIS_URL to a server of its own") as caught:
+        Settings()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["valkey", "db.internal", "127.0.0.1", "::1", "fe80::1%eth0"])
+def test_names_and_addresses_of_both_kinds_are_hosts(host: str) -> None:
+    assert ServerURL.parse(Settings(redis_host=host).redis_url).host == host
 
 
 def test_pickle_needs_a_signing_key() -> None:
