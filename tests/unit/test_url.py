@@ -96,12 +96,36 @@ def test_nonsense_is_refused_with_examples_and_without_the_password(url: str) ->
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("character", "/?#[")
+@pytest.mark.parametrize(
+    "url", ["redis://:12{}secret@host:6379/0", "redis+sentinel://:12{}secret@one/m", "unix://:12{}secret@/run/v.sock"]
+)
+def test_a_password_that_must_be_encoded_is_told_as_such_and_not_shown(url: str, character: str) -> None:
+    with pytest.raises(ConfigError, match="must be percent-encoded, or put into REDIS_PASSWORD") as caught:
+        ServerURL.parse(url.format(character))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="must be percent-encoded") as caught:
+        ServerURL.parse(url.format(f"{character}x]"))
+    assert "secret" not in str(caught.value)
+
+
+def test_an_at_sign_that_is_no_passwords_end_is_taken_as_it_is() -> None:
+    assert ServerURL.parse("unix:///run/a@b.sock").socket_path == "/run/a@b.sock"
+    assert ServerURL.parse("redis://host?client_name=a@b").options == (("client_name", "a@b"),)
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
         ("redis://user:pw@host/0", "redis://user:***@host/0"),
         ("redis://:p@w:x@host/0", "redis://:***@host/0"),
         ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://host?db=1&password=pw&protocol=3", "redis://host?db=1&password=***&protocol=3"),
+        ("postgresql://host/db?user=me&sslpassword=p@w", "postgresql://host/db?user=me&sslpassword=***"),
+        ("redis://host:1?token=p@w&db=1", "redis://host:1?token=***&db=1"),
+        ("redis://tok3n@host", "redis://***@host"),
+        (":pw@host", ":***@host"),
+        ("sqlite:///home/me@work/app.db", "sqlite:///home/me@work/app.db"),
         ("not a url", "not a url"),
         ("sentinel://:a@one;sentinel://:b@two", "sentinel://:***@one;sentinel://:***@two"),
     ],

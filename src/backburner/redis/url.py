@@ -15,7 +15,7 @@ and each has its own idea of Sentinel. This module knows all of them and does no
 import re
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from redis.crc import key_slot
 
@@ -42,11 +42,12 @@ _EXAMPLES = (
     "redis://localhost:6379/0, rediss://…, valkey://…, unix:///run/valkey.sock?db=0, "
     "redis+sentinel://host1,host2/mymaster/0 or redis+cluster://host1,host2"
 )
+_SECRET_OPTION = re.compile(r"(?<=[?&])([^=&]*(?:password|secret|token)[^=&]*)=[^&]*", re.IGNORECASE)
 _HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}")
 
 
 def mask_password(url: str) -> str:
-    """The URL, or Celery's list of them, with passwords replaced by ``***``: fit for logs and messages."""
+    """The URL, or Celery's list of them, secrets replaced by ``***``: fit for logs and messages."""
     return ";".join(_mask(one) for one in _SEPARATOR.split(url))
 
 
@@ -70,10 +71,16 @@ def for_prefix(url: str, prefix: str) -> str:
 
 def _mask(url: str) -> str:
     scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    rest = _SECRET_OPTION.sub(r"\1=***", rest)
     credentials, at, host = rest.rpartition("@")
-    if not separator or not at or ":" not in credentials:
-        return url
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{host}"
+    user, colon, _ = credentials.partition(":")
+    if colon:
+        rest = f"{user}:***@{host}"
+    elif at and "/" not in credentials:  # in a path it is part of a name, as of a database's file
+        rest = f"***@{host}"
+    return f"{scheme}{separator}{rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +113,28 @@ class ServerURL:
             ConfigError: the scheme is unknown or a part makes no sense. The message never holds the password.
         """
         scheme = url.partition("://")[0].lower() if "://" in url else ""
+        if scheme not in SERVER_SCHEMES:
+            raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
         try:
-            if scheme in _TCP:
-                return cls._parse_tcp(url, tls=_TCP[scheme])
-            if scheme in _UNIX:
-                return cls._parse_unix(url)
-            if scheme in _SENTINEL:
-                return cls._parse_sentinel(url, tls=_SENTINEL[scheme])
-            if scheme in _CLUSTER:
-                return cls._parse_cluster(url, tls=_CLUSTER[scheme])
+            server = cls._parse(scheme, _split(url))
         except ValueError as error:
             raise ConfigError(
                 f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}"
             ) from None
-        raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
+        return server
 
     @classmethod
-    def _parse_tcp(cls, url: str, *, tls: bool) -> Self:
-        parts = urlsplit(url)
+    def _parse(cls, scheme: str, parts: SplitResult) -> Self:
+        if scheme in _TCP:
+            return cls._parse_tcp(parts, tls=_TCP[scheme])
+        if scheme in _UNIX:
+            return cls._parse_unix(parts)
+        if scheme in _SENTINEL:
+            return cls._parse_sentinel(parts, tls=_SENTINEL[scheme])
+        return cls._parse_cluster(parts, tls=_CLUSTER[scheme])
+
+    @classmethod
+    def _parse_tcp(cls, parts: SplitResult, *, tls: bool) -> Self:
         query: dict[str, str] = dict(parse_qsl(parts.query))
         return cls(
             host=unquote(parts.hostname or "localhost"),
@@ -136,8 +147,7 @@ class ServerURL:
         )
 
     @classmethod
-    def _parse_unix(cls, url: str) -> Self:
-        parts = urlsplit(url)
+    def _parse_unix(cls, parts: SplitResult) -> Self:
         query: dict[str, str] = dict(parse_qsl(parts.query))
         path = unquote(parts.path)
         if not path or path == "/":
@@ -151,8 +161,7 @@ class ServerURL:
         )
 
     @classmethod
-    def _parse_sentinel(cls, url: str, *, tls: bool) -> Self:
-        parts = urlsplit(url)
+    def _parse_sentinel(cls, parts: SplitResult, *, tls: bool) -> Self:
         query: dict[str, str] = dict(parse_qsl(parts.query))
         username, password, hosts = _authority(parts.netloc, SENTINEL_PORT)
         master, _, database = parts.path.strip("/").partition("/")
@@ -170,8 +179,7 @@ class ServerURL:
         )
 
     @classmethod
-    def _parse_cluster(cls, url: str, *, tls: bool) -> Self:
-        parts = urlsplit(url)
+    def _parse_cluster(cls, parts: SplitResult, *, tls: bool) -> Self:
         query: dict[str, str] = dict(parse_qsl(parts.query))
         username, password, hosts = _authority(parts.netloc, REDIS_PORT)
         if not hosts:
@@ -249,6 +257,21 @@ class ServerURL:
         if self.password is None and self.username is None:
             return ""
         return f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
+
+
+def _split(url: str) -> SplitResult:
+    """Of a password with one of these characters in it, what follows would pass for a port, a database or a host."""
+    unencoded = ValueError("a password with / ? # [ or ] in it must be percent-encoded, or put into REDIS_PASSWORD")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # about brackets; it quotes what is between them
+        if "@" in url:
+            raise unencoded from None
+        raise
+    beside = parts.netloc and "@" not in parts.netloc and "@" in parts.path + parts.query.partition("=")[0]
+    if beside or parts.fragment:
+        raise unencoded
+    return parts
 
 
 def _text(part: str | None) -> str | None:
