@@ -1,5 +1,7 @@
 """A server's URL in each dialect that people write, and in each that libraries want."""
 
+from collections.abc import Callable
+
 import pytest
 
 from backburner.errors import ConfigError
@@ -112,6 +114,35 @@ def test_a_password_that_must_be_encoded_is_told_as_such_and_not_shown(url: str,
 def test_an_at_sign_that_is_no_passwords_end_is_taken_as_it_is() -> None:
     assert ServerURL.parse("unix:///run/a@b.sock").socket_path == "/run/a@b.sock"
     assert ServerURL.parse("redis://host?client_name=a@b").options == (("client_name", "a@b"),)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://host/0?foo=bar", "there is no option 'foo'; there are client_name, "),
+        ("redis+sentinel://one/m?decode_responses=1", "no option 'decode_responses'"),
+        ("redis+cluster://one?foo=bar", "no option 'foo'"),
+        ("redis://host?socket_timeout=abc", "socket_timeout"),
+        ("redis://host?ssl_ca_certs=ca.crt", "'ssl_ca_certs' is for TLS, with rediss://"),
+    ],
+)
+def test_options_are_looked_at_where_a_url_is_read(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        ServerURL.parse(url)
+
+
+@pytest.mark.parametrize("connected", [connect, aconnect])
+@pytest.mark.parametrize("url", ["rediss://host", "rediss+sentinel://one/m", "rediss+cluster://one?slot=1"])
+def test_a_file_that_a_url_names_must_be_there(url: str, connected: Callable[..., object]) -> None:
+    url += "&" if "?" in url else "?"
+    with pytest.raises(ConfigError, match="ssl_ca_certs is '/does/not/exist', where nothing is"):
+        connected(f"{url}ssl_ca_certs=/does/not/exist", timeout=1)
+    assert connected(f"{url}ssl_ca_certs={__file__}", timeout=1)
+
+
+def test_numbers_among_the_options_of_sentinels_and_clusters_are_numbers() -> None:
+    for url in ("redis+sentinel://one/m?socket_timeout=1.5", "redis+cluster://one?slot=1&socket_timeout=1.5"):
+        assert connect(url, timeout=1).connection_pool.connection_kwargs["socket_timeout"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ connection and a reply get `timeout` seconds each and nothing is retried; what a
 """
 
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import redis
@@ -21,7 +22,7 @@ from backburner.redis.cluster import (
     ClusterConnection,
     ClusterSSLConnection,
 )
-from backburner.redis.url import ServerURL
+from backburner.redis.url import TLS_FILES, ServerURL
 
 _ASYNC_CONNECTIONS = 64
 """Connections of one event loop. More coroutines wait for one to come free."""
@@ -38,9 +39,9 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
         name: what CLIENT LIST shows.
 
     Raises:
-        ConfigError: the URL is no server's.
+        ConfigError: the URL is no server's, or names a file that is not there.
     """
-    server = ServerURL.parse(url)
+    server = _server(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
     options["max_connections"] = _THREADS
     if server.sentinels:
@@ -59,7 +60,7 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
 
 def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.asyncio.Redis":
     """An asyncio client, for the event loop that first uses it. As `connect` otherwise."""
-    server = ServerURL.parse(url)
+    server = _server(url)
     options = _options(timeout, name) | {"retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)}
     if server.sentinels:
         sentinel: Any = redis.asyncio.sentinel.Sentinel
@@ -104,6 +105,14 @@ class _AsyncMaster(redis.asyncio.Redis):
             await sentinel.aclose()
 
 
+def _server(url: str) -> ServerURL:
+    server = ServerURL.parse(url)
+    for name, value in server.options:
+        if name in TLS_FILES and not Path(value).exists():
+            raise ConfigError(f"{server.masked}: {name} is {value!r}, where nothing is")
+    return server
+
+
 def _options(timeout: float, name: str) -> dict[str, Any]:
     return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name} | driver()
 
@@ -131,7 +140,7 @@ def _login(server: ServerURL) -> dict[str, Any]:
         "password": server.password,
         "ssl": server.tls,
         "protocol": 2,
-        **dict(server.options),
+        **server.redis_options,
     }
 
 

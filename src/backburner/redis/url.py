@@ -13,10 +13,12 @@ and each has its own idea of Sentinel. This module knows all of them and does no
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
+from redis.connection import parse_url
 from redis.crc import key_slot
 
 from backburner.errors import ConfigError
@@ -43,6 +45,16 @@ _EXAMPLES = (
     "redis+sentinel://host1,host2/mymaster/0 or redis+cluster://host1,host2"
 )
 _SECRET_OPTION = re.compile(r"(?<=[?&])([^=&]*(?:password|secret|token)[^=&]*)=[^&]*", re.IGNORECASE)
+_OPTIONS = frozenset(
+    {
+        *("username", "password", "client_name", "protocol", "max_connections", "health_check_interval"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size", "retry_on_timeout"),
+    }
+)
+TLS_FILES = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})
+_TLS_OPTIONS = TLS_FILES | {
+    *("ssl_cert_reqs", "ssl_ca_data", "ssl_check_hostname", "ssl_ciphers", "ssl_min_version", "ssl_password"),
+}
 _HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}")
 
 
@@ -103,7 +115,7 @@ class ServerURL:
     slot: int | None = None
     """Which of the cluster's slots is meant; its keeper is the server."""
     options: tuple[tuple[str, str], ...] = ()
-    """The rest of the query string, passed on to redis-py (``ssl_ca_certs``, ``protocol``, …)."""
+    """The rest of the query string: options of redis-py's connections (``ssl_ca_certs``, ``protocol``, …)."""
 
     @classmethod
     def parse(cls, url: str) -> Self:
@@ -117,6 +129,7 @@ class ServerURL:
             raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
         try:
             server = cls._parse(scheme, _split(url))
+            _ = server.redis_options
         except ValueError as error:
             raise ConfigError(
                 f"{mask_password(url)!r} is not a usable server URL: {error}. Write {_EXAMPLES}"
@@ -195,6 +208,21 @@ class ServerURL:
             slot=None if slot is None else int(slot),
             options=tuple(query.items()),
         )
+
+    @property
+    def redis_options(self) -> dict[str, Any]:
+        """The options as redis-py takes them: numbers are numbers.
+
+        Raises:
+            ValueError: there is no such option, or its value is none.
+        """
+        for name, _ in self.options:
+            if name in _TLS_OPTIONS and not self.tls:
+                raise ValueError(f"the option {name!r} is for TLS, with rediss://")
+            if name not in _OPTIONS | _TLS_OPTIONS:
+                raise ValueError(f"there is no option {name!r}; there are {', '.join(sorted(_OPTIONS | _TLS_OPTIONS))}")
+        read: Callable[[str], dict[str, Any]] = parse_url  # redis-py has no types for it
+        return read(f"redis://?{urlencode(self.options)}")
 
     @property
     def redis_url(self) -> str:
