@@ -162,6 +162,16 @@ def test_many_sees_flushed_tags_and_ended_ttls(cache: Any, clock: Clock) -> None
     assert cache.many(["tagged", "short", "long"]) == {"long": 3}
 
 
+def test_one_text_is_not_taken_for_the_keys_that_its_letters_would_be(cache: Any) -> None:
+    cache.put_many({"u": 1, "user:1": 2})
+    for verb in (cache.many, cache.forget_many, lambda key: cache.remember_many(key, 60, dict.fromkeys)):
+        with pytest.raises(ValueError, match="keys must be several texts, not the text 'user:1'"):
+            verb("user:1")
+    with pytest.raises(ValueError, match="values must be a dict from keys to values, not list"):
+        cache.put_many(["user:1"])
+    assert cache.many(["u", "user:1"]) == {"u": 1, "user:1": 2}
+
+
 def test_forget_many_says_how_many_there_were(cache: Any) -> None:
     cache.put_many({"a": 1, "b": 2})
     assert cache.forget_many(["a", "b", "c"]) == 2

@@ -46,7 +46,7 @@ def test_lru_makes_room_by_removing_the_least_recently_used() -> None:
     cache.get("c")
     cache.get("a")
     cache.put("d", 4)
-    assert cache.many("abcd").keys() == {"a", "c", "d"}
+    assert cache.many([*"abcd"]).keys() == {"a", "c", "d"}
 
 
 def test_lru_follows_a_model_exactly() -> None:

@@ -7,7 +7,7 @@ sees the beginning and a digest, meet a short one: there is a control character 
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 MAX_LENGTH: Final = 1024
@@ -43,15 +43,33 @@ def check_key(key: str) -> str:
     return _check("key", key, MAX_KEY)
 
 
+def check_keys(keys: Iterable[str]) -> list[str]:
+    """Give the keys back.
+
+    Raises:
+        ValueError: it is one text, whose characters would be the keys, or one of them is no key.
+    """
+    return [check_key(key) for key in _several("keys", keys)]
+
+
+def check_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Give the values of keys back.
+
+    Raises:
+        ValueError: it is no mapping, or one of its keys is no key.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"values must be a dict from keys to values, not {type(values).__name__}")  # noqa: TRY004
+    return {check_key(key): value for key, value in values.items()}
+
+
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Give the tags back, each once, in their order.
 
     Raises:
         ValueError: there are none, or one is no text, empty, too long, or holds control characters.
     """
-    if isinstance(tags, str):
-        raise ValueError(f"tags must be several texts, not the text {tags!r}")  # noqa: TRY004
-    checked = tuple(dict.fromkeys(_check("tag", tag) for tag in tags))
+    checked = tuple(dict.fromkeys(_check("tag", tag) for tag in _several("tags", tags)))
     if not checked:
         raise ValueError("at least one tag is needed")
     return checked
@@ -85,6 +103,12 @@ def check_name(kind: str, name: str) -> str:
         ValueError: as `check_key`.
     """
     return _check(kind, name)
+
+
+def _several(kind: str, names: Iterable[str]) -> Iterable[str]:
+    if isinstance(names, str | bytes):
+        raise ValueError(f"{kind} must be several texts, not the text {names!r}")  # noqa: TRY004
+    return names
 
 
 def _check(kind: str, name: str, longest: int = MAX_LENGTH) -> str:

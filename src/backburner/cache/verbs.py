@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar, Unpack, overload
 from backburner.cache.context import Context
 from backburner.cache.engine import FOREVER, MISSING, Engine
 from backburner.cache.entry import TTL, Duration
-from backburner.cache.keys import check_key
+from backburner.cache.keys import check_key, check_keys, check_values
 from backburner.cache.plan import FlexibleOptions, Options, Plan
 from backburner.cache.remember import ReadThrough
 from backburner.cache.remember_many import ReadThroughMany
@@ -463,7 +463,7 @@ class Verbs:
     def many(self, keys: Iterable[str], *, type: object = None) -> dict[str, Any]: ...
     def many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """The values of those keys that have one, in one round trip. `type`: of each value, as for `get`."""
-        return run(self._engine().many([check_key(key) for key in keys], shape_of(type)))
+        return run(self._engine().many(check_keys(keys), shape_of(type)))
 
     @overload
     async def amany(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
@@ -471,23 +471,23 @@ class Verbs:
     async def amany(self, keys: Iterable[str], *, type: object = None) -> dict[str, Any]: ...
     async def amany(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """As `many`."""
-        return await self._aengine().many([check_key(key) for key in keys], shape_of(type))
+        return await self._aengine().many(check_keys(keys), shape_of(type))
 
     def put_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
         """Store several values in one round trip. Whether all were stored."""
-        return run(self._engine().put({check_key(key): value for key, value in values.items()}, ttl, self._tags))
+        return run(self._engine().put(check_values(values), ttl, self._tags))
 
     async def aput_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
         """As `put_many`."""
-        return await self._aengine().put({check_key(key): value for key, value in values.items()}, ttl, self._tags)
+        return await self._aengine().put(check_values(values), ttl, self._tags)
 
     def forget_many(self, keys: Iterable[str]) -> int:
         """Remove several keys in one round trip. How many had something to remove."""
-        return run(self._engine().forget([check_key(key) for key in keys]))
+        return run(self._engine().forget(check_keys(keys)))
 
     async def aforget_many(self, keys: Iterable[str]) -> int:
         """As `forget_many`."""
-        return await self._aengine().forget([check_key(key) for key in keys])
+        return await self._aengine().forget(check_keys(keys))
 
     @overload
     def remember_many(
@@ -532,7 +532,7 @@ class Verbs:
         Raises:
             CallbackTimeout: nothing for some key within `hard_timeout`.
         """
-        names = [check_key(key) for key in keys]
+        names = check_keys(keys)
         plan = self._plan(callback, ttl, options, type)
         return run(ReadThroughMany(self._engine()).remember(names, plan))
 
@@ -576,7 +576,7 @@ class Verbs:
         **options: Unpack[Options],
     ) -> dict[str, Any]:
         """As `remember_many`; the callback may be a coroutine function."""
-        names = [check_key(key) for key in keys]
+        names = check_keys(keys)
         plan = self._plan(callback, ttl, options, type)
         return await ReadThroughMany(self._aengine()).remember(names, plan)
 
