@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backburner.errors import ConfigError
 from backburner.queue import Celery
 from backburner.redis.client import aconnect, connect
 
@@ -17,6 +18,13 @@ def test_any_number_of_threads_can_wait_at_the_same_time(redis_url: str) -> None
         waited = threads.map(lambda number: client.execute_command("BLPOP", f"list:{number}", 0.3), range(120))
         assert list(waited) == [None] * 120
     client.close()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e10])
+@pytest.mark.parametrize("connected", [connect, aconnect])
+def test_a_timeout_that_no_socket_takes_is_refused(connected: Callable[..., Any], timeout: float) -> None:
+    with pytest.raises(ConfigError, match="write timeout="):
+        connected("redis://localhost", timeout=timeout)
 
 
 def workers_pool(url: str, *, asynchronous: bool) -> Any:

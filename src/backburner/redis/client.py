@@ -26,6 +26,8 @@ from backburner.redis.url import TLS_FILES, ServerURL
 
 _ASYNC_CONNECTIONS = 64
 """Connections of one event loop. More coroutines wait for one to come free."""
+_LONGEST = 86_400
+"""Seconds. Sockets take no more than some months, and who waits for a day waits for ever."""
 _THREADS = 10_000
 """Connections of blocking clients: one for each thread that waits for another process, never an error for the 101st."""
 
@@ -39,7 +41,7 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
         name: what CLIENT LIST shows.
 
     Raises:
-        ConfigError: the URL is no server's, or names a file that is not there.
+        ConfigError: the URL is no server's, or names a file that is not there; or the timeout makes no sense.
     """
     server = _server(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
@@ -114,6 +116,8 @@ def _server(url: str) -> ServerURL:
 
 
 def _options(timeout: float, name: str) -> dict[str, Any]:
+    if not 0 < timeout <= _LONGEST:
+        raise ConfigError(f"timeout={timeout!r}: seconds, more than 0 and no more than {_LONGEST}; write timeout=0.25")
     return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "client_name": name} | driver()
 
 
