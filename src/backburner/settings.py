@@ -46,10 +46,15 @@ def _celery_url(url: str) -> str:
     return _server_url(url) if scheme in SERVER_SCHEMES else url
 
 
+_CENTURY = 36_525 * 86_400
+_HOUR = 3600
+
 _Host = Annotated[str, AfterValidator(_host)]
 _Server = Annotated[str, AfterValidator(_server_url)]
 _CacheStore = Annotated[str, AfterValidator(_cache_url)]
 _Bytes = Annotated[int, BeforeValidator(byte_count)]
+_Seconds = Annotated[float, Field(gt=0, le=_CENTURY, allow_inf_nan=False)]
+_Patience = Annotated[float, Field(gt=0, le=_HOUR, allow_inf_nan=False)]
 _Celery = Annotated[str, AfterValidator(_celery_url)]
 
 
@@ -87,8 +92,8 @@ class Settings(BaseSettings):
     cache_prefix: str = Field(
         default="cache:", min_length=1, description="Put before every key; flush() removes these and no others"
     )
-    cache_default_ttl: float = Field(
-        default=3600, gt=0, description="Seconds that an entry lives when nothing else is said"
+    cache_default_ttl: _Seconds = Field(
+        default=3600, description="Seconds that an entry lives when nothing else is said"
     )
     cache_serializer: Literal["json", "pickle"] = Field(default="json", description="How values become bytes")
     cache_signing_key: SecretStr | None = Field(
@@ -112,23 +117,21 @@ class Settings(BaseSettings):
     cache_l1_policy: Literal["lru", "s3fifo", "lfu", "ttl"] = Field(
         default="s3fifo", description="Which copies make room"
     )
-    cache_timeout: float = Field(
-        default=0.25, gt=0, description="Seconds that one cache operation may cost when the server is ill"
+    cache_timeout: _Patience = Field(
+        default=0.25, description="Seconds that one cache operation may cost when the server is ill"
     )
 
     celery_broker_url: _Celery = Field(default="", description="Where jobs wait; any broker of Celery's")
     celery_result_backend: _Celery = Field(
         default="", description="Where results are kept; any result backend of Celery's"
     )
-    celery_publish_timeout: float = Field(
-        default=1.0, gt=0, description="Seconds that enqueueing may take before PublishError"
+    celery_publish_timeout: _Patience = Field(
+        default=1.0, description="Seconds that enqueueing may take before PublishError"
     )
     celery_publish_replicas: int = Field(
         default=0, ge=0, description="Replicas of the server that must have a job before it counts as enqueued"
     )
-    celery_result_expires: float = Field(
-        default=86_400, gt=0, description="Seconds that a finished job's result is kept"
-    )
+    celery_result_expires: _Seconds = Field(default=86_400, description="Seconds that a finished job's result is kept")
 
     database_url: str = Field(
         default="sqlite:///.backburner/app.db", description="The application's database, as SQLAlchemy writes it"

@@ -77,11 +77,20 @@ def test_a_ttl_of_nothing_removes(cache: Any, ttl: Any) -> None:
     assert cache.missing("key")
 
 
-@pytest.mark.parametrize("ttl", ["soon", "", "10", "5 parsecs", True, float("nan"), [60]])
+@pytest.mark.parametrize(
+    "ttl", ["soon", "", "10", "5 parsecs", True, float("nan"), [60], 1e14, pytest.param(10**400, id="huge")]
+)
 def test_a_ttl_that_makes_no_sense_is_refused_before_anything_is_written(cache: Any, ttl: Any) -> None:
     with pytest.raises(ValueError, match="no length of time"):
         cache.put("key", "value", ttl)
     assert cache.missing("key")
+
+
+def test_the_longest_ttl_is_a_ttl(cache: Any) -> None:
+    assert cache.tags("tag").put("key", "value", dt.timedelta.max) is True
+    assert cache.touch("key", dt.timedelta.max) is True
+    assert cache.tags("tag").remember("other", dt.timedelta.max, lambda: 1, grace=dt.timedelta.max) == 1
+    assert cache.many(["key", "other"]) == {"key": "value", "other": 1}
 
 
 def test_put_replaces_value_and_ttl(cache: Any, clock: Clock) -> None:

@@ -124,6 +124,14 @@ def test_a_wrong_url_is_said_at_once() -> None:
         build(broker="redis+sentinel://host").connection_for_write()
 
 
+def test_defaults_that_cannot_be_made_are_said_where_the_app_is_built() -> None:
+    class Unbounded(Settings):
+        celery_result_expires: float = float("inf")
+
+    with pytest.raises(OverflowError, match="infinity"):
+        build(settings=Unbounded())
+
+
 def test_an_app_survives_pickling_as_spawned_workers_need() -> None:
     app = pickle.loads(pickle.dumps(build(settings=Settings(redis_url="redis://elsewhere:1/1"))))
     assert isinstance(app, Celery)

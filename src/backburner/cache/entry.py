@@ -210,22 +210,27 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
 _TEXT: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
 
 
+_LONGEST: Final = timedelta.max.total_seconds()
+"""Servers can count a thousand times as many milliseconds, and no more."""
+
+
 def seconds(ttl: object) -> float:
     """A ttl in seconds. Text is a number with a unit (ms, s, m, h, d, w) or several: ``"1h 30m"``.
 
     Raises:
         ValueError: it is no length of time.
     """
+    length: float
     if isinstance(ttl, timedelta):
-        return ttl.total_seconds()
-    if isinstance(ttl, str):
-        if not _TEXT.fullmatch(ttl):
-            raise ValueError(
-                f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'"
-            )
-        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(ttl))
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or math.isnan(ttl):
+        length = ttl.total_seconds()
+    elif isinstance(ttl, str) and _TEXT.fullmatch(ttl):
+        length = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(ttl))
+    elif isinstance(ttl, bool | str) or not isinstance(ttl, int | float) or ttl != ttl:  # NaN
         raise ValueError(
             f"{ttl!r} is no length of time; write seconds, a timedelta, or text such as '90s', '10m', '1h 30m'"
         )
-    return float(ttl)
+    else:
+        length = ttl
+    if _LONGEST < length < math.inf:
+        raise ValueError("more than timedelta.max is no length of time; to keep something for ever there is forever()")
+    return float(length)

@@ -60,6 +60,7 @@ class Celery(celery.Celery):
         self, *args: Any, settings: Settings | None = None, default_pool: str | None = None, **kwargs: Any
     ) -> None:
         self.settings = settings or Settings()
+        self._our_defaults = defaults(self.settings)  # not later: Celery's signal hides what goes wrong
         self._default_pool = default_pool
         self._servers_from_settings = settings is not None or "broker" not in kwargs
         super().__init__(*args, **kwargs)
@@ -80,7 +81,7 @@ class Celery(celery.Celery):
         # The last map holds Celery's own defaults. Its add_defaults would put ours before the user's
         # configuration.
         celerys = source.maps[-1]
-        celerys.update(defaults(self.settings))
+        celerys.update(self._our_defaults)
         if self._default_pool is not None:
             celerys["worker_pool"] = self._default_pool
         if self._servers_from_settings and not source.get("broker_url"):
