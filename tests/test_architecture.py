@@ -176,6 +176,27 @@ def test_who_only_caches_needs_none_of_the_extras() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "program", "says"),
+    [
+        ("celery", "from backburner import Celery", "backburner.queue needs celery: pip install 'backburner[celery]'"),
+        ("greenlet", "import backburner.queue.app", "needs greenlet: pip install 'backburner[celery]'"),
+        ("fastapi", "import backburner.queue.http", "queue.http needs fastapi: pip install 'backburner[fastapi]'"),
+        ("anyio", "import backburner.queue.http", "queue.http needs anyio: pip install 'backburner[fastapi]'"),
+        ("starlette", "from backburner import cached_response", "needs starlette: pip install 'backburner[fastapi]'"),
+        ("psutil", "from backburner.redis.embedded import EmbeddedServer", "pip install 'backburner[dev]'"),
+        ("orjson", "from backburner import Celery", "import of orjson halted"),
+    ],
+)
+def test_who_needs_an_extra_is_told_which(missing: str, program: str, says: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules[{missing!r}] = None; {program}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert ran.stderr.splitlines()[-1].startswith("ModuleNotFoundError: ")
+    assert says in ran.stderr.splitlines()[-1]
+
+
 def tracked_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0:

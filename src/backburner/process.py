@@ -9,7 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-import psutil
+from backburner.extras import extra
+
+with extra("dev", needed_by="backburner.process"):
+    import psutil
 
 _TOLERANCE = 2.0  # seconds; the kernel gives the time of the boot in whole seconds, and rounds it anew each time
 

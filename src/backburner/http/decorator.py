@@ -9,14 +9,17 @@ from collections.abc import Callable, Container, Sequence
 from importlib.util import find_spec
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from starlette.websockets import WebSocket
-
 from backburner.cache.default import default_cache
 from backburner.cache.entry import Duration
 from backburner.errors import ConfigError
+from backburner.extras import extra
 from backburner.http.door import Door, Source
-from backburner.http.endpoint import DOOR, behind_door, refuse_streams, resolved
 from backburner.http.policy import Policy
+
+with extra("fastapi", needed_by="@cached_response"):
+    from starlette.websockets import WebSocket
+
+    from backburner.http.endpoint import DOOR, behind_door, refuse_streams, resolved
 
 if find_spec("fastapi") is None:
     routed: Container[object] = ()

@@ -1,11 +1,14 @@
 """Background jobs: Celery, with the sharp edges off."""
 
-from backburner.queue.app import Celery
-from backburner.queue.dependencies import INJECTED
-from backburner.queue.lifespan import Lifespan
-from backburner.queue.reporting import log, progress
-from backburner.queue.result import Job, JobGroup, JobSnapshot, Progress
-from backburner.queue.stream import JobEvent
+from backburner.extras import extra
+
+with extra("celery", needed_by="backburner.queue"):
+    from backburner.queue.app import Celery
+    from backburner.queue.dependencies import INJECTED
+    from backburner.queue.lifespan import Lifespan
+    from backburner.queue.reporting import log, progress
+    from backburner.queue.result import Job, JobGroup, JobSnapshot, Progress
+    from backburner.queue.stream import JobEvent
 
 __all__ = [
     "INJECTED",

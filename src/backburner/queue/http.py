@@ -22,19 +22,22 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_type_hints
 
-import anyio
 import orjson
 import redis
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from kombu.utils.json import dumps
 from pydantic import BaseModel, ConfigDict, Field
 
 from backburner.errors import ConfigError, ResultUnavailable, UnknownJob
+from backburner.extras import extra
 from backburner.queue.app import Celery
 from backburner.queue.coroutines import signature_source
 from backburner.queue.result import Job
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
+
+with extra("fastapi", needed_by="backburner.queue.http"):
+    import anyio
+    from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
+    from fastapi.responses import StreamingResponse
 
 __all__ = ["JobAccepted", "JobResource", "JobsRouter", "Submission", "jobs_router"]
 

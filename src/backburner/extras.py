@@ -1,0 +1,30 @@
+"""Packages that come with an extra: where one is missing, which extra to install."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+__all__ = ["extra"]
+
+_PACKAGES: Final = {
+    "celery": {"celery", "kombu", "greenlet", "packaging"},
+    "fastapi": {"fastapi", "starlette", "anyio"},
+    "dev": {"psutil"},
+}
+
+
+@contextmanager
+def extra(name: str, *, needed_by: str) -> Iterator[None]:
+    """Around imports of what an extra installs.
+
+    Raises:
+        ModuleNotFoundError: one of its packages is not there; the message says what to install. Others pass.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _PACKAGES[name]:
+            raise
+        sentence = f"{needed_by} needs {package}: pip install 'backburner[{name}]'"
+        raise ModuleNotFoundError(sentence, name=missing.name) from missing
