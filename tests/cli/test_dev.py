@@ -188,10 +188,17 @@ def test_a_named_server_is_used(redis_url: str, dev: Start, project: Path) -> No
     assert "valkey-server" not in {process.name() for process in processes_of(project)}
 
 
-def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start) -> None:
-    running = dev(REDIS_PORT="soon")
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("REDIS_PORT", "soon", "REDIS_PORT='soon':"),
+        ("CACHE_SERIALIZER", "pickle", "CACHE_SERIALIZER=pickle needs CACHE_SIGNING_KEY"),
+    ],
+)
+def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start, name: str, value: str, says: str) -> None:
+    running = dev(**{name: value})
     assert running.end() == 1
-    assert running.lines[0].startswith("REDIS_PORT='soon':")
+    assert running.lines[0].startswith(says)
 
 
 def test_failing_migrations_are_shown_and_end_the_start(project: Path, dev: Start) -> None:

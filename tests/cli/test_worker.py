@@ -66,3 +66,28 @@ def test_where_there_is_no_celery_application_that_is_said(project: Path) -> Non
         assert worker.process.wait(30) == 1
         assert worker.output.startswith("no Celery application was found in ")
         assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "says"),
+    [
+        ("", {"REDIS_PORT": "abc"}, "REDIS_PORT='abc': "),
+        ("", {"CELERY_BROKER_URL": "foo://x"}, "'foo://x': there is no broker 'foo'; "),
+        ("-A wrong:name", {}, "there is no module 'wrong', "),
+        ("-A main:wrong", {}, "there is no 'wrong' in the module main"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_sentence(
+    with_celery: Path, options: str, environment: dict[str, str], says: str
+) -> None:
+    with running(f"backburner worker {options}", with_celery, environment) as worker:
+        assert worker.process.wait(30) == 1
+        assert worker.output.startswith(says)
+        assert "Traceback" not in worker.output
+
+
+def test_an_error_of_the_applications_own_keeps_its_traceback(with_celery: Path) -> None:
+    (with_celery / "main.py").write_text("from backburner import Celery\nimport nonsense\napp = Celery()\n")
+    with running("backburner worker", with_celery) as worker:
+        assert worker.process.wait(30) == 1
+        assert 'main.py", line 2' in worker.output

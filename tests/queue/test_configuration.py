@@ -124,6 +124,32 @@ def test_a_wrong_url_is_said_at_once() -> None:
         build(broker="redis+sentinel://host").connection_for_write()
 
 
+def test_a_broker_or_backend_that_celery_does_not_know_is_said_where_the_app_is_built() -> None:
+    with pytest.raises(ConfigError, match=r"'foo://:\*\*\*@x': there is no broker 'foo'; there are .*amqp"):
+        build(settings=Settings(celery_broker_url="foo://:secret@x"))
+    with pytest.raises(ConfigError, match=r"there is no result backend 'foo'; there are .*db, .*redis"):
+        build(settings=Settings(celery_result_backend="foo://x"))
+
+
+def test_one_that_comes_by_another_way_is_said_where_it_is_first_used() -> None:
+    app = build(broker="foo://x", backend="foo://x")
+    for use in (app.connection_for_write, lambda: app.backend, lambda: app.send_task("task")):
+        with pytest.raises(ConfigError, match="'foo'"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("broker", "backend"),
+    [
+        ("sqs://", "rpc://"),
+        ("amqp://one;amqp://two", "db+sqlite:///results.db"),
+        ("kombu.transport.memory:Transport://", "celery.backends.rpc.RPCBackend://"),
+    ],
+)
+def test_all_that_celery_knows_is_taken(broker: str, backend: str) -> None:
+    assert build(settings=Settings(celery_broker_url=broker, celery_result_backend=backend))
+
+
 def test_defaults_that_cannot_be_made_are_said_where_the_app_is_built() -> None:
     class Unbounded(Settings):
         celery_result_expires: float = float("inf")

@@ -5,11 +5,14 @@ programs that `backburner dev` starts, and the worker's reloads, that would be t
 """
 
 import sys
+from typing import Any
 
 import click
 from celery.app.utils import find_app
 from celery.bin.base import CLIContext
 from kombu.utils.imports import symbol_by_name
+
+from backburner.errors import ConfigError
 
 _COMMANDS = {
     "worker": "celery.bin.worker:worker",
@@ -20,12 +23,29 @@ _COMMANDS = {
 
 def main(command: str, app_name: str, *arguments: str) -> None:
     """Run one of Celery's commands; does not return."""
-    app = find_app(app_name)
+    app = _app(app_name)
     run = symbol_by_name(_COMMANDS[command])
     run.params.extend(app.user_options.get(command, []))
     context = CLIContext(app=app, no_color=True, workdir=None, quiet=True)
     # Flower expects to be the command of a group.
     click.Group("celery", commands={command: run}).main([command, *arguments], prog_name="celery", obj=context)
+
+
+def _app(name: str) -> Any:
+    """The application of this name; where there is none, or settings are wrong, the program ends with one sentence."""
+    try:
+        return find_app(name)
+    except ModuleNotFoundError as missing:
+        if missing.name == name and ":" in name:
+            raise SystemExit("there is no {1!r} in the module {0}".format(*name.split(":", 1))) from None
+        if f"{name.replace(':', '.')}.".startswith(f"{missing.name}."):
+            raise SystemExit(f"there is no module {missing.name!r}, where --app={name} should be") from None
+        raise
+    except ValueError as error:
+        wrong = error if isinstance(error, ConfigError) else error.__context__  # kombu makes a ValueError of it
+        if not isinstance(wrong, ConfigError):
+            raise
+        raise SystemExit(str(wrong)) from None
 
 
 if __name__ == "__main__":

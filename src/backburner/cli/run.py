@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from backburner.cache import Cache
 from backburner.cli import guard, plan
 from backburner.cli.home import Home
 from backburner.cli.project import Found, Project
@@ -60,8 +61,9 @@ class Run:
 
         Raises:
             StoreUnavailable: it does not.
-            ConfigError: there is no embedded server for this machine.
+            ConfigError: there is no embedded server for this machine, or no cache by the settings.
         """
+        Cache.from_settings(self.settings)  # no program could start where that is wrong
         if self.settings.names_a_server:
             await self._ask_server()
             self._row("server", self.server, "yours, named in the settings")

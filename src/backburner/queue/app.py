@@ -25,7 +25,7 @@ from backburner.queue.pool.serving import Serving
 from backburner.queue.producer import Producer
 from backburner.queue.publishing import publishing
 from backburner.queue.result import Job
-from backburner.queue.servers import celery_url, is_redis
+from backburner.queue.servers import celery_url, check_backend, check_broker, is_redis
 from backburner.queue.task import PING, Task, ping
 from backburner.queue.transport.redis import by_ours, transport_for
 from backburner.settings import Settings
@@ -63,6 +63,9 @@ class Celery(celery.Celery):
         self._our_defaults = defaults(self.settings)  # not later: Celery's signal hides what goes wrong
         self._default_pool = default_pool
         self._servers_from_settings = settings is not None or "broker" not in kwargs
+        if self._servers_from_settings:
+            check_broker(celery_url(self.settings.celery_broker_url)[0])
+            check_backend(celery_url(self.settings.celery_result_backend)[0])
         super().__init__(*args, **kwargs)
         self.task(name=PING, shared=False)(ping)
         self.lifespans = Lifespans(self)
@@ -133,6 +136,7 @@ class Celery(celery.Celery):
         is_own = url == self.settings.celery_broker_url
         of_settings = servers(self.settings)["broker_transport_options"] if is_own else {}
         url, implied = celery_url(url)
+        check_broker(url)
         options["transport_options"] = {
             **(defaults if is_redis(url) else {}),
             **of_settings,
@@ -157,6 +161,7 @@ class Celery(celery.Celery):
 
     def _get_backend(self) -> Any:
         url, implied = celery_url(self.backend_cls or self.conf.result_backend)
+        check_backend(url)
         if implied:
             self.conf.result_backend_transport_options = self.conf.result_backend_transport_options | implied
         found: Any = backends.by_url(url, self.loader)  # a class and a URL; the stubs are wrong

@@ -7,12 +7,19 @@ brokers (``amqp://``, ``sqs://``, …) pass as they are.
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from backburner.redis.url import SERVER_SCHEMES, ServerURL
+from celery.app.backends import BACKEND_ALIASES
+from celery.utils.imports import load_extension_class_names
+from kombu.transport import TRANSPORT_ALIASES
+
+from backburner.errors import ConfigError
+from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
 
 _CELERYS_SENTINEL = re.compile(r"sentinel://[^/]*(/\d*)?(\?.*)?$")
 """``sentinel://host:26379/0``: Celery's own dialect, which names the master in the transport options."""
+
+_CLASS: Final = re.compile(r"[.:]")
 
 
 def celery_url(url: Any) -> tuple[Any, dict[str, object]]:
@@ -30,6 +37,20 @@ def celery_url(url: Any) -> tuple[Any, dict[str, object]]:
     return url, {}
 
 
+def check_broker(url: Any) -> None:
+    """Refuse a translated URL, or list of them, of a broker that kombu does not know.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    _check_schemes("broker", url, TRANSPORT_ALIASES)
+
+
+def check_backend(url: Any) -> None:
+    """As `check_broker`, of a result backend that Celery does not know."""
+    _check_schemes("result backend", url, BACKEND_ALIASES, extensions="celery.result_backends")
+
+
 def is_redis(url: Any) -> bool:
     """Whether a translated URL means a Redis or Valkey server."""
     return isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://"))
@@ -41,6 +62,21 @@ def _one(url: str) -> tuple[str, dict[str, object]]:
         return url, {}
     server = ServerURL.parse(url)
     return server.celery_url, server.celery_options
+
+
+def _check_schemes(what: str, url: Any, aliases: Iterable[str], extensions: str | None = None) -> None:
+    known = set(aliases)
+    for part in url.split(";") if isinstance(url, str) else url if isinstance(url, list | tuple) else ():
+        scheme, separator, _ = str(part).partition("://")
+        # With a dot or a colon it is the name of a class; what is before a plus reads the rest by itself.
+        if not separator or {scheme, scheme.partition("+")[0]} & known or _CLASS.search(scheme):
+            continue
+        # Looked for last, since it means reading what is installed.
+        known |= {each[0] for each in load_extension_class_names(extensions)} if extensions else set()
+        if scheme not in known:
+            raise ConfigError(
+                f"{mask_password(part)!r}: there is no {what} {scheme!r}; there are {', '.join(sorted(known))}"
+            )
 
 
 def _merged(options: Iterable[dict[str, object]]) -> dict[str, object]:
