@@ -1,12 +1,15 @@
 """What the log says of trouble, and how often."""
 
+import asyncio
 import logging
+from collections.abc import Iterator
 
 import pytest
+import redis
 
 from backburner import Cache
 from backburner.cache.trouble import TroubleLog
-from backburner.errors import StoreUnavailable
+from backburner.errors import StoreError, StoreUnavailable
 from backburner.events import BreakerClosed, BreakerOpened, Degraded, LockLost, RefreshFailed, Undecodable
 from tests.contract.conftest import Clock
 
@@ -57,6 +60,61 @@ def test_of_many_alike_the_first_is_a_warning_and_the_rest_are_counted_in_the_ne
             "(4 more like it since the last such line)"
         ),
     ]
+
+
+def test_of_what_a_server_refuses_each_kind_is_a_warning_once_a_minute(
+    trouble: TroubleLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, forbidden = StoreError("OOM command not allowed"), StoreError("NOPERM no permissions to run 'eval'")
+    for number in range(5):
+        trouble(Degraded("put", (f"user:{number}", "user:x"), full))
+        trouble(Degraded("flush", (), forbidden))
+    clock.advance(61)
+    trouble(Degraded("put", ("user:9",), full))
+    assert warnings(caplog) == [
+        "cache put of user:0: the server refuses, going on without it: OOM command not allowed",
+        "cache flush of everything: the server refuses, going on without it: NOPERM no permissions to run 'eval'",
+        (
+            "cache put of user:9: the server refuses, going on without it: OOM command not allowed "
+            "(4 more like it since the last such line)"
+        ),
+    ]
+
+
+@pytest.fixture
+def without_scripts(redis_url: str) -> Iterator[str]:
+    """The server, for a user who may not run scripts."""
+    with redis.Redis.from_url(redis_url) as server:
+        server.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "&*", "+@all", "-@scripting")
+        yield redis_url.replace("redis://", "redis://reader:pw@")
+        server.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_a_user_without_the_rights_is_told_and_the_server_is_there(
+    without_scripts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = Cache(without_scripts, l1=False)
+    assert [cache.put("key", 1), cache.put("key", 2)] == [False, False]
+    assert len(warnings(caplog)) == 1
+    assert "the server refuses, going on without it: " in warnings(caplog)[0]
+    assert cache.stats().available
+    cache.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_database_that_is_not_there_is_a_server_that_is_not(
+    redis_url: str, asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def put() -> bool:
+        stored = await cache.aput("key", 1)
+        await cache.aclose()
+        return stored
+
+    cache = Cache(f"{redis_url.rpartition('/')[0]}/99999", l1=False)
+    assert not (asyncio.run(put()) if asynchronous else cache.put("key", 1))
+    assert not cache.stats().available
+    assert [line for line in warnings(caplog) if "does not answer" in line and "DB index is out of range" in line]
+    cache.close()
 
 
 def test_of_an_error_no_more_than_its_first_line_is_written(

@@ -1,9 +1,9 @@
 """Log lines for who runs the program: what of the events a cache's operator must see, and not more often than helps.
 
-A server that goes gives one line, and one when it is back. Everything else goes wrong for many keys at a time (a
-database that is down, a class that has changed): the first of a kind is a warning, those of the minute after it are at
-level DEBUG, and counted in the next warning. Of errors, which may quote what they choked on, the first line is written.
-Keys are written as they are.
+A server that goes gives one line, and one when it is back. Everything else goes wrong for many keys at a time (a server
+that is full, a database that is down, a class that has changed): the first of a kind is a warning, those of the minute
+after it are at level DEBUG, and counted in the next warning. Of errors, which may quote what they choked on, the first
+line is written. Keys are written as they are.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from backburner.errors import ValueTooLarge
+from backburner.errors import StoreUnavailable, ValueTooLarge
 from backburner.events import (
     BreakerClosed,
     BreakerOpened,
@@ -60,8 +60,12 @@ class TroubleLog:
                 self._warn(type(error).__qualname__, text)
             case Degraded(operation, _, ValueTooLarge() as error):
                 self._warn("too large", f"cache {operation}: not stored, {error}")
-            case Degraded(operation, keys, error):
+            case Degraded(operation, keys, StoreUnavailable() as error):
                 log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
+            case Degraded(operation, keys, error):
+                refused = f"cache {operation} of {keys[0] if keys else 'everything'}: the server refuses"
+                kind = str(error).partition(" ")[0]  # which is what servers begin with: NOPERM, OOM
+                self._warn(kind, f"{refused}, going on without it: {_first(str(error))}")
             case _:
                 pass
 

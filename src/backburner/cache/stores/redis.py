@@ -67,6 +67,8 @@ _UNAVAILABLE: Final = (
     redis.exceptions.ClusterDownError,
     OSError,
 )
+_NO_DATABASE: Final = "DB index"
+"""In what is answered to a connection that asks for a database which is not there: out of range, or invalid."""
 _SCAN_BATCH: Final = 1000
 _TOKEN_BYTES: Final = 8
 _WAKE_KEPT: Final = 5.0
@@ -400,7 +402,7 @@ class RedisStore:
         if isinstance(error, NoScriptError):
             self._breaker.succeeded()
             return _UnknownScript()
-        if isinstance(error, _UNAVAILABLE):
+        if isinstance(error, _UNAVAILABLE) or _NO_DATABASE in str(error):
             self._breaker.failed(error)
             return StoreUnavailable(str(error) or type(error).__name__)
         self._breaker.succeeded()
