@@ -1,5 +1,6 @@
 """Which TCP ports of this machine are free. An answer is true for a moment only: take the port at once."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,11 @@ _HOW_MANY = 50
 
 
 def free_ports(wanted: int | None, host: str = LOOPBACK) -> Iterator[int]:
-    """Ports that are free right now: `wanted` and its successors, or with None whatever the system offers."""
+    """Ports that are free right now: `wanted` and its successors, or with None whatever the system offers.
+
+    Raises:
+        ConfigError: the host is no address of this machine.
+    """
     if wanted is None:
         yield from (_any_free_port(host) for _ in range(_HOW_MANY))
     else:
@@ -37,7 +42,9 @@ def _is_free(port: int, host: str) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise ConfigError(f"nothing can listen at {host!r}: {error.strerror}") from error
             return False
         return True
 

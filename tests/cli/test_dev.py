@@ -201,6 +201,12 @@ def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start, name: str, value
     assert running.lines[0].startswith(says)
 
 
+def test_an_address_of_another_machine_is_said_and_nothing_starts(dev: Start) -> None:
+    running = dev("--host", "192.0.2.1")
+    assert running.end() == 1
+    assert running.lines[-1].startswith("nothing can listen at '192.0.2.1': ")
+
+
 def test_failing_migrations_are_shown_and_end_the_start(project: Path, dev: Start) -> None:
     (project / "alembic.ini").write_text("[alembic]\nscript_location = nowhere\n")
     running = dev()
