@@ -93,6 +93,33 @@ def test_the_longest_ttl_is_a_ttl(cache: Any) -> None:
     assert cache.many(["key", "other"]) == {"key": "value", "other": 1}
 
 
+@pytest.mark.parametrize("value", ["\ud800", ("a", "\ud800"), frozenset({"\udc00"}), ["\ud800"]], ids=ascii)
+def test_text_that_is_no_unicode_is_refused_wherever_it_would_lie(cache: Any, value: Any) -> None:
+    with pytest.raises(CodecError, match="not valid Unicode"):
+        cache.put("key", value)
+    assert cache.put("key", ("é", "日本")) is True
+    assert cache.get("key") == ("é", "日本")
+
+
+def test_more_tags_than_an_entry_holds_are_refused_before_anything_is_computed(cache: Any) -> None:
+    tags = [f"{number}{'é' * 500}" for number in range(66)]
+    with pytest.raises(ValueError, match="66 tags of one entry take 66,"):
+        cache.tags(*tags).remember("key", 60, lambda: pytest.fail("was computed"))
+    assert cache.tags(*tags[:60]).put("key", "value") is True
+    assert cache.get("key") == "value"
+
+
+def test_a_context_takes_no_more_tags_either(cache: Any) -> None:
+    def compute(context: Any) -> str:
+        for number in range(66):
+            context.tags.append(f"{number}{'é' * 500}")
+        return "value"
+
+    with pytest.raises(ValueError, match="66 tags of one entry"):
+        cache.remember("key", 60, compute)
+    assert cache.missing("key")
+
+
 def test_put_replaces_value_and_ttl(cache: Any, clock: Clock) -> None:
     cache.put("key", "old", 1000)
     cache.put("key", "new", 10)

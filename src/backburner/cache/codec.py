@@ -426,14 +426,22 @@ def _tag_for(cls: type, tag: str | None) -> str:
 
 
 def is_immutable(value: object) -> bool:
-    """Tell whether a value can be handed to several callers as it is; no, if finding out would take long."""
+    """Tell whether a value can be handed to several callers as it is; no, if finding out would take long, and for text
+    that a codec may refuse."""
     cls = type(value)
     if cls in _IMMUTABLE:
-        return True
+        return cls is not str or _is_unicode(value)  # type: ignore[arg-type]
     if cls is tuple or cls is frozenset:
         items: tuple[object, ...] | frozenset[object] = value  # type: ignore[assignment]
-        return len(items) <= 32 and all(type(item) in _IMMUTABLE for item in items)
+        return len(items) <= 32 and all(type(item) in _IMMUTABLE and is_immutable(item) for item in items)
     return isinstance(value, Enum)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 _ATOMS: Final = frozenset({str, bool, type(None)})

@@ -34,13 +34,14 @@ MARK: Final = bytes((MAGIC, VERSION))
 HEADER: Final = struct.Struct(">BBHddddfI")
 _TAG: Final = struct.Struct(">H")
 VERSION_BYTES: Final = 8
+MAX_TAGS: Final = 0xFFFF - HEADER.size
+"""Bytes that the tags of one entry may take."""
 TIMES: Final = struct.Struct(">ddd")
 """`refresh_at`, `fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on. Scripts rewrite
 them."""
 TIME: Final = struct.Struct(">d")
 """One of them, or when the entry was created."""
 TIMES_OFFSET: Final = 12
-MAX_HEADER: Final = 0xFFFF
 COUNTER: Final = re.compile(rb"J(-?\d{1,19})\n")
 """The payload of a whole number of 64 bits, whatever the codec."""
 
@@ -100,7 +101,7 @@ class Entry:
         """The entry as the bytes that stand for it under a key.
 
         Raises:
-            ValueError: it is not encoded, or its tags take more than 64 KiB.
+            ValueError: it is not encoded, or its tags take more than `MAX_TAGS`.
         """
         payload = self.payload
         if payload is None:
@@ -109,9 +110,9 @@ class Entry:
             _TAG.pack(len(name)) + name + version
             for name, version in ((tag.encode(), version) for tag, version in self.tags)
         )
+        if len(tags) > MAX_TAGS:
+            raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; {MAX_TAGS} are the limit")
         offset = HEADER.size + len(tags)
-        if offset > MAX_HEADER:
-            raise ValueError(f"the {len(self.tags)} tags of one entry take {len(tags)} bytes; 64 KiB is the limit")
         times = (self.created, self.refresh_at, self.fresh_until, self.expires_at, self.compute_seconds)
         header = HEADER.pack(MAGIC, VERSION, offset, *times, _check(key, tags, payload))
         return b"".join((header, tags, payload))
@@ -161,6 +162,11 @@ def _unpack_tags(data: bytes, end: int) -> TagVersions:
     if position != end:
         raise CodecError("the tags are damaged")
     return tuple(tags)
+
+
+def tag_bytes(tag: str) -> int:
+    """What a tag takes of `MAX_TAGS`."""
+    return _TAG.size + len(tag.encode()) + VERSION_BYTES
 
 
 class Decision(Enum):

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from backburner.cache.entry import MAX_TAGS, tag_bytes
+
 MAX_LENGTH: Final = 1024
 """Characters in a tag, or the name of something else."""
 MAX_KEY: Final = 65_536
@@ -67,11 +69,14 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Give the tags back, each once, in their order.
 
     Raises:
-        ValueError: there are none, or one is no text, empty, too long, or holds control characters.
+        ValueError: there are none, or more than fit into an entry, or one is no text, empty, too long, or holds control
+            characters.
     """
     checked = tuple(dict.fromkeys(_check("tag", tag) for tag in _several("tags", tags)))
     if not checked:
         raise ValueError("at least one tag is needed")
+    if (size := sum(map(tag_bytes, checked))) > MAX_TAGS:
+        raise ValueError(f"{len(checked)} tags of one entry take {size:,} bytes; {MAX_TAGS:,} are the limit")
     return checked
 
 
