@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import AppSettings
+from backburner import Settings
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z0-9_]+=)", re.MULTILINE)
@@ -46,6 +47,15 @@ def test_it_shows_the_defaults_of_the_code(uncommented: Path) -> None:
     from_example = AppSettings(_env_file=uncommented)
     from_code = AppSettings(_env_file=None)
     assert from_example.model_dump() == from_code.model_dump()
+
+
+def test_it_names_the_one_default_that_is_not_the_librarys(uncommented: Path) -> None:
+    library = Settings(_env_file=None)
+    here = AppSettings(_env_file=uncommented)
+    different = {name.upper() for name in Settings.model_fields if getattr(here, name) != getattr(library, name)}
+    said = re.search(r"that\W+of the library too, but for (\w+)", EXAMPLE.read_text())
+    assert said is not None
+    assert different == {said[1]}
 
 
 def test_copied_as_it_is_it_changes_nothing_and_names_no_server(uncommented: Path) -> None:
