@@ -105,6 +105,17 @@ Send = Callable[..., None]
 
 
 @pytest.fixture
+def redis_url(request: pytest.FixtureRequest, redis_url: str) -> str:
+    if getattr(request, "param", "Valkey") == "Redis":
+        url: str = request.getfixturevalue("redis7_url")
+        return url
+    return redis_url
+
+
+on_both_servers = pytest.mark.parametrize("redis_url", ["Valkey", "Redis"], indirect=True)
+
+
+@pytest.fixture
 def client(redis_url: str) -> Iterator["redis.Redis"]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
@@ -856,6 +867,108 @@ def test_a_server_whose_memory_is_full_is_still_consumed_from(
         eventually(lambda: not client.exists(one.leased))
     finally:
         client.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def team(client: Any) -> Iterator[str]:
+    """The URL for a user that has no access to the queue q."""
+    keys = ["backburner:*", "_kombu*", "unacked*", "theirs", "theirs\x06\x16*"]
+    client.acl_setuser("team", enabled=True, passwords=["+x"], commands=["+@all"], channels=["*"], keys=keys)
+    yield f"redis://team:x@127.0.0.1:{_port(client)}/0"
+    client.acl_deluser("team")
+
+
+@on_both_servers
+def test_what_is_due_and_cannot_be_added_to_its_list_waits_a_little_longer(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    entries = {"first": "elsewhere\n{}", "second": "nothing of the kind"}
+    client.set("elsewhere", "no list")
+    send("hello", headers=eta(0.4))
+    one = reader()
+    one.drain(1, timeout=0.1)
+    eventually(lambda: client.zcard(KEYS.delayed) == 1)
+    client.hset(KEYS.delayed_entries, mapping=entries)
+    client.zadd(KEYS.delayed, dict.fromkeys(entries, 1))
+    assert one.take(1) == ["hello"]
+    assert client.hgetall(KEYS.delayed_entries) == entries
+    assert min(due for _, due in client.zrange(KEYS.delayed, 0, -1, withscores=True)) > 1
+    client.delete("elsewhere")
+    eventually(lambda: one.drain(1, timeout=0.1) or client.llen("elsewhere"))
+
+
+@on_both_servers
+def test_what_is_due_goes_to_its_queue_also_if_who_finds_it_may_not_put_it_there(
+    team: str, reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    theirs = reader("theirs", url=team)
+    theirs.drain(1, timeout=0.1)
+    mine = reader()
+    send("hello", headers=eta(0.3))
+    mine.drain(1, timeout=0.1)
+    [(job, due)] = eventually(lambda: client.zrange(KEYS.delayed, 0, -1, withscores=True))
+    eventually(lambda: theirs.drain(1, timeout=0.1) or client.zscore(KEYS.delayed, job) != due)
+    assert client.zscore(KEYS.delayed, job) > due
+    assert mine.take(1) == ["hello"]
+
+
+@on_both_servers
+@pytest.mark.parametrize("why", ["another user", "another type"])
+def test_what_a_dead_consumer_held_and_cannot_be_put_back_is_recovered_later_by_who_can(
+    team: str, reader: MakeReader, send: Send, client: Any, eventually: Eventually, why: str
+) -> None:
+    for number in range(3):
+        send(number)
+    dead = reader(lease=1)
+    dead.drain(3)
+    name, leased = dead.consumer.name, dead.leased
+    dead.die()
+    if why == "another type":
+        client.set("q", "no list")
+    theirs = reader("theirs", url=team, lease=1)
+    theirs.channel.tick()
+    eventually(lambda: not client.exists(leased))
+    heir = name.replace(":1:", ":0:")
+    assert client.hlen(KEYS.leased(heir)) == 3
+    assert client.zscore(KEYS.consumers, name) is None, "it might find itself alive"
+    theirs.close()
+    if why == "another type":
+        client.delete("q")
+    client.zadd(KEYS.consumers, {heir: 1})
+    assert reader(lease=1).take(3) == [0, 1, 2]
+    assert not client.exists(KEYS.leased(heir))
+    assert {client.get(key) for key in client.scan_iter(f"{KEYS.crashes}*")} == {"1"}, "only the oldest had begun, once"
+
+
+@on_both_servers
+def test_what_cannot_be_put_back_stays_leased_and_then_with_a_dead_consumer(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader("q", "r")
+    send("mine")
+    send("other", "r")
+    one.drain(2)
+    leased, name = one.leased, one.consumer.name
+    client.set("q", "no list")
+    for message in one.messages:
+        message.requeue()
+    eventually(lambda: client.llen("r") == 1)
+    assert client.hlen(leased) == 1
+    one.close()
+    assert not client.exists(leased)
+    heir = name.replace(":1:", ":0:")
+    assert client.hvals(KEYS.leased(heir))[0].startswith("q\n")
+    assert client.zscore(KEYS.consumers, heir)
+
+
+@on_both_servers
+def test_a_list_that_cannot_be_read_loses_nothing_of_the_others(reader: MakeReader, send: Send, client: Any) -> None:
+    one = reader("a", "b", "c")
+    client.set("b", "no list")
+    send("hello", "a")
+    assert one.take(1) == ["hello"]
+    with pytest.raises(redis.ConnectionError, match="WRONGTYPE"):
+        one.drain(1)
 
 
 def test_what_killed_stock_workers_took_is_put_back_when_none_is_left_to_do_so(

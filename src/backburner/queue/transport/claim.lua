@@ -14,8 +14,9 @@
 --
 -- Returns the time, the time when the next delayed message is due (or ''), how many consumers there are, 1 if there is
 -- nothing more to be had, then the entries. With 1, the connection is told when that changes, if it asked for CLIENT
--- TRACKING. The error LEASELOST says that the consumer was taken for dead. O(lists + messages), and of messages with
--- priorities, 1000 that are to be sorted first.
+-- TRACKING. The error LEASELOST says that the consumer was taken for dead; a list's own error, that nothing was found in
+-- the others. A message that is due, and whose list does not take it, is due again in a second. O(lists + messages), and
+-- of messages with priorities, 1000 that are to be sorted first.
 local leased, consumers, delayed, entries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local wanted, number, queues = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -27,23 +28,24 @@ if not redis.call('ZSCORE', consumers, ARGV[1]) then
 end
 
 local now = time()
-local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 500)
-if #due > 0 then
-    local ripe = redis.call('HMGET', entries, unpack(due))
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 500)) do
+    local entry = redis.call('HGET', entries, member)
     -- Removed first: a server whose memory is full refuses a script that begins by adding.
-    redis.call('ZREM', delayed, unpack(due))
-    redis.call('HDEL', entries, unpack(due))
-    for _, entry in ipairs(ripe) do
-        if entry then
-            local list, message = split(entry)
-            -- It is due by the server's clock. The worker that gets it, maybe a stock one, is not to look at its own.
-            redis.call('LPUSH', list, (string.gsub(message, '"eta":%s*("[^"]*")', '"eta": null, "backburner_eta": %1', 1)))
+    redis.call('ZREM', delayed, member)
+    redis.call('HDEL', entries, member)
+    if entry then
+        local list, message = split(entry)
+        -- It is due by the server's clock. The worker that gets it, maybe a stock one, is not to look at its own.
+        message = string.gsub(message, '"eta":%s*("[^"]*")', '"eta": null, "backburner_eta": %1', 1)
+        if not push('LPUSH', list, message) then
+            redis.call('ZADD', delayed, string.format('%.6f', now + 1), member)
+            redis.call('HSET', entries, member, entry)
         end
     end
 end
 
 local reply = {string.format('%.6f', now), '', redis.call('ZCARD', consumers), 0}
-local head, alone, sorted = #reply, false, 0
+local head, alone, sorted, failure = #reply, false, 0, nil
 
 local function priority_of(message, likely)
     if string.find(message, '"priority": ' .. likely, -200, true) then
@@ -58,12 +60,15 @@ end
 -- the consumer, it is the oldest lease.
 local function take(key, count)
     local list, priority = KEYS[key], math.floor((key - 5) / queues)
-    local messages = redis.call('RPOP', list, count) or {}
+    local messages = redis.pcall('RPOP', list, count) or {}
+    if messages.err then
+        failure = messages
+        return false
+    end
     for i, message in ipairs(messages) do
         local own = priority_of(message, priority)
         local again = string.find(message, '"redelivered": true', 1, true)
-        if own > priority then
-            redis.call('LPUSH', KEYS[key + (own - priority) * queues], message)
+        if own > priority and push('LPUSH', KEYS[key + (own - priority) * queues], message) then
             sorted = sorted + 1
         elseif alone or (again and #reply > head) then
             alone = true
@@ -117,9 +122,13 @@ if #leases > 0 then
     redis.call('HSET', leased, unpack(leases))
 end
 
+if failure and #leases == 0 then
+    return failure
+end
+
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 reply[2] = next_due[2] or ''
-if #reply - head < wanted and not alone and sorted < 1000 then
+if #reply - head < wanted and not alone and sorted < 1000 and not failure then
     -- Read, so that the server tells when they change.
     for i = 5, #KEYS do
         redis.call('LLEN', KEYS[i])

@@ -7,7 +7,8 @@
 -- ARGV[3] crashes until a message has failed
 -- ARGV[4] seconds to remember crashes
 --
--- Returns 1, or 0 if it has failed, -1 if it is no longer leased. O(log failed).
+-- Returns 1, or 0 if it has failed, -1 if it is no longer leased. It stays leased if its list does not take it.
+-- O(log failed).
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then
     return -1
@@ -21,5 +22,7 @@ if crashes >= tonumber(ARGV[3]) then
     bury(KEYS[2], entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was a process of the pool')
     return 0
 end
-redis.call('RPUSH', list, mark_redelivered(message))
+if not push('RPUSH', list, mark_redelivered(message)) then
+    redis.call('HSET', KEYS[1], ARGV[1], entry)
+end
 return 1

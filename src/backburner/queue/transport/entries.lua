@@ -1,7 +1,14 @@
 -- What several scripts do with an entry: a list, a newline, the message that belongs there. Stands before their text.
+-- Of what is no entry all is the message, and its list is ''.
 local function split(entry)
-    local ends = string.find(entry, '\n', 1, true)
-    return string.sub(entry, 1, ends - 1), string.sub(entry, ends + 1)
+    local ends = string.find(entry, '\n', 1, true) or 0
+    return string.sub(entry, 1, math.max(ends - 1, 0)), string.sub(entry, ends + 1)
+end
+
+-- Whether a message could be added to a list: that may be of another type, or another user's. An error that ends a
+-- script would undo nothing, so what it has removed before, since it must begin with that, would be lost.
+local function push(command, list, message)
+    return list ~= '' and type(redis.pcall(command, list, message)) == 'number'
 end
 
 -- The text of a message is never parsed and written anew: Lua would turn [] into {}. Of several such keys the last one
@@ -43,6 +50,17 @@ local function leases_of(leased)
     end
     table.sort(leases, function(a, b) return a.number > b.number end)
     return leases
+end
+
+-- Keep a lease of a consumer that ends, for its message could not be put back. It becomes one of a consumer that is dead
+-- in some seconds, and so tried again. Of another name, lest one that was only stopped finds itself alive; and it runs 0
+-- messages at a time (the number in the name), so that none is suspected again.
+local function bequeath(consumers, consumer, leased, lease)
+    local function heir(name)
+        return (string.gsub(name, ':%d+(:%x+)$', ':0%1'))
+    end
+    redis.call('ZADD', consumers, string.format('%.6f', time() + 10), heir(consumer))
+    redis.call('HSET', heir(leased), lease.number, lease.entry)
 end
 
 local function delay(delayed, entries, entry, due)

@@ -5,14 +5,19 @@
 -- KEYS[2] the consumer's leases
 -- ARGV[1] the consumer
 --
--- Returns how many messages went back. O(m log m) for m leases.
-local leases = leases_of(KEYS[2])
+-- Returns how many messages went back; what could not is left to those that look for dead consumers. O(m log m) for m
+-- leases.
+local leases, restored = leases_of(KEYS[2]), 0
 
 -- Removed first: a server whose memory is full refuses a script that begins by adding.
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2])
 for _, lease in ipairs(leases) do
     local list, message = split(lease.entry)
-    redis.call('RPUSH', list, mark_redelivered(message))
+    if push('RPUSH', list, mark_redelivered(message)) then
+        restored = restored + 1
+    else
+        bequeath(KEYS[1], ARGV[1], KEYS[2], lease)
+    end
 end
-return #leases
+return restored

@@ -1,7 +1,7 @@
 -- Put what a dead consumer had leased back to the front of its lists; what keeps killing consumers, to the failed ones.
 --
 -- A consumer starts what it gets in order, so the oldest leases, as many as it runs at a time (the number in its name),
--- had been started when it died. Nothing else is suspected.
+-- had been started when it died. Nothing else is suspected. What cannot be put back is tried again some seconds later.
 --
 -- KEYS[1] the consumers
 -- KEYS[2] the failed set
@@ -38,9 +38,10 @@ for i, lease in ipairs(leases) do
     if crashes >= limit then
         bury(failed, lease.entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was ' .. dead)
         reply[#reply + 1] = job_id(message) or ''
-    else
-        redis.call('RPUSH', list, mark_redelivered(message))
+    elseif push('RPUSH', list, mark_redelivered(message)) then
         reply[2] = reply[2] + 1
+    else
+        bequeath(consumers, dead, leased, lease)
     end
 end
 return reply
