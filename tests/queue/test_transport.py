@@ -367,6 +367,22 @@ def test_two_delayed_messages_of_one_job_are_two(reader: MakeReader, send: Send,
     assert sorted(one.take(2)) == [0, 1]
 
 
+@pytest.mark.parametrize("transport", ["redis", TRANSPORT], ids=["stock", "ours"])
+def test_a_delayed_job_that_goes_to_three_queues_comes_from_all(
+    reader: MakeReader, redis_url: str, client: Any, eventually: Eventually, transport: str
+) -> None:
+    queues = ["a", "b", "c"]
+    one = reader(*queues)
+    one.drain(1, timeout=0.1)
+    with kombu.Connection(redis_url, transport=transport) as connection:
+        exchange = kombu.Exchange("to all", "direct")
+        declare = [kombu.Queue(queue, exchange, "job") for queue in queues]
+        headers = {"task": "add", "id": "job", **eta(1)}
+        connection.Producer(serializer="json").publish("x", "job", exchange=exchange, declare=declare, headers=headers)
+    eventually(lambda: one.drain(1, timeout=0.05) or client.zcard(KEYS.delayed) == 3)
+    assert one.take(3) == ["x"] * 3
+
+
 def test_what_a_dead_consumer_held_is_with_another_in_the_old_order_and_once(
     reader: MakeReader, send: Send, client: Any
 ) -> None:

@@ -56,7 +56,7 @@ if due and due > now and redis.call('ZCOUNT', KEYS[2], now, '+inf') > 0 then
     for i = 1, count do
         local member = string.match(KEYS[4 + i], 'backburner:job:(.*)')
         if redis.call('ZSCORE', KEYS[3], member) then
-            member = token
+            member = token .. '\n' .. list .. '\n' .. member
         end
         redis.call('ZADD', KEYS[3], string.format('%.6f', due), member)
         redis.call('HSET', KEYS[4], member, list .. '\n' .. ARGV[9 + i])

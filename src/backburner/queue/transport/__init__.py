@@ -7,7 +7,8 @@ All keys are of one database and begin with kombu's `global_keyprefix`, if there
                                   Producers use those that stock workers look at, 0, 3, 6 and 9; consumers look at all
                                   ten, and put what they meet too early into the list of its own priority.
     backburner:delayed            sorted set: what is not due yet. Score: when, in seconds since 1970. Member: the job's
-                                  id; if that is taken, or there is none, the message's delivery tag.
+                                  id, or the message's delivery tag if there is none; if that is taken, the delivery
+                                  tag, the list and what is taken, a line each.
     backburner:delayed:entries    hash: member to entry. An entry is the list to push to, a newline, the message.
     backburner:consumers          sorted set: consumer to the time when its lease ends. One per process and connection.
     backburner:leased:<consumer>  hash: number to entry, for what the consumer has taken and not acknowledged.

@@ -28,13 +28,15 @@ local function job_id(message)
     return string.match(message, '"id":%s*"([^"]+)"')
 end
 
--- The name of an entry in a sorted set: the job's id, so that it can be found, unless another has it.
-local function member_in(set, message)
-    local id = job_id(message)
-    if id and not redis.call('ZSCORE', set, id) then
-        return id
+-- The name of an entry in a sorted set: the job's id, so that it can be found. Another message may have it, and the same
+-- one may have gone to several queues.
+local function member_in(set, list, message)
+    local tag = delivery_tag(message)
+    local member = job_id(message) or tag
+    if redis.call('ZSCORE', set, member) then
+        return tag .. '\n' .. list .. '\n' .. member
     end
-    return delivery_tag(message)
+    return member
 end
 
 local function time()
@@ -64,15 +66,14 @@ local function bequeath(consumers, consumer, leased, lease)
 end
 
 local function delay(delayed, entries, entry, due)
-    local _, message = split(entry)
-    local member = member_in(delayed, message)
+    local member = member_in(delayed, split(entry))
     redis.call('ZADD', delayed, string.format('%.6f', due), member)
     redis.call('HSET', entries, member, entry)
 end
 
 local function bury(failed, entry, reason, detail)
     local list, message = split(entry)
-    local member = member_in(failed, message)
+    local member = member_in(failed, list, message)
     redis.call('ZADD', failed, string.format('%.6f', time()), member)
     redis.call('HSET', failed .. ':' .. member, 'reason', reason, 'detail', detail, 'list', list, 'message', message)
     if reason == 'crashed' or reason == 'undecodable' then
