@@ -478,6 +478,24 @@ def test_what_is_rejected_is_kept_and_what_is_requeued_comes_again(
     assert not client.exists(one.leased)
 
 
+def test_what_was_fetched_is_kept_until_it_is_settled(redis_url: str, send: Send, client: Any) -> None:
+    with kombu.Connection(redis_url, transport=TRANSPORT) as connection:
+        queue: Any = kombu.Queue("q", channel=connection.channel())
+        for number in range(4):
+            send(number)
+        acknowledged, requeued, rejected, open_ = queue.get(), queue.get(), queue.get(), queue.get()
+        assert queue.get() is None
+        assert client.hlen("unacked") == 4
+        acknowledged.ack()
+        requeued.requeue()
+        rejected.reject()
+        assert queue.get().payload == requeued.payload == 1
+        assert client.hlen("unacked") == 2
+        assert open_.payload == 3
+    assert client.llen("q") == 2, "what was not settled goes back when the connection is closed"
+    assert not client.exists("unacked", "unacked_index")
+
+
 def test_a_message_that_everybody_has_forgotten_goes_back(reader: MakeReader, send: Send) -> None:
     one = reader()
     send("hello")

@@ -129,6 +129,13 @@ class Channel(PublishingChannel):
             # Tried again. Of other errors of the server's a worker ends, and one that starts now would.
             raise redis.ConnectionError(str(error)) from error
 
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Fetch one message, if there is one; under no lease, for there may be no event loop to look after."""
+        message = super().basic_get(queue, no_ack=True, **kwargs)
+        if message is not None and not no_ack:
+            self.qos.fetched(message)
+        return message
+
     # ---- taking messages
 
     def tick(self) -> None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 import kombu.serialization
+import kombu.transport.redis
 import kombu.transport.virtual
 import kombu.utils.json
 
@@ -19,7 +20,8 @@ from backburner.queue.transport.consumer import Consumer, consumer_of
 
 log = logging.getLogger("backburner.queue")
 
-virtual: Any = kombu.transport.virtual  # the stubs leave out most of what is used here
+stock: Any = kombu.transport.redis  # the stubs leave out most of what is used here
+virtual: Any = kombu.transport.virtual  # as above
 serialization: Any = kombu.serialization  # as above
 
 _JSON = "application/json"
@@ -111,11 +113,12 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             self._state = "REJECTED"
 
 
-class QoS(virtual.QoS):  # type: ignore[misc]  # as above
+class QoS(stock.QoS):  # type: ignore[misc]  # as above
     """What a channel has delivered and nobody has settled.
 
     It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) can't
-    be acknowledged any more, so it goes back.
+    be acknowledged any more, so it goes back. What was fetched, one at a time, is under no lease but kept as by stock
+    kombu, until it is settled or for the visibility timeout.
     """
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
@@ -150,6 +153,10 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
             self.held[delivery_tag] = weakref.ref(message, lambda _: self._forgotten(delivery_tag)), consumer
             consumer.live.add(delivery_tag)
 
+    def fetched(self, message: Message) -> None:
+        """Keep a message that no consumer was given."""
+        super().append(message, message.delivery_tag)
+
     def get(self, delivery_tag: Any) -> Any:
         return self.held[delivery_tag][0]()
 
@@ -161,7 +168,9 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         return consumer is not None and consumer.holds(delivery_tag)
 
     def ack(self, delivery_tag: Any) -> None:
-        if consumer := self._let_go(delivery_tag):
+        if delivery_tag in self._delivered:
+            super().ack(delivery_tag)
+        elif consumer := self._let_go(delivery_tag):
             consumer.acknowledge(delivery_tag)
 
     def forget(self, delivery_tag: Any) -> None:
@@ -169,7 +178,9 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         self._let_go(delivery_tag)
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        if not requeue:
+        if delivery_tag in self._delivered:
+            super().reject(delivery_tag, requeue)
+        elif not requeue:
             self.bury(delivery_tag, "rejected", "")
         elif consumer := self._let_go(delivery_tag):
             consumer.restore([delivery_tag], seen=True)
@@ -180,8 +191,10 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
             consumer.restore([delivery_tag], seen=False)
 
     def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
-        """Keep the message among those that failed."""
-        if consumer := self._let_go(delivery_tag):
+        """Keep the message among those that failed; not what was fetched, which is dropped as stock kombu does."""
+        if delivery_tag in self._delivered:
+            super().reject(delivery_tag)
+        elif consumer := self._let_go(delivery_tag):
             consumer.bury(delivery_tag, reason, detail)
 
     def crashed(self, delivery_tag: Any) -> None:
@@ -202,16 +215,22 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # as above
         for consumer, its in numbers.items():
             consumer.restore(its, seen=True)
             consumer.flush()
+        self._restore_fetched()
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
         """At the end of a channel. A worker goes on running what it runs, and its consumer knows when that ends."""
-        if worker.is_here():
-            return
         try:
-            self.restore_unacked()
+            if worker.is_here():
+                self._restore_fetched()
+            else:
+                self.restore_unacked()
         except self.channel.connection_errors as error:
             log.warning("messages could not be put back at once: %s", error)
+
+    def _restore_fetched(self) -> None:
+        if self._delivered:  # else there may be no connection either
+            super().restore_unacked()
 
     def _let_go(self, number: Any) -> Consumer | None:
         """Hold a message no more. Its consumer, if it was held until now."""
