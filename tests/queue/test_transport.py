@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, cast
+from unittest.mock import Mock
 
 import kombu
 import pytest
@@ -494,6 +495,42 @@ def test_what_was_fetched_is_kept_until_it_is_settled(redis_url: str, send: Send
         assert open_.payload == 3
     assert client.llen("q") == 2, "what was not settled goes back when the connection is closed"
     assert not client.exists("unacked", "unacked_index")
+
+
+def test_what_came_along_with_a_message_that_raised_goes_back(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    class FirstRaises(list[Any]):
+        def append(self, message: Any) -> None:
+            super().append(message)
+            if len(self) == 1:
+                raise IndexError("the first one")
+
+    one = reader(prefetch=4)
+    one.messages = FirstRaises()
+    for number in range(10):
+        send(number)
+    with pytest.raises(IndexError, match="the first one"):
+        one.drain(4)
+    eventually(lambda: client.hlen(one.leased) == 1)
+    assert one.drain(4) == [0, 1, 2, 3]
+    assert client.hlen(one.leased) == 4
+
+
+def test_what_came_along_with_an_unknown_task_goes_back_if_the_server_falls_silent(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(worker, "knows", lambda task: task != "nope")
+    for number in range(3):
+        send(number, headers={"task": "nope" if number == 1 else "add"})
+    one = reader()
+    with monkeypatch.context() as silent:
+        silent.setattr(one.channel, "_tolerate", Mock(side_effect=redis.TimeoutError))
+        with pytest.raises(redis.TimeoutError):
+            one.drain(3)
+    assert one.take(2) == [0, 2]
+    eventually(lambda: not client.exists(one.leased))
+    assert client.zcard(KEYS.delayed) == 1
 
 
 def test_a_message_that_everybody_has_forgotten_goes_back(reader: MakeReader, send: Send) -> None:

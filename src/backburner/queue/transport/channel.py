@@ -196,9 +196,8 @@ class Channel(PublishingChannel):
         try:
             while True:
                 claims.read()
-                with suppress(IndexError):  # when there are no more
-                    while True:
-                        delivered |= self._deliver(claims, claims.unseen.popleft())
+                while claimed := claims.next():
+                    delivered |= self._deliver(claims, claimed)
                 if not claims.connection.can_read(timeout=0):
                     break
         except LeaseLost:
@@ -208,6 +207,10 @@ class Channel(PublishingChannel):
         except self.connection_errors:
             self._leave(lost=True)
             raise
+        except BaseException:
+            # Who was given a message has it. What came along with it would be counted by nobody.
+            claims.put_back()
+            raise
         if not delivered:
             self.tick()  # told that there are messages: the event loop would come round to it, but later
         self.connection.cycle.wake_in(self.wait())
@@ -216,9 +219,7 @@ class Channel(PublishingChannel):
     def give_back(self) -> None:
         """Put back what no task has seen yet. The lease's thread calls this when the worker is told to stop."""
         if self.claims is not None:
-            with suppress(IndexError):  # when there are no more
-                while True:
-                    self.claims.consumer.restore([self.claims.unseen.popleft().number], seen=False)
+            self.claims.put_back()
         for request in worker.reserved():
             if getattr(request.message, "channel", None) is self:
                 request.message.give_back()
@@ -241,8 +242,12 @@ class Channel(PublishingChannel):
         if due is not None and due > claims.now:
             consumer.postpone(number, due)
             return False
-        if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
-            return False
+        try:
+            if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
+                return False
+        except self.connection_errors:
+            claims.unseen.appendleft(claimed)
+            raise
         if "eta" in headers:
             # It is due by the server's clock. Celery would look at the worker's, and wait again if that is slow.
             headers["backburner_eta"] = headers["eta"] or headers.get("backburner_eta")
@@ -326,6 +331,7 @@ class Channel(PublishingChannel):
         if claims is None:
             return
         claims.close()
+        claims.put_back()
         claims.consumer.rest()
         stays = lost or claims.consumer.live or not claims.consumer.has_said_all()
         if stays and not claims.consumer.over:

@@ -69,7 +69,7 @@ class Claims:
         self._woken = False
         self._pause_until = 0.0
         self.unseen: deque[Message] = deque()
-        """What the server gave, for the caller to take out."""
+        """What the server gave; see `next`."""
         self.now = 0.0
         """The server's time, when it last answered."""
         self.next_at = 0.0
@@ -115,6 +115,20 @@ class Claims:
                 self.next_at = min(self.next_at, self._pause_until)
             return
         self._answered(reply)
+
+    def next(self) -> Message | None:
+        """The next unseen message, for the caller; ``None`` if there is none. From any thread."""
+        try:
+            return self.unseen.popleft()
+        except IndexError:
+            return None
+
+    def put_back(self) -> None:
+        """Put the unseen messages back into their queues. From any thread."""
+        numbers = []
+        while message := self.next():
+            numbers.append(message.number)
+        self.consumer.restore(numbers, seen=False)
 
     def close(self) -> None:
         """Close the connection. What was asked and not answered will be answered to the next claims."""
