@@ -22,6 +22,7 @@ import redis
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import Stored
+from backburner.queue.transport import channel as channel_module
 from backburner.queue.transport import consumer as consumer_module
 from backburner.queue.transport import decisions, worker
 from backburner.queue.transport.aside import Thread
@@ -1170,6 +1171,21 @@ def test_what_was_acknowledged_while_the_server_was_away_is_said_when_it_is_back
     proxy.pass_through()
     eventually(lambda: not client.exists(leased))
     assert client.llen("q") == 0
+
+
+def test_a_consumer_whose_connection_fails_twice_is_gone_on_with(
+    holder: Reader, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = holder.consumer
+    proxy.reset()
+    with pytest.raises(redis.ConnectionError):
+        holder.drain(2)
+    with monkeypatch.context() as again:
+        again.setattr(channel_module, "Claims", Mock(side_effect=redis.ConnectionError))
+        with pytest.raises(redis.ConnectionError):
+            holder.channel.tick()
+    holder.channel.tick()
+    assert holder.consumer is consumer
 
 
 @pytest.mark.parametrize("trouble", ["stall", "reset", "cut"])

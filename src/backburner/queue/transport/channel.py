@@ -148,7 +148,11 @@ class Channel(PublishingChannel):
             self.consumer = self._consumer()
             self.consumer.give_back = self.give_back
             self._tell_consumer()
-            self.claims = Claims(self._connect_async, self.consumer, self.keys)
+            try:
+                self.claims = Claims(self._connect_async, self.consumer, self.keys)
+            except BaseException:
+                self._leave_to_next(self.consumer)
+                raise
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
         self._turns.rotate(-1)
@@ -335,9 +339,12 @@ class Channel(PublishingChannel):
         claims.consumer.rest()
         stays = lost or claims.consumer.live or not claims.consumer.has_said_all()
         if stays and not claims.consumer.over:
-            _idle.setdefault(self._server, []).append(claims.consumer)
+            self._leave_to_next(claims.consumer)
         else:
             claims.consumer.stop()
+
+    def _leave_to_next(self, consumer: Consumer) -> None:
+        _idle.setdefault(self._server, []).append(consumer)
 
     def close(self) -> None:
         """Close the channel. Messages that a Celery worker still runs stay leased."""
