@@ -518,6 +518,34 @@ def test_what_came_along_with_a_message_that_raised_goes_back(
     assert client.hlen(one.leased) == 4
 
 
+@on_both_servers
+@pytest.mark.parametrize("trouble", ["it is full", "its answer is an error"])
+def test_a_message_of_an_unknown_task_is_put_off_also_if_the_server_is_in_trouble(
+    reader: MakeReader,
+    send: Send,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(worker, "knows", lambda task: task != "nope")
+    one = reader()
+    one.drain(1, timeout=0.1)
+    send("unknown", headers={"task": "nope"})
+    send("known", headers={"task": "add"})
+    if trouble == "it is full":
+        client.config_set("maxmemory", 1)
+    else:
+        tag = json.loads(client.lindex("q", -1))["properties"]["delivery_tag"]
+        client.lpush(KEYS.unknown(tag), "no time")
+    try:
+        assert one.take(1) == ["known"]
+        eventually(lambda: client.zcard(KEYS.delayed) == 1)
+        eventually(lambda: not client.exists(one.leased))
+    finally:
+        client.config_set("maxmemory", 0)
+
+
 def test_what_came_along_with_an_unknown_task_goes_back_if_the_server_falls_silent(
     reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:

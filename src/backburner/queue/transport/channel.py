@@ -249,6 +249,10 @@ class Channel(PublishingChannel):
         try:
             if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
                 return False
+        except redis.ResponseError as error:
+            log.warning("how long the task %r has been unknown can't be told (%s); it is put off", task, error)
+            consumer.postpone(number, claims.now + _UNKNOWN_DELAYS[1])
+            return False
         except self.connection_errors:
             claims.unseen.appendleft(claimed)
             raise

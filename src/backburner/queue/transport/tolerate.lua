@@ -16,14 +16,14 @@ if not entry then
 end
 local now = time()
 local since = redis.call('GET', KEYS[4])
-if not since then
-    since = now
-    redis.call('SET', KEYS[4], string.format('%.6f', now), 'EX', math.ceil(ARGV[2] * 2 + 1))
-end
-local age = now - since
+local age = now - (since or now)
 if age >= tonumber(ARGV[2]) then
     return 0
 end
+-- Removed first: a server whose memory is full refuses a script that begins by adding.
 redis.call('HDEL', KEYS[1], ARGV[1])
+if not since then
+    redis.call('SET', KEYS[4], string.format('%.6f', now), 'EX', math.ceil(ARGV[2] * 2 + 1))
+end
 delay(KEYS[2], KEYS[3], entry, now + math.min(math.max(age, tonumber(ARGV[3])), tonumber(ARGV[4])))
 return 1
