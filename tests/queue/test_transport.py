@@ -518,6 +518,18 @@ def test_what_came_along_with_a_message_that_raised_goes_back(
     assert client.hlen(one.leased) == 4
 
 
+def test_a_message_whose_task_is_null_is_kept(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(worker, "knows", lambda task: task == "add")
+    one = reader()
+    send("hello", headers={"task": None, "id": "1"})
+    one.drain(1)
+    one.messages.pop().reject()
+    eventually(lambda: [record["reason"] for record in failed(client)] == ["unknown task"])
+    assert not client.exists(one.leased)
+
+
 @on_both_servers
 @pytest.mark.parametrize("trouble", ["it is full", "its answer is an error"])
 def test_a_message_of_an_unknown_task_is_put_off_also_if_the_server_is_in_trouble(

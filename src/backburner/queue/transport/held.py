@@ -108,7 +108,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             self.channel.qos.crashed(self.delivery_tag)
             self._state = "REQUEUED"
         else:
-            reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", task)
+            reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", str(task))
             self.channel.qos.bury(self.delivery_tag, reason, detail)
             self._state = "REJECTED"
 
