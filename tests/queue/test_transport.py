@@ -457,6 +457,62 @@ def test_what_cannot_be_read_is_kept(reader: MakeReader, send: Send, client: Any
     assert one.take(1) == ["readable"]
 
 
+def changed(part: str, **changes: Any) -> Any:
+    """A job's message with changes in one part; ... takes something out."""
+    headers = {"task": "add", "id": "1", "timelimit": [None, 1.5], "stamped_headers": ["a"], "stamps": {"a": "b"}}
+    properties = {"delivery_tag": "tag", "delivery_info": {"exchange": "", "routing_key": "q"}, "priority": 0,
+                  "body_encoding": "base64"}  # fmt: skip
+    message = {"body": "W1tdLCB7fSwge31d", "content-type": "application/json", "content-encoding": "utf-8",
+               "headers": headers, "properties": properties}  # fmt: skip
+    of: dict[str, Any] = {"": message, "headers": headers, "properties": properties}[part]
+    of |= {name.replace("_", "-") if part == "" else name: value for name, value in changes.items()}
+    for name in [name for name, value in of.items() if value is ...]:
+        del of[name]
+    return message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        changed("", body="!"),
+        changed("", body=5),
+        changed("", body=...),
+        changed("", content_type=...),
+        changed("", content_type=[1]),
+        changed("", content_encoding=5),
+        changed("", headers=[1]),
+        changed("properties", body_encoding="foo"),
+        changed("properties", delivery_info="x"),
+        changed("headers", task=["add"]),
+        changed("headers", id=[5]),
+        changed("headers", id=...),
+        changed("headers", timelimit=5),
+        changed("headers", timelimit=[1]),
+        changed("headers", timelimit=["1", None]),
+        changed("headers", stamped_headers=5),
+        changed("headers", stamped_headers=[[]]),
+        changed("headers", stamps=5),
+    ],
+)
+def test_a_job_that_celery_would_fail_on_is_kept(
+    reader: MakeReader, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually, message: Any
+) -> None:
+    monkeypatch.setattr(worker, "is_here", lambda: True)
+    client.lpush("q", json.dumps(message), json.dumps(changed("")))
+    one = reader()
+    assert one.take(1) == [[[], {}, {}]]
+    eventually(lambda: [record["reason"] for record in failed(client)] == ["undecodable"])
+    eventually(lambda: not client.exists(one.leased))
+
+
+@pytest.mark.parametrize(
+    "message", [changed("", headers=None), changed("headers", task=..., id=5, timelimit="of mine")]
+)
+def test_what_is_no_job_need_not_be_as_celery_has_it(reader: MakeReader, client: Any, message: Any) -> None:
+    client.lpush("q", json.dumps(message))
+    assert reader().take(1) == [[[], {}, {}]]
+
+
 @pytest.mark.parametrize("value", [2**64, -(2**70), [{"deep": 2**64}], 1.5, float("inf"), "\ud800", {"a": {"b": None}}])
 def test_headers_of_ones_own_arrive_as_they_were_sent(reader: MakeReader, send: Send, value: Any) -> None:
     send("body", headers={"task": "add", "mine": value})

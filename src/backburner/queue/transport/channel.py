@@ -13,12 +13,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import kombu.transport.redis
-import orjson
 import redis
 from celery import current_app
 from kombu.utils import symbol_by_name
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -30,6 +27,7 @@ from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
+from backburner.queue.transport.reading import check, read
 from backburner.queue.transport.redis import PublishingChannel, unix_time
 from backburner.queue.transport.wire import Wire, script
 
@@ -46,13 +44,6 @@ _RESTORE = 60.0
 """Seconds between two looks for what stock workers have left behind."""
 _UNKNOWN_DELAYS = (1.0, 10.0)
 """Seconds that a message is put off whose task nobody here knows, at least and at most."""
-
-_CELERYS = frozenset({
-    "argsrepr", "backburner_eta", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang",
-    "origin", "parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "task",
-    "timelimit",
-})  # fmt: skip
-"""Headers that Celery gives a message of its own accord. Of these only time limits may be numbers with a fraction."""
 
 _TOLERATE = script("tolerate")
 
@@ -236,9 +227,12 @@ class Channel(PublishingChannel):
             consumer.restore([number], seen=False)
             return False
         try:
-            payload = _decoded(text)
+            payload = read(text)
             headers, properties = payload["headers"] or {}, payload["properties"]
             tag, task, due = properties["delivery_tag"], headers.get("task"), unix_time(headers.get("eta"))
+            if body := payload.get("body"):
+                payload["body"] = self.decode_body(body, properties.get("body_encoding"))
+            check(payload, is_job=task is not None and worker.is_here())
         except Exception as error:  # noqa: BLE001  # whatever it is, it can't be read
             log.warning("a message in the queue %s can't be read (%r) and is among those that failed", queue, error)
             consumer.bury(number, "undecodable", repr(error))
@@ -263,6 +257,10 @@ class Channel(PublishingChannel):
         properties["delivery_tag"] = number
         self.connection._deliver(payload, queue)  # noqa: SLF001  # as kombu's own channels do
         return True
+
+    def decode_body(self, body: Any, encoding: str | None = None) -> Any:
+        """A message's body; what was decoded when it was delivered as it is."""
+        return body if isinstance(body, bytes) else super().decode_body(body, encoding)
 
     def _tolerate(self, consumer: Consumer, number: int, tag: str, task: str) -> bool:
         keys, wire = self.keys, Wire(self._connector())
@@ -312,7 +310,7 @@ class Channel(PublishingChannel):
             list_, _, message = (entry or b"").partition(b"\n")  # none, if it has become due since
             if list_.decode() in lists:
                 with suppress(ValueError):  # what cannot be read is found when it is due
-                    found.append((at, _decoded(message)))
+                    found.append((at, read(message)))
         return found
 
     # ---- connections and the end
@@ -486,27 +484,6 @@ def _ask(question: Callable[[], T]) -> T:
 
 def _nothing() -> None:
     """Wake the event loop."""
-
-
-def _decoded(text: bytes) -> Any:
-    """A message as kombu's reader gives it, which is much slower: it knows types that no message of Celery's holds
-    outside of its body, numbers that JSON does not have (NaN), halves of characters, and integers of any length."""
-    if b'"__type__"' not in text:
-        with suppress(orjson.JSONDecodeError):
-            message = orjson.loads(text)
-            headers = message.get("headers") if type(message) is dict else None
-            # An integer of more than 64 bits has become a float. Celery's own headers hold none.
-            if not headers or _CELERYS.issuperset(headers) or not _holds_a_float(headers):
-                return message
-    return loads(bytes_to_str(text))
-
-
-def _holds_a_float(value: Any) -> bool:
-    if type(value) is dict:
-        value = value.values()
-    elif type(value) is not list:
-        return type(value) is float
-    return any(map(_holds_a_float, value))
 
 
 def _check(channel: Channel) -> None:
