@@ -204,6 +204,21 @@ def test_priorities_are_ten_and_the_first_is_zero_whoever_sends(
     assert reader(prefetch=0).take(17) == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
 
 
+def test_priorities_in_lists_with_another_separator_are_in_their_order_too(
+    reader: MakeReader, redis_url: str, client: Any
+) -> None:
+    # As Celery's documentation has it.
+    options = {"priority_steps": list(range(10)), "sep": ":", "queue_order_strategy": "priority"}
+    with kombu.Connection(redis_url, transport="redis", transport_options=options) as connection:
+        producer = connection.Producer(serializer="json")
+        for priority in (5, 3, 0, 4):
+            producer.publish(priority, routing_key="q", priority=priority)
+    assert set(client.keys("q*")) == {"q", "q:3", "q:4", "q:5"}
+    one = reader(**options)
+    assert one.channel._size("q") == 4
+    assert one.take(4) == [0, 3, 4, 5]
+
+
 def test_thousands_are_sorted_a_part_at_a_time(reader: MakeReader, client: Any, redis_url: str) -> None:
     def message(priority: int) -> str:
         info = {"exchange": "", "routing_key": "q"}

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-SEPARATOR = "\x06\x16"
-"""Between a queue's name and a priority, as stock kombu has it."""
-
 PRIORITIES = list(range(10))
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one database that begin with a prefix, kombu's `global_keyprefix`."""
+    """The keys of one database that begin with a prefix, kombu's `global_keyprefix`. The separator, kombu's `sep`, is
+    between a queue's name and a priority."""
 
     prefix: str = ""
+    separator: str = "\x06\x16"
 
     @property
     def consumers(self) -> str:
@@ -54,7 +53,7 @@ class Keys:
         return f"{self.prefix}backburner:job:{job_id}"
 
     def list(self, queue: str, priority: int) -> str:
-        return f"{self.prefix}{queue}{SEPARATOR}{priority}" if priority else f"{self.prefix}{queue}"
+        return f"{self.prefix}{queue}{self.separator}{priority}" if priority else f"{self.prefix}{queue}"
 
     def lists(self, *queues: str) -> tuple[str, ...]:
         """The lists of queues, the most urgent first, and those of one priority in the order of the queues."""
@@ -62,4 +61,4 @@ class Keys:
 
     def queue(self, list_: str) -> str:
         """The queue that a list belongs to."""
-        return list_[len(self.prefix) :].partition(SEPARATOR)[0]
+        return list_[len(self.prefix) :].partition(self.separator)[0]

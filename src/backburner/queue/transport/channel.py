@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
-from backburner.queue.keys import PRIORITIES, Keys
+from backburner.queue.keys import PRIORITIES
 from backburner.queue.pool import bridge
 from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims, LeaseLost
@@ -87,7 +87,6 @@ class Channel(PublishingChannel):
         self._turns: deque[str] = deque()
         super().__init__(*args, **kwargs)
         self.handlers[_CLAIM] = self._claimed
-        self.keys = Keys(self.global_keyprefix)
         _check(self)
 
     # ---- what is consumed

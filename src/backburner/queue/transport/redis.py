@@ -43,8 +43,6 @@ _NOT_RETRIED: Final = Retry(NoBackoff(), 0, supported_errors=())
 """For what an event loop watches. Broadcasts would be waited for, on a new connection, by who was told that there is
 something to read on the old one: for ever, if there are none."""
 
-_UNPREFIXED: Final = Keys()
-"""For kombu's own client, which prefixes keys by itself."""
 _PURGE: Final = script("purge")
 _PURGED_AT_ONCE: Final = 1000
 """Delayed messages that are looked at in one call, about: the server does nothing else meanwhile."""
@@ -80,9 +78,14 @@ class PublishingChannel(stock.Channel):
     _expires: dict[str, int]
     _q_for_pri: Callable[[str, int], str]
 
+    @cached_property
+    def keys(self) -> Keys:
+        """Where everything is."""
+        return Keys(self.global_keyprefix, self.sep)
+
     def job_record(self, job_id: str) -> dict[str, str]:
         """What `enqueue.lua` wrote about the job: name, queue, enqueued (ms since 1970); empty if it is not there."""
-        record: Any = self._plain_client.get(Keys(self.global_keyprefix).job(job_id))
+        record: Any = self._plain_client.get(self.keys.job(job_id))
         if record is None:
             return {}
         enqueued, name, _, *queues = record.decode().split("\n")
@@ -101,7 +104,7 @@ class PublishingChannel(stock.Channel):
 
     def cancel_delayed(self, job_id: str) -> bool:
         """Remove a job that waits for its time. Whether it was there."""
-        keys = Keys(self.global_keyprefix)
+        keys = self.keys
         with self._plain_client.pipeline() as pipeline:  # one transaction
             pipeline.zrem(keys.delayed, job_id)
             pipeline.hdel(keys.delayed_entries, job_id)
@@ -113,7 +116,7 @@ class PublishingChannel(stock.Channel):
         if "task" not in headers or "id" not in headers:
             super()._put(queue, message, **options)
             return
-        keys = Keys(self.global_keyprefix)
+        keys = self.keys
         expires = self._expires.get(queue, 0)
         place = Place(
             prefix=self.global_keyprefix,
@@ -138,11 +141,15 @@ class PublishingChannel(stock.Channel):
             pipeline.execute_command(*place.wait(remaining() or _BUDGET))  # type: ignore[no-untyped-call]
             place.check_replicas(pipeline.execute()[-1])
 
+    def _unprefixed_lists(self, queue: str) -> tuple[str, ...]:
+        # kombu's own client prefixes keys by itself.
+        return Keys(separator=self.sep).lists(queue)
+
     # Producers use four lists for a queue, as stock kombu does; consumers sort what is in them into ten.
 
     def _size(self, queue: str) -> int:
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
-            for list_ in _UNPREFIXED.lists(queue):
+            for list_ in self._unprefixed_lists(queue):
                 pipeline.llen(list_)
             return sum(pipeline.execute())
 
@@ -150,13 +157,13 @@ class PublishingChannel(stock.Channel):
         # Those that wait for their time first: one whose time comes meanwhile is in a list then.
         removed = self._purge_delayed(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
-            for list_ in _UNPREFIXED.lists(queue):
+            for list_ in self._unprefixed_lists(queue):
                 pipeline.llen(list_).delete(list_)
             counts: list[int] = pipeline.execute()
             return removed + sum(counts[::2])
 
     def _purge_delayed(self, queue: str) -> int:
-        keys = Keys(self.global_keyprefix)
+        keys = self.keys
         places = [keys.delayed, keys.delayed_entries, *keys.lists(queue)]
         purge: Any = self._plain_client.register_script(_PURGE.text)
         removed, cursor = 0, b"0"
@@ -170,15 +177,15 @@ class PublishingChannel(stock.Channel):
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         super()._delete(queue, *args, **kwargs)
         with self.conn_or_acquire() as client:
-            client.delete(*_UNPREFIXED.lists(queue))
+            client.delete(*self._unprefixed_lists(queue))
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
         with self.conn_or_acquire() as client:
-            return bool(client.exists(*_UNPREFIXED.lists(queue)))
+            return bool(client.exists(*self._unprefixed_lists(queue)))
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # kombu's name
         with self.conn_or_acquire() as client:
-            for list_ in _UNPREFIXED.lists(queue):
+            for list_ in self._unprefixed_lists(queue):
                 if message := client.rpop(list_):
                     return loads(message.decode())
         raise Empty
