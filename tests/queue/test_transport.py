@@ -297,6 +297,29 @@ def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
     eventually(lambda: not client.exists(one.leased))
 
 
+@on_both_servers
+@pytest.mark.parametrize("delayed", [False, True])
+def test_long_messages_come_a_few_at_a_time_also_if_the_reply_was_lost(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually, delayed: bool
+) -> None:
+    reader("elsewhere").drain(1, timeout=0.1)  # the server knows the script now, and needs no second request
+    one = reader(prefetch=0)
+    for number in range(40):
+        send(f"{number} {'x' * 600_000}")
+    if delayed:
+        entries = {f"{number:02}": f"q\n{client.rpop('q')}" for number in range(40)}
+        client.hset(KEYS.delayed_entries, mapping=entries)
+        client.zadd(KEYS.delayed, dict.fromkeys(entries, 1))
+    one.channel.tick()
+    assert 10 < eventually(lambda: client.hlen(one.leased)) < 40
+    channel = one.channel
+    channel.claims.close()
+    channel.claims = Claims(channel._connect_async, channel.consumer, channel.keys)
+    channel.connection.cycle.serve(channel)
+    assert [int(text.split()[0]) for text in one.take(40)] == list(range(40))
+    eventually(lambda: not client.exists(one.leased))
+
+
 def test_a_claim_that_comes_while_its_consumer_ends_takes_nothing_along(
     reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

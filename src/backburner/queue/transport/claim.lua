@@ -6,7 +6,7 @@
 -- KEYS[4]   the entries of the delayed set
 -- KEYS[5..] the lists: of priority 0 those of all queues, then of priority 1, …
 -- ARGV[1]   the consumer
--- ARGV[2]   how many messages it wants at most, up to 1000
+-- ARGV[2]   how many messages it wants at most, up to 1000; it gets fewer if they are long
 -- ARGV[3]   the number for the first of them. If something is leased under it, the reply to an earlier claim was lost,
 --           and is given again.
 -- ARGV[4]   how many queues
@@ -27,6 +27,9 @@ if not redis.call('ZSCORE', consumers, ARGV[1]) then
     return redis.error_reply('LEASELOST the consumer was taken for dead')
 end
 
+-- Bytes, about, in one reply: a claim that takes longer than its consumer waits would be made again for ever.
+local much, ripe = 16 * 1024 * 1024, 0
+
 local now = time()
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 500)) do
     local entry = redis.call('HGET', entries, member)
@@ -41,11 +44,15 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT
             redis.call('ZADD', delayed, string.format('%.6f', now + 1), member)
             redis.call('HSET', entries, member, entry)
         end
+        ripe = ripe + #entry
+        if ripe > much then
+            break
+        end
     end
 end
 
 local reply = {string.format('%.6f', now), '', redis.call('ZCARD', consumers), 0}
-local head, alone, sorted, failure = #reply, false, 0, nil
+local head, alone, sorted, bytes, failure = #reply, false, 0, 0, nil
 
 local function priority_of(message, likely)
     if string.find(message, '"priority": ' .. likely, -200, true) then
@@ -66,6 +73,7 @@ local function take(key, count)
         return false
     end
     for i, message in ipairs(messages) do
+        bytes = bytes + #message
         local own = priority_of(message, priority)
         local again = string.find(message, '"redelivered": true', 1, true)
         if own > priority and push('LPUSH', KEYS[key + (own - priority) * queues], message) then
@@ -84,11 +92,16 @@ local function take(key, count)
     return #messages == count
 end
 
+local function is_enough()
+    return #reply - head >= wanted or bytes > much or sorted >= 1000 or alone
+end
+
 local lost = redis.call('HGET', leased, number)
 if lost then
     repeat
         reply[#reply + 1] = lost
-        lost = redis.call('HGET', leased, number + #reply - head)
+        bytes = bytes + #lost
+        lost = bytes <= much and redis.call('HGET', leased, number + #reply - head)
     until not lost
     return reply
 end
@@ -98,18 +111,16 @@ for first = 5, #KEYS, queues do
     for key = first, first + queues - 1 do
         open[#open + 1] = key
     end
-    while #open > 0 and wanted > #reply - head and not alone and sorted < 1000 do
+    while #open > 0 and not is_enough() do
+        -- No more at a time than have been looked at: how long they are is not known before.
         local share, more = math.ceil((wanted - #reply + head) / #open), {}
+        share = math.min(share, math.max(1, #reply - head + sorted))
         for _, key in ipairs(open) do
-            local left = wanted - #reply + head
-            if left > 0 and not alone and take(key, math.min(share, left)) then
+            if not is_enough() and take(key, math.min(share, wanted - #reply + head)) then
                 more[#more + 1] = key
             end
         end
         open = more
-    end
-    if sorted >= 1000 then
-        break -- and be asked again at once
     end
 end
 
@@ -128,7 +139,7 @@ end
 
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 reply[2] = next_due[2] or ''
-if #reply - head < wanted and not alone and sorted < 1000 and not failure then
+if not is_enough() and not failure then
     -- Read, so that the server tells when they change.
     for i = 5, #KEYS do
         redis.call('LLEN', KEYS[i])
