@@ -1390,6 +1390,21 @@ def _port(client: Any) -> int:
     return port
 
 
+def test_no_more_is_asked_for_than_can_begin_if_celery_is_to_prefetch_nothing(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "slots", lambda: 3)
+    one = reader()
+    monkeypatch.setattr(worker, "reserved", lambda: one.messages)
+    monkeypatch.setattr(one.channel.qos, "can_consume", lambda: len(one.messages) < 3)  # as Celery does
+    for number in range(6):
+        send(number)
+    assert one.drain(4, timeout=0.5) == [0, 1, 2]
+    assert client.llen("q") == 3
+    one.messages.pop(0).ack()
+    assert one.drain(4, timeout=0.5) == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("prefetch", "held", "slots", "wanted"),
     [

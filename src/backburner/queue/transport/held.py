@@ -138,6 +138,9 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         the server ten times as much as many at once.
         """
         credit = self.credit
+        if "can_consume" in vars(self):
+            # Celery has put its own there (worker_disable_prefetch), which knows whether anybody is free.
+            return min(credit, max(1, worker.slots() - len(worker.reserved()))) if self.can_consume() else 0
         if len(self.held) > worker.slots() and credit * _RESERVES < self.prefetch_count:
             return 0
         return credit

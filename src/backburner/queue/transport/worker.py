@@ -5,7 +5,7 @@ A program that consumes with kombu alone works too; then nothing here is known, 
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -165,7 +165,7 @@ def needs_no_acknowledgement() -> bool:
     return _in_the_loop() and _consumer._maximum_prefetch_restored is True  # noqa: SLF001  # nobody else tells
 
 
-def reserved() -> Iterable[Any]:
+def reserved() -> Collection[Any]:
     """The requests that have not ended."""
     return tuple(state.requests.values())
 
