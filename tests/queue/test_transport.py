@@ -1385,6 +1385,16 @@ def test_options_that_make_no_sense_are_refused(redis_url: str, options: dict[st
         connection.channel()
 
 
+def test_a_queue_with_a_newline_in_its_name_is_refused(reader: MakeReader, redis_url: str) -> None:
+    with pytest.raises(ConfigError, match=r"a newline in the name of the queue 'a\\nb'"):
+        reader("a\nb")
+    with (
+        kombu.Connection(redis_url, transport=TRANSPORT) as connection,
+        pytest.raises(ConfigError, match="newline"),
+    ):
+        connection.Producer().publish("x", "a\nb", headers={"task": "add", "id": "1"})
+
+
 def _port(client: Any) -> int:
     port: int = client.connection_pool.connection_kwargs["port"]
     return port

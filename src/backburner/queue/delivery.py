@@ -12,7 +12,7 @@ from typing import Final
 
 import redis
 
-from backburner.queue.keys import Keys
+from backburner.queue.keys import Keys, check_name
 from backburner.redis.script import Script
 
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
@@ -51,6 +51,7 @@ class Place:
     """What records call the task: they are lines."""
 
     def __post_init__(self) -> None:
+        check_name(self.queue)
         keys = Keys(self.prefix)
         object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
         object.__setattr__(self, "_record", keys.job(""))

@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
+from backburner.errors import ConfigError
+
 PRIORITIES = list(range(10))
+
+
+def check_name(queue: str) -> None:
+    """Refuse a queue whose name could not be told from what stands behind it in an entry or a record.
+
+    Raises:
+        ConfigError: it has a newline in it.
+    """
+    if "\n" in queue:
+        raise ConfigError(f"there is a newline in the name of the queue {queue!r}: give it another name")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
-from backburner.queue.keys import PRIORITIES
+from backburner.queue.keys import PRIORITIES, check_name
 from backburner.queue.pool import bridge
 from backburner.queue.transport import worker
 from backburner.queue.transport.claims import Claims, LeaseLost
@@ -92,7 +92,12 @@ class Channel(PublishingChannel):
     # ---- what is consumed
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
-        """Consume from a queue, under leases unless it needs no acknowledgement."""
+        """Consume from a queue, under leases unless it needs no acknowledgement.
+
+        Raises:
+            ConfigError: the queue's name can't be used.
+        """
+        check_name(queue)
         if not no_ack and queue not in self._fanout_queues:
             self._leased_queues[kwargs["consumer_tag"]] = queue
             self._turns.append(queue)
