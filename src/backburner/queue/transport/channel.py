@@ -285,6 +285,8 @@ class Channel(PublishingChannel):
         finally:
             wire.close()
         if put_off:
+            if self.claims is not None:
+                self.claims.let_others_first(2 * _UNKNOWN_DELAYS[1])
             log.warning("nobody here knows the task %r; it is put off, for workers that do", task)
         return bool(put_off)
 

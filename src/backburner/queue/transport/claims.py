@@ -32,6 +32,8 @@ _ANSWER: Final = 2.0
 _PAUSE_EACH: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.05
 """Seconds to pause when another was faster, at most: for each consumer there is, and in all."""
+_COURTESY: Final = 0.05
+"""Seconds for which others may take first what becomes due, after this one had messages put off that are not for it."""
 _POLL: Final = 0.2
 """Seconds between questions to a server that will not tell."""
 
@@ -68,6 +70,7 @@ class Claims:
         self._acks: list[int] = []
         self._woken = False
         self._pause_until = 0.0
+        self._courteous_until = 0.0
         self.unseen: deque[Message] = deque()
         """What the server gave; see `next`."""
         self.now = 0.0
@@ -122,6 +125,10 @@ class Claims:
             return self.unseen.popleft()
         except IndexError:
             return None
+
+    def let_others_first(self, seconds: float) -> None:
+        """For so long, ask a moment later than others for what becomes due: this one could not do it."""
+        self._courteous_until = monotonic() + seconds
 
     def put_back(self) -> None:
         """Put the unseen messages back into their queues. From any thread."""
@@ -180,7 +187,8 @@ class Claims:
                 self._pause_until = moment + random.random() * min(_LONGEST_PAUSE, _PAUSE_EACH * consumers)  # noqa: S311
             self.next_at = moment + (_HEARTBEAT if self._is_told else _POLL)
             if due:
-                self.next_at = min(self.next_at, moment + max(0.0, float(due) - self.now))
+                courtesy = _COURTESY if moment < self._courteous_until else 0.0
+                self.next_at = min(self.next_at, moment + max(0.0, float(due) - self.now) + courtesy)
         self._woken = False
 
     def _unsaid(self) -> None:
