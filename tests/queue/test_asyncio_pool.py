@@ -87,6 +87,25 @@ def test_canvas(tasks: Any) -> None:
     assert chord([add.s(i, i) for i in range(5)], total.s()).apply_async().get(timeout=10) == 20
 
 
+def test_a_task_calls_others_as_functions(tasks: Any) -> None:
+    assert tasks["co.call"].delay().get(timeout=10) == [8, 3]
+    assert tasks["co.double"].map([1, 2]).delay().get(timeout=10) == [2, 4]
+    assert tasks["co.block"].starmap([(0,)]).delay().get(timeout=10)
+    assert tasks["co.double"].chunks([(1,), (2,), (3,)], 2).delay().get(timeout=10) == [[2, 4], [6]]
+
+
+def test_an_errback_is_given_request_error_and_traceback(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
+    tasks["co.fail"].apply_async(link_error=tasks["co.errback"].s(str(tmp_path / "called")))
+    eventually((tmp_path / "called").exists)
+
+
+def test_outside_of_tasks_there_is_no_current_task(tasks: Any, pool: Program, eventually: Eventually) -> None:
+    assert tasks["co.plain_thread"].delay().get(timeout=10) == [None]
+    eventually(lambda: pool.says("a line outside of tasks"))
+    assert pool.says("outside of tasks the current one is None")
+    assert "Logging error" not in pool.output
+
+
 def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None:
     bystander = tasks["co.nap"].delay(0.5)
     with pytest.raises(KeyError, match="no such thing"):

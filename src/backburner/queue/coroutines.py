@@ -13,6 +13,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from celery import _state
+from celery.utils.threads import LocalStack
 
 from backburner.queue import loop, reporting
 from backburner.queue.arguments import Arguments
@@ -92,6 +93,7 @@ def tell_coroutines_apart(app: Any) -> None:
     """Have Celery find what runs by the context, and not by the thread, in all tasks of the app. None may run yet."""
     for stack in (_task_stack, *(task.request_stack for task in app.tasks.values())):
         stack._local = _Stacks()  # noqa: SLF001  # nothing public does
+        stack.__class__ = _Stack
 
 
 def _tell_apart(task: Any) -> None:
@@ -105,6 +107,17 @@ def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]
         return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
     reporting.attach(task, request)
     return running.complete(coroutine)
+
+
+class _Stack(LocalStack):  # type: ignore[misc, valid-type]  # the stubs know a variable
+    """Celery's `LocalStack` on `_Stacks`, where the lack of a stack is no exception."""
+
+    _local: "_Stacks"
+
+    @property
+    def top(self) -> Any:
+        stack = self._local.stack
+        return stack[-1] if stack else None
 
 
 class _Stacks:

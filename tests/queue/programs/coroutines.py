@@ -11,8 +11,9 @@ from pathlib import Path
 
 from celery import current_task, signals
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
 
-from backburner.queue import Celery
+from backburner.queue import Celery, progress
 
 QUEUE = "coroutines"
 
@@ -44,6 +45,34 @@ def define(app):
     @task(name="co.sum")
     async def total(numbers):
         return sum(numbers)
+
+    @task(name="co.double")
+    def double(number):
+        return 2 * number
+
+    @task(name="co.call")
+    async def call():
+        """What another task gives that is called here as a function."""
+        return double(4), await add(1, 2)
+
+    @task(name="co.errback")
+    def errback(request, error, traceback, path):
+        tell(path)
+
+    @task(name="co.plain_thread")
+    def plain_thread():
+        """What a thread of this task's sees that does not know the task."""
+        seen = []
+
+        def look():
+            progress(1, 2)
+            get_task_logger("mine").warning("a line outside of tasks")
+            seen.append(app.current_task)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return seen
 
     @task(name="co.collector")
     async def collector():
@@ -229,6 +258,11 @@ def define(app):
 @signals.worker_process_init.connect
 def begun(**_):
     print("a process has begun", flush=True)
+
+
+@signals.worker_ready.connect
+def ready(**_):
+    print(f"outside of tasks the current one is {app.current_task}", flush=True)
 
 
 app = define(Celery("coroutines"))
