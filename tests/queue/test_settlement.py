@@ -100,6 +100,19 @@ def test_a_job_that_begins_again_ends_anew_unless_it_has_succeeded(
     assert (meta["status"], meta["result"]) == ("SUCCESS", "before" if before == "SUCCESS" else "after")
 
 
+@pytest.mark.parametrize("end", [states.FAILURE, states.REVOKED])
+@pytest.mark.parametrize("told", [False, True], ids=["in a moment", "after a while"])
+def test_what_somebody_else_says_of_a_job_after_its_start_is_not_undone_by_who_runs_it(
+    app: Celery, make_app: MakeApp, url: str, end: str, told: bool
+) -> None:
+    app.backend.store_result("the-id", {"pid": 1}, states.STARTED)
+    make_app(url).backend.store_result("the-id", KeyError("meanwhile, half: \ud800"), end)
+    if told:
+        app.backend.starts.tell("the-id")
+    app.backend.store_result("the-id", 3, states.SUCCESS)
+    assert stored(app, "the-id") == end
+
+
 def test_a_job_that_ends_at_once_is_one_write(
     app: Celery, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +145,7 @@ def test_starts_that_cannot_be_told_are_a_line_in_the_log(
         raise redis.ConnectionError("gone")
 
     starts = Starts(refuse)
-    starts.add("the-id", lambda: Stored(b"key", "{}", 1, begins=True))
+    starts.add("the-id", "2020", lambda: Stored(b"key", "{}", 1, "2020"))
     eventually(lambda: "that 1 jobs have started was not stored: gone" in caplog.text)
 
 
@@ -197,7 +210,7 @@ def test_results_for_another_server_are_not_given_to_the_consumer(
     app.backend.store_result("the-id", 3, states.SUCCESS)
     assert stored(app, "the-id") == "SUCCESS"
     consumer.over = True
-    assert not store_for(consumer.server, Stored(b"key", "{}", 1, begins=False))
+    assert not store_for(consumer.server, Stored(b"key", "{}", 1))
 
 
 @pytest.mark.parametrize("configuration", [{"result_serializer": "pickle", "accept_content": ["json", "pickle"]}])
@@ -215,7 +228,7 @@ def test_a_full_server_takes_results_with_acknowledgements_and_without(
 ) -> None:
     leases, message = "leases", "x" * 2000
     client.hset(leases, mapping={1: message, 2: message})
-    words = settling(leases, acknowledged, [Stored(b"result", '{"status": "SUCCESS"}', 60, begins=False)])
+    words = settling(leases, acknowledged, [Stored(b"result", '{"status": "SUCCESS"}', 60)])
     used = client.info("memory")["used_memory"]
     client.config_set("maxmemory", used - 1000)
     try:
@@ -279,7 +292,7 @@ def test_a_changed_configuration_changes_what_is_stored(app: Celery) -> None:
     assert app.backend.get_task_meta("after")["name"] == "add"
 
 
-SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 3}', 60, begins=False)
+SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 3}', 60)
 
 
 @pytest.fixture

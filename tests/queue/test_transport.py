@@ -970,7 +970,7 @@ def test_what_could_hold_up_the_thread_that_decided_does_not_leave_from_it(
     senders.clear()
     if what == "much":
         result = '{"status": "SUCCESS", "result": "' + 20_000 * "x" + '"}'
-        assert mine.consumer.store(Stored(b"celery-task-meta-much", result, 60, begins=False))
+        assert mine.consumer.store(Stored(b"celery-task-meta-much", result, 60))
     else:
         monkeypatch.setattr(decisions, "gevent_is_here", lambda: True)
     mine.messages[0].ack()
@@ -1334,7 +1334,7 @@ def test_what_left_from_the_thread_that_decided_is_said_again_if_nobody_answered
     eventually(lambda: consumer._decisions.line is not None)
     consumer.live.discard(second.delivery_tag)  # so that the first one is the last, too
     proxy.stall()
-    result = Stored(b"celery-task-meta-first", '{"status": "SUCCESS", "result": 1}', 60, begins=False)
+    result = Stored(b"celery-task-meta-first", '{"status": "SUCCESS", "result": 1}', 60)
     assert consumer.store(result)
     first.ack()
     assert consumer.take_acks() == [], "the result may not be there"

@@ -213,14 +213,15 @@ class _Patient:
         if form is None:
             return super().store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
         result = self.encode_result(result, state)
+        now = datetime.now(form.timezone).isoformat()
 
-        def stored(*, begins: bool) -> Stored:
+        def stored(began: str) -> Stored:
             meta = {
                 "status": state,
                 "result": result,
                 "traceback": traceback,
                 "children": self.current_task_children(request),
-                "date_done": datetime.now(form.timezone).isoformat() if state in states.READY_STATES else None,
+                "date_done": now if state in states.READY_STATES else None,
             }
             for name, attribute in _FAMILY:
                 if value := getattr(request, attribute, None):
@@ -234,12 +235,12 @@ class _Patient:
                 raise BackendStoreError("the result is too large for a server")
             keep = self.failure_expires if state == states.FAILURE else self.expires
             number = (getattr(request, "properties", None) or {}).get("delivery_tag")
-            return Stored(self.get_key_for_task(task_id), json, keep or 0, begins, number)
+            return Stored(self.get_key_for_task(task_id), json, keep or 0, began, number)
 
         if state == states.STARTED:
-            self.starts.add(task_id, partial(stored, begins=True))
+            self.starts.add(task_id, now, partial(stored, now))
             return result
-        final = stored(begins=self.starts.end(task_id))
+        final = stored(self.starts.end(task_id))
         if state not in states.READY_STATES or not (
             store_for(self._server, final) or (state == states.SUCCESS and carry(request, self._server, final))
         ):

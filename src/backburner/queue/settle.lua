@@ -4,28 +4,36 @@
 -- KEYS[1]    the leases of a consumer; '' if nothing is acknowledged
 -- KEYS[2..]  results, as Celery has them: JSON that begins with the state; what is stored is published there too
 -- ARGV[1]    how many leases are acknowledged
--- ARGV[2..]  their numbers; then for each result its JSON, seconds to keep it (0 for ever), and 1 if its job began since
---            anything was last stored for it, or ''
+-- ARGV[2..]  their numbers; then for each result its JSON, seconds to keep it (0 for ever), and when its job began, as
+--            `date_done` is written, if nothing was stored for it since then by who ran it, or ''
 --
--- What has ended stays as it is: a late double changes nothing. Only a job that begins again may still end in another
--- way, unless it has succeeded. Returns how many were stored. O(results + acknowledged).
+-- What has ended stays as it is: a late double changes nothing. Only a job that has begun again after that may still
+-- end in another way, unless it has succeeded. Returns how many were stored. O(results + acknowledged).
 local acknowledged = tonumber(ARGV[1])
 
 local function state(json)
     return string.match(json, '^{"status":%s*"(%u+)"')
 end
 
-local function stays(before, after, begins)
-    return before == 'SUCCESS' or ((before == 'FAILURE' or before == 'REVOKED') and not begins and after ~= 'STARTED')
+-- Not decoded: what cjson refuses, such as half a character in a message, has ended too.
+local function ended_since(began, json)
+    local ended = string.match(json, '.*"date_done":%s*"([^"]+)"')
+    return ended ~= nil and ended >= began
 end
 
-local stored, states = {}, {}
+local function stays(key, latest, began)
+    local before = state(latest or redis.call('GETRANGE', key, 0, 40))
+    if before == 'FAILURE' or before == 'REVOKED' then
+        return began == '' or ended_since(began, latest or redis.call('GET', key))
+    end
+    return before == 'SUCCESS'
+end
+
+local stored, latest = {}, {}
 for i = 2, #KEYS do
     local at = acknowledged + 3 * (i - 2) + 2
-    local before = states[KEYS[i]] or state(redis.call('GETRANGE', KEYS[i], 0, 40))
-    local after = state(ARGV[at])
-    if not stays(before, after, ARGV[at + 2] == '1') then
-        states[KEYS[i]] = after
+    if not stays(KEYS[i], latest[KEYS[i]], ARGV[at + 2]) then
+        latest[KEYS[i]] = ARGV[at]
         stored[#stored + 1] = {KEYS[i], ARGV[at], tonumber(ARGV[at + 1])}
     end
 end

@@ -20,8 +20,8 @@ class Stored(NamedTuple):
     json: bytes | str
     keep: int
     """Seconds; 0 for ever."""
-    begins: bool
-    """Whether the job has begun since anything was last stored for it."""
+    began: str = ""
+    """When the job did, in the form of `date_done`, if whoever ran it has stored nothing since; else ''."""
     number: Any = None
     """Of the job's message, if it came from a queue: without the result, a consumer does not acknowledge it."""
 
@@ -41,7 +41,7 @@ def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored])
     """How many keys, KEYS and ARGV of the script."""
     words: list[Any] = [1 + len(states), leases, *(state.key for state in states), len(acknowledged), *acknowledged]
     for state in states:
-        words += (state.json, state.keep, "1" if state.begins else "")
+        words += (state.json, state.keep, state.began)
     return tuple(words)
 
 

@@ -38,17 +38,17 @@ class Starts:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._waiting: dict[str, tuple[float, Callable[[], Stored]]] = {}
+        self._waiting: dict[str, tuple[float, str, Callable[[], Stored]]] = {}
         self._any = Event()
         self._telling = Lock()
         self._starting = Lock()
         self._thread: Thread | None = None
 
-    def add(self, job_id: str, state: Callable[[], Stored]) -> None:
+    def add(self, job_id: str, began: str, state: Callable[[], Stored]) -> None:
         """A job has started; `state` is what to store if it goes on."""
         if self._pid != os.getpid():
             self._begin()  # the parent's thread is not here
-        self._waiting[job_id] = time.monotonic() + _MOMENT, state
+        self._waiting[job_id] = time.monotonic() + _MOMENT, began, state
         if not self._any.is_set():
             self._any.set()
         if self._thread is None:
@@ -57,16 +57,16 @@ class Starts:
                     self._thread = Thread(target=self._run, name="backburner-starts", daemon=True)
                     self._thread.start()
 
-    def end(self, job_id: str) -> bool:
-        """Another state is about to be stored. Whether the server has not heard that the job started, and will not."""
-        if self._waiting.pop(job_id, None) is not None:
-            return True
+    def end(self, job_id: str) -> str:
+        """Another state is about to be stored. When the job began, if the server has not heard of it and will not."""
+        if (waiting := self._waiting.pop(job_id, None)) is not None:
+            return waiting[1]
         # The start must not overtake what follows.
         if self._telling.locked() and bridge.is_here():
             bridge.in_thread(self._told)
         else:
             self._told()
-        return False
+        return ""
 
     def tell(self, job_id: str) -> None:
         """Tell it now, if that was not done.
@@ -76,7 +76,7 @@ class Starts:
         """
         waiting = self._waiting.pop(job_id, None)
         if waiting is not None:
-            self._write([waiting[1]()])
+            self._write([waiting[2]()])
 
     def _told(self) -> None:
         """Wait until what is being told has been."""
@@ -90,9 +90,9 @@ class Starts:
             time.sleep(_MOMENT)
             with self._telling:
                 now = time.monotonic()
-                due = [job_id for job_id, (at, _) in waiting.copy().items() if at <= now]
+                due = [job_id for job_id, (at, _, _) in waiting.copy().items() if at <= now]
                 found = [waiting.pop(job_id, None) for job_id in due]
-                if states := [each[1] for each in found if each is not None]:
+                if states := [each[2] for each in found if each is not None]:
                     self._tell(states)
             if not waiting:
                 self._any.clear()
