@@ -10,6 +10,7 @@ import pytest
 
 from backburner.errors import UnknownJob
 from backburner.queue import Celery, Job, JobEvent, log
+from backburner.queue.stream import _Reader
 from tests.processes import Program
 
 Eventually = Callable[..., Any]
@@ -42,6 +43,26 @@ def test_events_come_in_order_and_end_with_the_job(app: Celery, worker: Program,
     assert events[-1].kind == "state"
     assert states(events)[-2:] == ["STARTED", "SUCCESS"]
     assert [event.id for event in events] == sorted((event.id for event in events), key=_place)
+
+
+def test_the_final_state_is_told_however_slowly_the_thread_that_hears_of_it_tells_it(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = _Reader.put
+
+    def put_slowly(self: _Reader, *args: Any) -> None:
+        asyncio.run_coroutine_threadsafe(look(self), self._loop).result()
+        put(self, *args)
+
+    async def look(reader: _Reader) -> None:
+        """Have the reader look for news once more."""
+        reader.news.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(_Reader, "put", put_slowly)
+    app.backend.store_result("the-id", 1, "SUCCESS")
+    assert states(asyncio.run(followed(app.AsyncResult("the-id")))) == ["SUCCESS"]
 
 
 def test_following_resumes_where_it_stopped(app: Celery, worker: Program, released: Path) -> None:

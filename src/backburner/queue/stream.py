@@ -43,11 +43,14 @@ async def follow(backend: Any, job_id: str, after: str = BEGINNING) -> AsyncGene
     for part in parts:
         backend.listener.add(part)
     try:
-        while not reader.ended:
+        while True:
             await reader.news.wait()
             reader.news.clear()
             while reader.events:
-                yield reader.events.popleft()
+                event = reader.events.popleft()
+                yield event
+                if event.kind == "state" and event.data["state"] in states.READY_STATES:
+                    return
     finally:
         for part in parts:
             backend.listener.remove(part)
@@ -60,7 +63,6 @@ class _Reader:
         self.backend = backend
         self.job_id = job_id
         self.last = after
-        self.ended = False
         self.events: deque[JobEvent] = deque(maxlen=KEPT)
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -117,9 +119,8 @@ class _State:
         self._change(self._reader.backend.decode(message)["status"])
 
     def _change(self, state: str) -> None:
-        if state != self._state and not self._reader.ended:
+        if state != self._state and self._state not in states.READY_STATES:
             self._state = state
-            self._reader.ended = state in states.READY_STATES
             self._reader.put("state", {"state": state})
 
 
