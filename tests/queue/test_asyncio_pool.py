@@ -119,6 +119,18 @@ def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None
     assert bystander.get(timeout=10)[2] == pool.process.pid
 
 
+@pytest.mark.parametrize("name", ["co.exhaust", "co.exhaust_thread"])
+def test_a_task_that_runs_out_of_memory_keeps_no_place(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, name: str
+) -> None:
+    tasks = define(make_app(own_server.url)).tasks
+    with start_worker(own_server.url, "--pool=asyncio -c 1 -Q coroutines", "coroutines"):
+        for _ in range(5):
+            with pytest.raises(MemoryError):
+                tasks[name].delay().get(timeout=10)
+        assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3
+
+
 def test_limits_of_time(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
     soft = tasks["co.soft"].delay()
     with pytest.raises(SoftTimeLimitExceeded):

@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import celery
 import celery.result
 import pytest
 import redis
+from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import trace_ok_t
-from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError
 from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, carrying
+from backburner.queue.cancellation import Request
 from backburner.queue.carrying import OFFER, Carried, carry
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Offer, Stored, settling
@@ -98,6 +101,37 @@ def test_a_job_that_begins_again_ends_anew_unless_it_has_succeeded(
     backend.store_result("the-id", "after", after)
     meta = backend.get_task_meta("the-id")
     assert (meta["status"], meta["result"]) == ("SUCCESS", "before" if before == "SUCCESS" else "after")
+
+
+@pytest.mark.parametrize(
+    ("error", "settled"),
+    [(KeyError("own"), ["acknowledged"]), (Reject("no", requeue=False), ["rejected"]), (MemoryError(), ["given back"])],
+    ids=["recorded", "rejected", "not recorded by the tracer"],
+)
+@pytest.mark.parametrize("answers", [True, False], ids=["answers", "is away"])
+def test_a_message_is_acknowledged_when_the_failure_of_its_job_is_on_record_and_else_given_back(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, *, error: Exception, settled: list[str], answers: bool
+) -> None:
+    done: list[str] = []
+
+    def record(*_: Any, **__: Any) -> None:
+        assert not done, "the result comes first"
+        if not answers:
+            raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(app.backend, "mark_as_failure", record)
+    request = Request(
+        SimpleNamespace(headers={"id": "the-id", "task": "add"}, body=((), {}, {}), delivery_info={}, properties={}),
+        app=app,
+        decoded=True,
+        on_ack=lambda *_: done.append("acknowledged"),
+        on_reject=lambda _, __, requeue: done.append("given back" if requeue else "rejected"),
+    )
+    try:
+        raise error
+    except type(error):
+        request.on_failure(ExceptionInfo())
+    assert done == (settled if answers else ["given back"])
 
 
 @pytest.mark.parametrize("end", [states.FAILURE, states.REVOKED])

@@ -14,13 +14,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import celery.exceptions
-import celery.worker.request
 import redis
 from celery import bootsteps
 from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.consumer.connection import Connection
 
+from backburner.queue import recording
 from backburner.queue.deadline import OutOfTime, deadline
 
 log = logging.getLogger("backburner.queue")
@@ -81,7 +81,7 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
         del _running[job_id]
 
 
-class Request(celery.worker.request.Request):
+class Request(recording.Request):
     """A job in a worker that can be ended in every pool."""
 
     def terminate(self, pool: Any, signal: Any = None) -> None:

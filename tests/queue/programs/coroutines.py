@@ -133,6 +133,14 @@ def define(app):
         await asyncio.sleep(0)
         raise KeyError("no such thing")
 
+    @task(name="co.exhaust")
+    async def exhaust():
+        raise MemoryError
+
+    @task(name="co.exhaust_thread")
+    def exhaust_thread():
+        raise MemoryError
+
     @task(name="co.exit")
     async def leave():
         raise SystemExit(3)

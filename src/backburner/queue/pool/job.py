@@ -316,11 +316,13 @@ class ThreadJob(Job):
         self._call(self._ended, outcome, failure)
 
     def _ended(self, outcome: Any, failure: ExceptionInfo | None) -> None:
-        if failure is None:
-            self._tell(outcome, None)
-        elif not self.over:
-            self._pool.aside(self._tell, None, failure)
-        self._done()
+        try:
+            if failure is None and not outcome[0]:
+                self._tell(outcome, None)
+            elif not self.over:
+                self._pool.aside(self._tell, outcome, failure)
+        finally:
+            self._done()
 
     def _soft_limit(self) -> None:
         if not self.over and self._on_timeout is not None:

@@ -1,0 +1,42 @@
+"""That a job has failed is on record before its message is done with, and the message is done with in any case.
+
+Celery acknowledges first. Then what its main process could not record, because the result backend is away, is lost
+with the message, or else the message stays with a worker that knows it no more, and takes one of its places for good.
+"""
+
+import logging
+from typing import Any
+
+import celery.worker.request
+
+log = logging.getLogger("backburner.queue")
+
+
+class Request(celery.worker.request.Request):
+    """A job in a worker whose failure cannot go unnoticed."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """Handle the failure as Celery does; then acknowledge, or give the message back if that went wrong."""
+        is_due, is_recorded = False, True
+
+        def put_off() -> None:
+            nonlocal is_due
+            is_due = True
+
+        own: Any = vars(self)  # Celery calls its method by the name
+        own["acknowledge"] = put_off
+        try:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+        except MemoryError:
+            # Celery raises the task's own once more, which the tracer has recorded if it has returned.
+            is_due = is_recorded = return_ok
+            log.warning("%s[%s] has run out of memory", self.name, self.id)
+        except Exception:
+            is_recorded = False
+            log.exception("that %s[%s] has failed could not be recorded; its message goes back", self.name, self.id)
+        finally:
+            del own["acknowledge"]
+        if not is_recorded:
+            self.reject(requeue=True)
+        elif is_due:
+            self.acknowledge()
