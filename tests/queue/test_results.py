@@ -231,6 +231,32 @@ def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
     assert asyncio.run(app.AsyncResult("no-such-job").astatus()) == "UNKNOWN"
 
 
+def test_on_a_loop_too_who_waits_hears_that_what_the_job_follows_has_failed(app: Celery) -> None:
+    header, (first,) = app.GroupResult("the-group", pending(app, 1)), pending(app, 1)
+    for parent in (first, header):
+        job = app.AsyncResult("follows", parent=parent)
+        with pytest.raises(ResultTimeout):
+            asyncio.run(job.aget(timeout=0.1))
+        app.backend.store_result("job-0", celery.exceptions.TaskRevokedError("cancelled"), "REVOKED")
+        with pytest.raises(celery.exceptions.TaskRevokedError):
+            asyncio.run(job.aget(timeout=5))
+        with pytest.raises(ResultTimeout):
+            asyncio.run(job.aget(timeout=0.5, propagate=False))
+        app.backend.client.flushdb()
+
+
+def test_what_the_job_itself_says_goes_before_the_failure_of_what_it_follows(app: Celery) -> None:
+    job = app.AsyncResult("follows", parent=pending(app, 1)[0])
+    app.backend.store_result("job-0", KeyError("before"), "FAILURE")
+    app.backend.store_result("follows", ValueError("own"), "FAILURE")
+    with pytest.raises(ValueError, match="own"):
+        asyncio.run(job.aget(timeout=5))
+
+
+def test_on_a_loop_too_nobody_waits_for_a_result_that_is_ignored(app: Celery) -> None:
+    assert asyncio.run(app.tasks["add"].apply_async((1, 2), ignore_result=True).aget(timeout=5)) is None
+
+
 def test_of_a_group_the_first_failure_is_raised(app: Celery, worker: Program, released: Path) -> None:
     async def main() -> None:
         slow = await app.tasks["wait_for"].adelay(str(released))

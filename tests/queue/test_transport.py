@@ -753,7 +753,7 @@ def test_results_that_wait_when_the_lease_is_lost_are_stored(
     mine.drain(1)
     consumer = mine.consumer
     monkeypatch.setattr(consumer._decisions, "tell", lambda: None)
-    consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60, begins=False))
+    consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60))
     client.zrem(KEYS.consumers, consumer.name)
     eventually(lambda: consumer._thread.join(0))
     assert consumer.over
@@ -789,7 +789,7 @@ def test_what_never_can_be_told_is_logged_and_holds_up_nothing(
     mine = reader()
     mine.drain(1)
     mine.consumer._decisions.decide(*call)
-    mine.consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60, begins=False))
+    mine.consumer.store(Stored(b"celery-task-meta-hello", '{"status": "SUCCESS"}', 60))
     mine.messages.pop().ack()
     eventually(lambda: mine.consumer._decisions.are_told)
     assert client.exists("celery-task-meta-hello")
@@ -859,7 +859,7 @@ def test_a_failure_keeps_the_beginning_of_its_detail_whatever_that_is(
 def test_a_result_that_others_would_wait_for_is_left_to_the_caller(reader: MakeReader) -> None:
     mine = reader()
     mine.drain(1, timeout=0.1)
-    huge = Stored(b"celery-task-meta-huge", b"x" * (decisions.LONGEST + 1), 60, begins=False)
+    huge = Stored(b"celery-task-meta-huge", b"x" * (decisions.LONGEST + 1), 60)
     assert not mine.consumer.store(huge)
 
 
@@ -882,7 +882,7 @@ def test_results_leave_a_part_at_a_time_and_nothing_is_acknowledged_before_the_l
     result = b'{"status": "SUCCESS", "result": "%s"}' % (b"x" * 100_000)
     with mine.consumer._decisions._speaking:
         for number in range(5):
-            assert mine.consumer.store(Stored(b"celery-task-meta-%d" % number, result, 60, begins=False))
+            assert mine.consumer.store(Stored(b"celery-task-meta-%d" % number, result, 60))
         mine.messages.pop().ack()
     eventually(lambda: mine.consumer._decisions.are_told)
     assert max(sent) < decisions.LONGEST + 1000

@@ -8,8 +8,8 @@ other direction: UNKNOWN until a worker starts it.
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -187,6 +187,8 @@ class Job(_Snapshots, Generic[T_co]):
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> T_co:  # noqa: ASYNC109  # as `get`
         """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""
         check_seconds(timeout=timeout)
+        if self.ignored:
+            return cast("T_co", None)
         if not hasattr(self.backend, "listener"):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
         if self._needs_check():
@@ -194,12 +196,35 @@ class Job(_Snapshots, Generic[T_co]):
         if self._cache is None:
             try:
                 async with asyncio.timeout(timeout) as patience:
-                    self._maybe_set_cache(await outcome(self.backend, self.id))
+                    await self._end(propagate=propagate)
             except TimeoutError:
                 if not patience.expired():
                     raise
                 raise self._timeout(timeout) from None
         return cast("T_co", self.maybe_throw(propagate=propagate))
+
+    async def _end(self, *, propagate: bool) -> None:
+        """Wait until it has ended, or will never begin: the failure of what it follows is raised then, as by `get`."""
+        own = asyncio.create_task(outcome(self.backend, self.id))
+        before = asyncio.create_task(_all_succeed(self._ancestors() if propagate else ()))
+        before.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it is no loss if nobody asks
+        try:
+            await asyncio.wait({own, before}, return_when=asyncio.FIRST_COMPLETED)
+            if before.done() and before.exception() is not None:
+                # Mostly its own failure, which says more, is stored a moment later.
+                await asyncio.wait({own}, timeout=_GRACE)
+                if not own.done():
+                    before.result()
+            self._maybe_set_cache(await own)
+        finally:
+            own.cancel()
+            before.cancel()
+
+    def _ancestors(self) -> "Iterator[Job[Any]]":
+        node: Any = self.parent
+        while node is not None:
+            yield from _jobs(node)
+            node = node.parent
 
     async def astatus(self) -> str:
         """`status` without blocking the event loop."""
@@ -322,7 +347,7 @@ class JobGroup:
         """
         check_seconds(timeout=timeout)
         try:
-            async with asyncio.timeout(timeout) as patience, asyncio.TaskGroup() as waiting:
+            async with asyncio.timeout(timeout) as patience, _waiting() as waiting:
                 results = [waiting.create_task(job.aget(propagate=propagate)) for job in self.jobs]
         except TimeoutError:
             if not patience.expired():
@@ -331,13 +356,41 @@ class JobGroup:
             raise JobTimeout(
                 f"{ready} of {len(results)} jobs finished within {timeout:g} s; the others may still do so"
             ) from None
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
         return [result.result() for result in results]
 
     async def acancel(self) -> None:
         """Cancel them all."""
         await asyncio.gather(*(job.acancel() for job in self.jobs))
+
+
+def _jobs(node: Any) -> Iterator[Job[Any]]:
+    """A job, or those of a group."""
+    for each in getattr(node, "results", ()):
+        yield from _jobs(each)
+    if isinstance(node, Job):
+        yield node
+
+
+async def _all_succeed(jobs: Iterable[Job[Any]]) -> None:
+    """Wait until all have. The first failure is raised at once."""
+
+    async def succeed(job: Job[Any]) -> None:
+        job._maybe_set_cache(await outcome(job.backend, job.id))  # noqa: SLF001  # of our own class
+        job.maybe_throw()
+
+    async with _waiting() as waiting:
+        for job in jobs:
+            waiting.create_task(succeed(job))
+
+
+@asynccontextmanager
+async def _waiting() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks of which the first failure is raised, as it is."""
+    try:
+        async with asyncio.TaskGroup() as waiting:
+            yield waiting
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobSnapshot:
