@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import celery
@@ -15,11 +17,14 @@ import celery.exceptions
 import psutil
 import pytest
 import redis
+from celery.concurrency.thread import TaskPool
 
 from backburner.queue import Celery
+from backburner.queue.pool.caught import Catching
 from backburner.redis.embedded import EmbeddedServer
 from tests.processes import Program
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close, runs
+from tests.queue.programs import coroutines
 
 Eventually = Callable[..., Any]
 
@@ -128,6 +133,29 @@ def test_a_time_limit_cancels_a_coroutine_and_the_process_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, pool: str
+) -> None:
+    tasks = coroutines.define(make_app(own_server.url)).tasks
+    with start_worker(own_server.url, f"--pool={pool} -c 1 -Q coroutines", "coroutines"):
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match=r"co.exit_thread raised KeyboardInterrupt\(\), which ends the job"):
+                tasks["co.exit_thread"].delay().get(timeout=10)
+        assert tasks["co.double"].delay(2).get(timeout=10) == 4
+
+
+def test_an_error_past_the_tracer_is_told_by_a_pool_of_threads() -> None:
+    pool, failures = TaskPool(1), Queue[Any]()
+    Catching(SimpleNamespace(pool=pool))
+
+    def trace(*_: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    pool.apply_async(trace, ("a task", "the-id"), error_callback=failures.put)
+    assert isinstance(failures.get(timeout=5).exception.exc, redis.ConnectionError)
+
+
 def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "pong" in celery_command("-A jobs.app inspect ping", url)
     usage = celery_command("-A jobs worker --help", url)

@@ -21,6 +21,7 @@ from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
+from backburner.queue.pool.caught import Catching
 from backburner.queue.pool.serving import Serving
 from backburner.queue.producer import Producer
 from backburner.queue.publishing import publishing
@@ -72,7 +73,7 @@ class Celery(celery.Celery):
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in the place of a dependency, as with FastAPI."""
         self.steps["worker"].add(Living)
-        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving))
+        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching))
         health.install(self)
         reload.install(self)
 

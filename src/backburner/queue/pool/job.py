@@ -24,6 +24,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, WorkerShu
 
 from backburner.queue import loop as process_loop
 from backburner.queue.pool import bridge
+from backburner.queue.pool.caught import failure
 from backburner.queue.pool.threads import Threads
 
 log = logging.getLogger("backburner.queue")
@@ -152,14 +153,14 @@ class Job:
     def _stop(self) -> None:
         raise NotImplementedError
 
-    def _tell(self, outcome: Any, failure: ExceptionInfo | None) -> None:
+    def _tell(self, outcome: Any, failed: ExceptionInfo | None) -> None:
         """Pass on how it ended, unless that was decided by somebody else."""
         if self.over:
             return
         self.over = True
-        if failure is not None:
+        if failed is not None:
             if self._on_failed is not None:
-                self._on_failed(failure)
+                self._on_failed(failed)
         elif self._on_returned is not None:
             self._on_returned(outcome)
 
@@ -223,7 +224,7 @@ class CoroutineJob(Job):
         except (WorkerShutdown, WorkerTerminate) as error:
             self._pool.interrupt(error)
         except BaseException as error:  # noqa: BLE001  # it must not end the loop
-            self._tell(None, _failure(self.name, error))
+            self._tell(None, failure(self.name, error))
         else:
             self._tell(outcome, None)
 
@@ -274,7 +275,7 @@ class CoroutineJob(Job):
 
     def _tell_aside(self, task: "asyncio.Task[None]") -> None:
         error = CancelledError() if task.cancelled() else task.exception() or RuntimeError("it ended without outcome")
-        self._pool.aside(self._tell, None, _failure(self.name, error))
+        self._pool.aside(self._tell, None, failure(self.name, error))
 
 
 class ThreadJob(Job):
@@ -307,20 +308,20 @@ class ThreadJob(Job):
         if not begins.result():
             self._call(self._done)
             return
-        outcome, failure = None, None
+        outcome, failed = None, None
         try:
             outcome = self._trace(*self._args)
         except BaseException as error:  # noqa: BLE001  # it must not end the thread
-            failure = _failure(self.name, error)
+            failed = failure(self.name, error)
         self._thread = None
-        self._call(self._ended, outcome, failure)
+        self._call(self._ended, outcome, failed)
 
-    def _ended(self, outcome: Any, failure: ExceptionInfo | None) -> None:
+    def _ended(self, outcome: Any, failed: ExceptionInfo | None) -> None:
         try:
-            if failure is None and not outcome[0]:
+            if failed is None and not outcome[0]:
                 self._tell(outcome, None)
             elif not self.over:
-                self._pool.aside(self._tell, outcome, failure)
+                self._pool.aside(self._tell, outcome, failed)
         finally:
             self._done()
 
@@ -339,12 +340,3 @@ class ThreadJob(Job):
     def _call(self, function: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed, for the process ends, and this thread with it
             self._pool.loop.call_soon_threadsafe(function, *args)
-
-
-def _failure(name: str, error: BaseException) -> ExceptionInfo:
-    """What Celery is told where its tracer has not caught the exception."""
-    if not isinstance(error, Exception):
-        told = RuntimeError(f"{name} raised {error!r}, which ends the job and not the worker")
-        told.__cause__ = error
-        return ExceptionInfo((RuntimeError, told.with_traceback(error.__traceback__), error.__traceback__))
-    return ExceptionInfo((type(error), error, error.__traceback__))

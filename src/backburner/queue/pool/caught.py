@@ -1,0 +1,67 @@
+"""What a job raises past Celery's tracer: an exception that is none of a program's, or that of a server that is away.
+
+It ends the job. Celery's pools of threads and greenlets tell nobody of it, so that the job would keep one of the places
+of its worker for as long as that lives.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import bootsteps
+from celery.concurrency.thread import TaskPool
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+from greenlet import GreenletExit
+
+Callback = Callable[..., Any]
+
+
+class Catching(bootsteps.StartStopStep):
+    """Has the pools of threads and greenlets tell how every job has ended."""
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        pool = consumer.pool
+        if isinstance(pool, TaskPool) or getattr(pool, "is_green", False):
+            pool.on_apply = partial(_apply, pool.on_apply)
+
+
+def failure(name: str, error: BaseException) -> ExceptionInfo:
+    """What Celery is told where its tracer has not caught the exception."""
+    if not isinstance(error, Exception):
+        told = RuntimeError(f"{name} raised {error!r}, which ends the job and not the worker")
+        told.__cause__ = error
+        return ExceptionInfo((RuntimeError, told.with_traceback(error.__traceback__), error.__traceback__))
+    return ExceptionInfo((type(error), error, error.__traceback__))
+
+
+def _apply(
+    on_apply: Callback,
+    target: Callback,
+    args: tuple[Any, ...],
+    kwargs: Any = None,
+    callback: Callback | None = None,
+    accept_callback: Callback | None = None,
+    error_callback: Callback | None = None,
+    **options: Any,
+) -> Any:
+    told = partial(_tell, callback, error_callback)
+    return on_apply(partial(_run, target), args, kwargs, told, accept_callback, **options)
+
+
+def _run(target: Callback, name: str, *args: Any) -> Any:
+    ends_greenlets = (GreenletExit, getattr(sys.modules.get("gevent"), "Timeout", GreenletExit))
+    try:
+        return target(name, *args)
+    except (WorkerShutdown, WorkerTerminate, *ends_greenlets):
+        raise  # Celery's pool knows what is meant
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the job has ended
+        return failure(name, error)
+
+
+def _tell(returned: Callback | None, failed: Callback | None, outcome: Any) -> None:
+    tell = failed if isinstance(outcome, ExceptionInfo) else returned
+    if tell is not None:
+        tell(outcome)
