@@ -145,6 +145,19 @@ def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
         assert tasks["co.double"].delay(2).get(timeout=10) == 4
 
 
+def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker
+) -> None:
+    tasks = make_app(own_server.url).tasks
+    with start_worker(own_server.url, "--pool=gevent -c 20"):
+        begun = time.monotonic()
+        naps = [tasks["nap"].delay(0.5) for _ in range(20)]
+        asking = [tasks["ask_itself"].delay() for _ in range(20)]
+        assert len({nap.get(timeout=10)[1] for nap in naps}) == 1
+        assert [job.get(timeout=10) for job in asking] == [["ask_itself", job.id, job.id] for job in asking]
+        assert time.monotonic() - begun < 5
+
+
 def test_an_error_past_the_tracer_is_told_by_a_pool_of_threads() -> None:
     pool, failures = TaskPool(1), Queue[Any]()
     Catching(SimpleNamespace(pool=pool))

@@ -79,9 +79,7 @@ def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any
         return _finish_in_pool(task, request, coroutine)
     context = contextvars.copy_context()
     context.run(reporting.attach, task, request)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not loop.is_busy_with_this():
         _tell_apart(task)
         return loop.run(cancellable(request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.

@@ -68,6 +68,16 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
         return ended.result()
 
 
+def is_busy_with_this() -> bool:
+    """Whether a loop that this thread runs waits for the caller to return."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    # All of gevent's threads seem to run the loop that one of them runs.
+    return not _process.is_elsewhere(running)
+
+
 def adopt(loop: asyncio.AbstractEventLoop) -> None:
     """Have everything run on this loop, which somebody else runs."""
     _process.adopt(loop)
@@ -117,6 +127,10 @@ class _Process:
         """Whether this thread would run the loop, and does not at the moment."""
         loop = self._loop
         return loop is not None and self._owner is current_thread() and not loop.is_running()
+
+    def is_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this is the loop, and another thread runs it."""
+        return loop is self._loop and self._thread is not None and self._thread is not current_thread()
 
     def close(self) -> None:
         with self._lock:
