@@ -94,9 +94,19 @@ def test_a_task_calls_others_as_functions(tasks: Any) -> None:
     assert tasks["co.double"].chunks([(1,), (2,), (3,)], 2).delay().get(timeout=10) == [[2, 4], [6]]
 
 
-def test_an_errback_is_given_request_error_and_traceback(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
-    tasks["co.fail"].apply_async(link_error=tasks["co.errback"].s(str(tmp_path / "called")))
+@pytest.mark.parametrize("errback", ["co.errback", "co.aerrback"])
+def test_an_errback_is_given_request_error_and_traceback(
+    tasks: Any, tmp_path: Path, eventually: Eventually, errback: str
+) -> None:
+    tasks["co.fail"].apply_async(link_error=tasks[errback].s(str(tmp_path / "called")))
     eventually((tmp_path / "called").exists)
+
+
+def test_coroutine_functions_are_mapped(tasks: Any) -> None:
+    assert tasks["co.sum"].map([[1, 2], [3]]).delay().get(timeout=10) == [3, 3]
+    assert tasks["co.add"].starmap([(1, 2), (3, 4)]).delay().get(timeout=10) == [3, 7]
+    chunks = tasks["co.add"].chunks([(1, 2), (3, 4), (5, 6)], 2).group().apply_async()
+    assert chunks.get(timeout=10) == [[3, 7], [11]]
 
 
 def test_outside_of_tasks_there_is_no_current_task(tasks: Any, pool: Program, eventually: Eventually) -> None:

@@ -145,6 +145,20 @@ def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
         assert tasks["co.double"].delay(2).get(timeout=10) == 4
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_what_celery_calls_as_a_function_may_be_a_coroutine_function(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, pool: str
+) -> None:
+    tasks, told = coroutines.define(make_app(own_server.url)).tasks, tmp_path / "told"
+    with start_worker(own_server.url, f"--pool={pool} -c 2 -Q coroutines", "coroutines"):
+        jobs = [tasks["co.add"].starmap([(1, 2), (3, 4)]).delay() for _ in range(4)]
+        assert [job.get(timeout=10) for job in jobs] == [[3, 7]] * 4
+        with pytest.raises(KeyError):
+            tasks["co.fail"].apply_async(link_error=tasks["co.aerrback"].s(str(told))).get(timeout=10)
+        assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3
+        assert told.exists()
+
+
 def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker
 ) -> None:

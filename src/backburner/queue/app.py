@@ -80,6 +80,7 @@ class Celery(celery.Celery):
     def on_init(self) -> None:
         self.loader.override_backends = OVERRIDES
         self.on_after_configure.connect(self._apply_defaults, weak=False)
+        self.on_after_finalize.connect(coroutines.map_coroutines, weak=False)
 
     def _apply_defaults(self, source: Any, **_: Any) -> None:
         # The last map holds Celery's own defaults. Its add_defaults would put ours before the user's

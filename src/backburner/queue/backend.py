@@ -25,6 +25,7 @@ from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
 from backburner.queue.carrying import carry
+from backburner.queue.coroutines import called_by_celery
 from backburner.queue.deadline import deadline, limited, remaining
 from backburner.queue.listener import Listener
 from backburner.queue.pool import bridge
@@ -304,6 +305,10 @@ class _Patient:
     @cached_property
     def _spare(self) -> SpareConnections:
         return SpareConnections(self.client.connection_pool)
+
+    @called_by_celery
+    def _call_task_errbacks(self, *args: Any) -> None:
+        super()._call_task_errbacks(*args)  # type: ignore[misc]  # of the backend this stands before
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""

@@ -5,12 +5,13 @@ Their coroutines run on the process's one event loop. In the pools that know not
 """
 
 import asyncio
-import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from functools import cache, wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from celery import _state
 from celery.utils.threads import LocalStack
@@ -20,6 +21,12 @@ from backburner.queue.arguments import Arguments
 from backburner.queue.cancellation import cancellable
 from backburner.queue.dependencies import Overrides, dependencies_of
 from backburner.queue.pool import bridge, job
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_wants_results: ContextVar[bool] = ContextVar("backburner_wants_results", default=False)
+"""Whether Celery calls tasks here as functions, and takes what they give for their results."""
 
 _task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
 
@@ -45,8 +52,13 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
         request = task.request if task else None
         if not request or request.called_directly:
             if dependencies:
-                return call(dependencies.of_direct_call(rest, kwargs), first, _overrides(task))
-            return function(*args, **kwargs)
+                result = call(dependencies.of_direct_call(rest, kwargs), first, _overrides(task))
+            else:
+                result = function(*args, **kwargs)
+            if not is_coroutine or not _wants_results.get():
+                return result
+            with _calling(wants_results=False):  # what the coroutine calls is called by the user
+                return _finish(task, request, result)
         decoded, named = arguments.decode(rest, kwargs)
         if dependencies:
             result = call(dependencies.of_call(decoded, named), first, _overrides(task))
@@ -74,14 +86,41 @@ def _overrides(task: Any) -> Overrides:
     return getattr(task.app, "dependency_overrides", {}) if task else {}
 
 
+@contextmanager
+def _calling(*, wants_results: bool) -> Iterator[None]:
+    token = _wants_results.set(wants_results)
+    try:
+        yield
+    finally:
+        _wants_results.reset(token)
+
+
+def called_by_celery(function: Callable[P, T]) -> Callable[P, T]:
+    """Where `function`, which is Celery's, calls tasks, those that are coroutine functions give results like others."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _calling(wants_results=True):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def map_coroutines(sender: Any, **_: Any) -> None:
+    """Have `map`, `starmap` and `chunks` of an app, which is finalized, know what to do with coroutine functions."""
+    for name in ("celery.map", "celery.starmap"):
+        task = sender.tasks[name]
+        task.run = called_by_celery(task.run)
+
+
 def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     if bridge.is_here():
         return _finish_in_pool(task, request, coroutine)
-    context = contextvars.copy_context()
+    context = copy_context()
     context.run(reporting.attach, task, request)
     if not loop.is_busy_with_this():
         _tell_apart(task)
-        return loop.run(cancellable(request.id, coroutine), context)
+        return loop.run(coroutine if request.called_directly else cancellable(request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()
@@ -101,7 +140,7 @@ def _tell_apart(task: Any) -> None:
 
 def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     running = job.running.get()
-    if not isinstance(running, job.CoroutineJob) or request.is_eager:
+    if not isinstance(running, job.CoroutineJob) or request.is_eager or request.called_directly:
         return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
     reporting.attach(task, request)
     return running.complete(coroutine)

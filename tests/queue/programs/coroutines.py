@@ -59,6 +59,11 @@ def define(app):
     def errback(request, error, traceback, path):
         tell(path)
 
+    @task(name="co.aerrback")
+    async def aerrback(request, error, traceback, path):
+        if await add(1, 2) == 3:
+            tell(path)
+
     @task(name="co.plain_thread")
     def plain_thread():
         """What a thread of this task's sees that does not know the task."""
