@@ -17,6 +17,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 from backburner.queue import Celery
 from backburner.queue.http import JobAccepted, Submission, jobs_router
 from tests.processes import Program, free_port
+from tests.queue.conftest import runs
 
 Eventually = Callable[..., Any]
 
@@ -113,6 +114,31 @@ def test_a_job_is_accepted_read_and_done(client: httpx2.Client, worker: Program)
 def test_a_failed_job_tells_its_error(client: httpx2.Client, worker: Program) -> None:
     job = client.get(submit(client, "/divisions/1/0").headers["location"], headers={"Prefer": "wait=10"}).json()
     assert (job["state"], job["error"]) == ("FAILURE", "ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [(b"\xff\x00text", "_wB0ZXh0"), ({"in": ["\ud800", b"\xff"]}, {"in": ["\ud800", "_w=="]})],
+    ids=["bytes", "half a character"],
+)
+def test_every_result_can_be_read(client: httpx2.Client, app: Celery, stored: Any, told: Any, released: Path) -> None:
+    place = submit(client, "/waits", path=str(released)).headers["location"]
+    app.backend.store_result(place.rpartition("/")[2], stored, "SUCCESS")
+    released.touch()
+    answer = client.get(place)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["result"] == told
+
+
+def test_every_error_can_be_read_and_whatever_is_known_is_not_told_again(
+    client: httpx2.Client, app: Celery, worker: Program, released: Path, eventually: Eventually
+) -> None:
+    place = submit(client, "/waits", path=str(released)).headers["location"]
+    eventually(lambda: runs(released) == 1)
+    app.backend.store_result(place.rpartition("/")[2], ValueError("\ud800"), "FAILURE")
+    released.touch()
+    assert client.get(place).json()["error"] == "ValueError: \ud800"
+    assert client.get(place, headers={"If-None-Match": "*"}).status_code == 304
 
 
 def test_a_long_poll_ends_with_a_change_or_with_the_time_asked_for(

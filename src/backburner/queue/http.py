@@ -13,6 +13,7 @@ is lies on the result backend's server, which must be Redis or Valkey, for as lo
 
 import asyncio
 import contextlib
+import json
 import re
 import time
 import uuid
@@ -26,6 +27,7 @@ import orjson
 import redis
 from kombu.utils.json import dumps
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 from backburner.errors import ConfigError, ResultUnavailable, UnknownJob
 from backburner.extras import extra
@@ -79,7 +81,7 @@ class JobProgress(BaseModel):
 class JobResource(BaseModel, Generic[T]):
     """A job, as it is now."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, ser_json_bytes="base64")
 
     id: str
     name: str | None = Field(description="The task's name")
@@ -250,14 +252,14 @@ def jobs_router(
         wait = min(int(asked[1]), LONGEST_WAIT) if asked else 0.0
         with _translated(job.id):
             body, tag, ready = await _represented(job)
-            if wait and not ready and (if_none_match is None or tag in if_none_match):
+            if wait and not ready and (if_none_match is None or _is_known(tag, if_none_match)):
                 body, tag, ready = await _changed(job, wait, if_none_match)
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if not ready:
             headers["Retry-After"] = str(_RETRY_AFTER)
         if asked:
             headers["Preference-Applied"] = f"wait={int(wait)}"
-        if if_none_match is not None and tag in if_none_match:
+        if if_none_match is not None and _is_known(tag, if_none_match):
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/json", headers=headers)
 
@@ -299,8 +301,16 @@ _NAMESPACE = uuid.UUID("8f2d6f0e-6c58-4c0b-9c1e-0b7a2f1f5e77")
 async def _represented(job: Job[Any]) -> tuple[bytes, str, bool]:
     """The body of a response, its entity tag, and whether the job has ended."""
     snapshot = await job.asnapshot()
-    body = JobResource[Any].model_validate(snapshot).model_dump_json().encode()
+    resource = JobResource[Any].model_validate(snapshot)
+    try:
+        body = resource.model_dump_json().encode()
+    except PydanticSerializationError:  # half a character has no bytes, but JSON has a way to write it
+        body = json.dumps(resource.model_dump(mode="json")).encode()
     return body, f'"{blake2b(body, digest_size=12).hexdigest()}"', snapshot.ready
+
+
+def _is_known(tag: str, if_none_match: str) -> bool:
+    return tag in if_none_match or if_none_match.strip() == "*"
 
 
 async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[bytes, str, bool]:
@@ -312,7 +322,7 @@ async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[by
             async for event in events:
                 if event.kind != "log" and (known is not None or _is_end(event)):
                     now = await _represented(job)
-                    if now[2] or (known is not None and now[1] not in known):
+                    if now[2] or (known is not None and not _is_known(now[1], known)):
                         return now
     return await _represented(job)
 
