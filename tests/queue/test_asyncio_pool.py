@@ -116,6 +116,14 @@ def test_outside_of_tasks_there_is_no_current_task(tasks: Any, pool: Program, ev
     assert "Logging error" not in pool.output
 
 
+def test_a_coroutine_that_waits_as_functions_do_blocks_nobody(tasks: Any) -> None:
+    wait = tasks["co.wait"]
+    assert wait.delay(disable_sync_subtasks=False).get(timeout=10) == 3
+    assert wait.delay(disable_sync_subtasks=False, interval=0.1).get(timeout=10) == 3
+    with pytest.raises(RuntimeError, match="Never call"):
+        wait.delay().get(timeout=10)
+
+
 def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None:
     bystander = tasks["co.nap"].delay(0.5)
     with pytest.raises(KeyError, match="no such thing"):

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import celery.exceptions
@@ -25,6 +25,7 @@ from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import check_seconds, deadline
 from backburner.queue.outcome import outcome
+from backburner.queue.pool import bridge
 from backburner.queue.publishing import FOREIGN, job_record
 
 T_co = TypeVar("T_co", covariant=True)
@@ -173,6 +174,8 @@ class Job(_Snapshots, Generic[T_co]):
             JobFailed: it failed with an exception of a type that does not exist in this process.
         """
         check_seconds(timeout=timeout)
+        if bridge.is_here():
+            return self._get_on_loop(timeout, **options)
         self._check_known()
         try:
             if timeout is None:
@@ -183,6 +186,18 @@ class Job(_Snapshots, Generic[T_co]):
             if timeout is None or self._cache is not None:
                 raise  # the job's own failure
             raise self._timeout(timeout) from error
+
+    def _get_on_loop(
+        self, timeout: float | None, *, propagate: bool = True, disable_sync_subtasks: bool = True, **options: Any
+    ) -> T_co:
+        """`get` in a job of the asyncio pool, which must not keep the loop waiting."""
+        if disable_sync_subtasks:
+            celery.result.assert_will_not_block()  # type: ignore[attr-defined]  # the stubs leave it out
+        if options:  # whose callbacks may block
+            return bridge.in_thread(
+                partial(self.get, timeout, propagate=propagate, disable_sync_subtasks=False, **options)
+            )
+        return bridge.wait_for(self.aget(timeout, propagate=propagate))
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> T_co:  # noqa: ASYNC109  # as `get`
         """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""

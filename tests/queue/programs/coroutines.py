@@ -64,6 +64,11 @@ def define(app):
         if await add(1, 2) == 3:
             tell(path)
 
+    @task(name="co.wait")
+    async def wait(**options):
+        """The result of another job."""
+        return add.delay(1, 2).get(timeout=5, **options)
+
     @task(name="co.plain_thread")
     def plain_thread():
         """What a thread of this task's sees that does not know the task."""
