@@ -1,6 +1,7 @@
 """What a running task tells, and who hears it."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -120,7 +121,20 @@ def test_events_of_what_nobody_enqueued_are_an_error(app: Celery) -> None:
         asyncio.run(followed(app.AsyncResult("no-such-job"), after="yesterday"))
 
 
-def test_a_log_line_that_is_no_json_is_the_callers_error_and_outside_of_a_worker_nothing_happens(app: Celery) -> None:
+def test_what_cannot_be_told_is_told_as_well_as_it_can_be_and_ends_no_task(
+    app: Celery, worker: Program, released: Path, eventually: Eventually
+) -> None:
+    job = app.tasks["tell_oddly"].delay(str(released))
+    seen = eventually(lambda: job.snapshot().progress)
+    assert (seen.done, math.isnan(seen.total), seen.message) == (1.5, True, "?")
+    released.touch()
+    assert job.get(timeout=5) == "done"
+    told, progress = (event.data for event in asyncio.run(followed(job)) if event.kind != "state")
+    assert told == {"message": "half: ?", "level": "info", "big": 2.0**70, "price": 1.5}
+    assert progress == {"done": 1.5, "total": None, "message": "?"}
+
+
+def test_outside_of_a_worker_nothing_happens(app: Celery) -> None:
     log("in a shell", number=1)
 
     @app.task(shared=False)

@@ -164,8 +164,16 @@ def test_eager_jobs_can_be_looked_at_like_others(make_app: MakeApp, url: str) ->
     done = app.tasks["add"].delay(1, 2).snapshot()
     assert (done.state, done.result, done.name) == ("SUCCESS", 3, "add")
     assert asyncio.run(app.tasks["nap"].adelay(0)).snapshot().state == "SUCCESS"
+    asyncio.run(_use_eager(app.tasks["add"].delay(1, 2)))
     failed = app.tasks["divide"].delay(1, 0).snapshot()
     assert (failed.state, failed.error) == ("FAILURE", "ZeroDivisionError: division by zero")
+
+
+async def _use_eager(job: Any) -> None:
+    await job.acancel()
+    job.cancel()
+    assert await job.aget(timeout=1) == 3
+    assert [event.data async for event in job.aevents()] == [{"state": "SUCCESS"}]
 
 
 def test_every_app_can_be_pinged(app: Celery, worker: Program) -> None:

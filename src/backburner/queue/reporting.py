@@ -8,10 +8,13 @@ Progress is kept in the job's state too, as the meta data of STARTED: stock Cele
 ``AsyncResult.info["progress"]``.
 """
 
+import json
 import logging
+import math
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib.resources import files
 from threading import Condition, Lock, Thread
@@ -53,7 +56,8 @@ def progress(done: float, total: float, message: str = "") -> None:
 
 
 def log(message: str, *, level: str = "info", **fields: Any) -> None:
-    """Tell a line to whoever follows the running task's events, in order with its progress. `fields` must be JSON.
+    """Tell a line to whoever follows the running task's events, in order with its progress. What is no JSON in `fields`
+    is told as text.
 
     Does nothing where `progress` does nothing.
     """
@@ -83,14 +87,31 @@ def _report(kind: str, data: dict[str, Any]) -> None:
     if request.called_directly or request.is_eager or request.ignore_result:
         return
     end_if_cancelled(task, request)
-    event = {"kind": kind, **data}
-    line = orjson.dumps(event)
+    line = _encoded({"kind": kind, **data})
+    if line is None:
+        return
     with _lock:
         report = _reports.get(request.id)
         if report is None or report.request is not request:
             report = _reports[request.id] = _Report(task, request)
-        report.add(kind, line, data)
+        report.add(kind, line)
         _sender.wake()
+
+
+def _encoded(event: dict[str, Any]) -> bytes | None:
+    """The event as JSON, as well as that can be said; ``None`` if not at all, which is no reason to end a task."""
+    with suppress(TypeError):
+        return orjson.dumps(event, default=_plain)
+    try:  # half a character, or an integer beyond 64 bits
+        plain = json.loads(json.dumps(event, default=_plain), parse_constant=lambda _: None)  # NaN is null, as above
+        return json.dumps(plain, ensure_ascii=False).encode(errors="replace")
+    except Exception as error:  # noqa: BLE001  # whatever the objects in it raise
+        logger.warning("an event cannot be told, for it is no JSON: %r", error)
+        return None
+
+
+def _plain(value: Any) -> float | str:
+    return float(value) if hasattr(value, "__float__") else str(value)
 
 
 class _Report:
@@ -103,12 +124,12 @@ class _Report:
         self._task_name = task.name
         self._backend = task.backend
         self._lines: deque[tuple[str, bytes]] = deque(maxlen=KEPT)
-        self._progress: dict[str, Any] | None = None
+        self._progress: bytes | None = None
         self._sending = Lock()
 
-    def add(self, kind: str, line: bytes, data: dict[str, Any]) -> None:
+    def add(self, kind: str, line: bytes) -> None:
         if kind == "progress":
-            self._progress = data
+            self._progress = line
             if self._lines and self._lines[-1][0] == kind:
                 self._lines.pop()
         self._lines.append((kind, line))
@@ -135,7 +156,12 @@ class _Report:
         backend.starts.tell(job_id)
         meta = ""
         if self._progress is not None:
-            told = {"pid": os.getpid(), "hostname": self.request.hostname, "progress": self._progress}
+            progress = orjson.loads(self._progress)
+            del progress["kind"]
+            for name in ("done", "total"):
+                if progress[name] is None:  # what JSON says of what is no number, or infinite
+                    progress[name] = math.nan
+            told = {"pid": os.getpid(), "hostname": self.request.hostname, "progress": progress}
             meta = backend.encode(
                 backend._get_result_meta(told, states.STARTED, None, self.request)  # noqa: SLF001  # has no other name
                 | {"task_id": job_id}

@@ -346,6 +346,16 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
         """Its state."""
         return self.state
 
+    async def aevents(self, after: str = stream.BEGINNING) -> AsyncGenerator[stream.JobEvent]:
+        """Its end, as from `Job.aevents`; what it reported before was for nobody."""
+        yield stream.JobEvent(after, "state", {"state": self.state})
+
+    def cancel(self) -> None:
+        """Do nothing: the job has ended."""
+
+    async def acancel(self) -> None:
+        """Do nothing: the job has ended."""
+
 
 class JobGroup:
     """Jobs that are waited for together, with one timeout for all: ``await JobGroup(jobs).aget(timeout=10)``."""

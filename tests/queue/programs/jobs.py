@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from datetime import datetime
+from decimal import Decimal
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,15 @@ def define(app: Celery) -> Celery:
     async def tell_from_thread():
         await asyncio.to_thread(log, "from another thread")
         log("from the coroutine")
+
+    @task(name="tell_oddly")
+    def tell_oddly(path):
+        log("half: \ud800", big=2**70, price=Decimal("1.50"))
+        log("no JSON", number={(1, 2): 3})
+        progress(Decimal("1.5"), float("inf"), "\ud800")
+        while not Path(path).exists():
+            time.sleep(0.02)
+        return "done"
 
     @task(name="chatter")
     def chatter(path):
