@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from backburner.errors import UnknownJob
-from backburner.queue import Celery, Job, JobEvent, log
+from backburner.queue import Celery, Job, JobEvent, log, reporting
 from backburner.queue.stream import _Reader
 from tests.processes import Program
 
@@ -130,8 +131,19 @@ def test_what_cannot_be_told_is_told_as_well_as_it_can_be_and_ends_no_task(
     released.touch()
     assert job.get(timeout=5) == "done"
     told, progress = (event.data for event in asyncio.run(followed(job)) if event.kind != "state")
-    assert told == {"message": "half: ?", "level": "info", "big": 2.0**70, "price": 1.5}
+    assert told == {"message": "half: ?", "level": "info", "big": 2.0**70, "price": 1.5, "state": "SUCCESS"}
     assert progress == {"done": 1.5, "total": None, "message": "?"}
+
+
+def test_progress_that_comes_late_leaves_a_failure_as_it_is_whatever_it_says(url: str) -> None:
+    failed = b'{"status": "FAILURE", "result": {"exc_message": ["half: \\ud800"]}}'
+    with redis.Redis.from_url(url) as client:
+        for before, after in ((failed, failed), (b'{"status": "STARTED"}', b"late"), (None, b"late")):
+            client.delete("result")
+            if before is not None:
+                client.set("result", before)
+            client.eval(reporting._REPORT, 2, "stream", "result", 10, 60, "late", "{}")
+            assert client.get("result") == after
 
 
 def test_outside_of_a_worker_nothing_happens(app: Celery) -> None:

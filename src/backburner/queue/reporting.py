@@ -87,7 +87,7 @@ def _report(kind: str, data: dict[str, Any]) -> None:
     if request.called_directly or request.is_eager or request.ignore_result:
         return
     end_if_cancelled(task, request)
-    line = _encoded({"kind": kind, **data})
+    line = _encoded(data | {"kind": kind})
     if line is None:
         return
     with _lock:

@@ -211,17 +211,20 @@ class Job(_Snapshots, Generic[T_co]):
         if self._cache is None:
             try:
                 async with asyncio.timeout(timeout) as patience:
-                    await self._end(propagate=propagate)
+                    await self._ended(propagate=propagate)
             except TimeoutError:
                 if not patience.expired():
                     raise
                 raise self._timeout(timeout) from None
         return cast("T_co", self.maybe_throw(propagate=propagate))
 
-    async def _end(self, *, propagate: bool) -> None:
+    async def _ended(self, *, propagate: bool) -> None:
         """Wait until it has ended, or will never begin: the failure of what it follows is raised then, as by `get`."""
+        if self.parent is None or not propagate:
+            self._maybe_set_cache(await outcome(self.backend, self.id))
+            return
         own = asyncio.create_task(outcome(self.backend, self.id))
-        before = asyncio.create_task(_all_succeed(self._ancestors() if propagate else ()))
+        before = asyncio.create_task(_all_succeed(self._ancestors()))
         before.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it is no loss if nobody asks
         try:
             await asyncio.wait({own, before}, return_when=asyncio.FIRST_COMPLETED)

@@ -81,7 +81,7 @@ def define(app: Celery) -> Celery:
 
     @task(name="tell_oddly")
     def tell_oddly(path):
-        log("half: \ud800", big=2**70, price=Decimal("1.50"))
+        log("half: \ud800", big=2**70, price=Decimal("1.50"), kind="state", state="SUCCESS")
         log("no JSON", number={(1, 2): 3})
         progress(Decimal("1.5"), float("inf"), "\ud800")
         while not Path(path).exists():
