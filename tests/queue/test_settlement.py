@@ -500,10 +500,14 @@ def test_a_prefork_worker_stores_the_results_of_many_jobs_at_once(
 
 @pytest.mark.slow
 def test_a_process_that_dies_when_it_has_told_the_server_has_its_job_neither_failed_nor_repeated(
-    app: Celery, url: str, client: "redis.Redis", start_worker: StartWorker, released: Path, eventually: Eventually
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, released: Path, eventually: Eventually
 ) -> None:
     released.touch()
-    with start_worker(url, "-c 1", "dying", DIES_ONCE=str(released.with_name("died"))) as worker:
+    app, url = make_app(own_server.url), own_server.url
+    with (
+        redis.Redis.from_url(url) as client,
+        start_worker(url, "-c 1", "dying", DIES_ONCE=str(released.with_name("died"))) as worker,
+    ):
         job = app.tasks["wait_for"].delay(str(released))
         assert job.get(timeout=20) == "released"
         eventually(lambda: worker.says("WorkerLostError"), timeout=20)
@@ -512,7 +516,7 @@ def test_a_process_that_dies_when_it_has_told_the_server_has_its_job_neither_fai
         assert not worker.says("not confirmed")
         assert (job.state, runs(released)) == ("SUCCESS", 1)
         eventually(lambda: not list(client.scan_iter("backburner:leased:*")), timeout=20)
-    assert client.llen("celery") == 0
+        assert client.llen("celery") == 0
 
 
 @pytest.mark.slow

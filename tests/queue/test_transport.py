@@ -114,7 +114,9 @@ def redis_url(request: pytest.FixtureRequest, redis_url: str) -> str:
     return redis_url
 
 
-on_both_servers = pytest.mark.parametrize("redis_url", ["Valkey", "Redis"], indirect=True)
+on_both_servers = pytest.mark.parametrize(
+    "redis_url", ["Valkey", pytest.param("Redis", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -297,6 +299,7 @@ def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
     eventually(lambda: not client.exists(one.leased))
 
 
+@pytest.mark.slow
 @on_both_servers
 @pytest.mark.parametrize("delayed", [False, True])
 def test_long_messages_come_a_few_at_a_time_also_if_the_reply_was_lost(
@@ -999,6 +1002,7 @@ def _strike_after(calls: int) -> Callable[..., None]:
     return profile
 
 
+@pytest.mark.slow
 def test_a_signal_handler_that_raises_wherever_it_strikes_keeps_nothing_from_being_told(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:
