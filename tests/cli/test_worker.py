@@ -68,6 +68,7 @@ def test_where_there_is_no_celery_application_that_is_said(project: Path) -> Non
         assert "Traceback" not in worker.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "environment", "says"),
     [
@@ -86,6 +87,7 @@ def test_what_keeps_it_from_starting_is_one_sentence(
         assert "Traceback" not in worker.output
 
 
+@pytest.mark.slow
 def test_an_error_of_the_applications_own_keeps_its_traceback(with_celery: Path) -> None:
     (with_celery / "main.py").write_text("from backburner import Celery\nimport nonsense\napp = Celery()\n")
     with running("backburner worker", with_celery) as worker:

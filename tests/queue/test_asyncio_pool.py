@@ -137,6 +137,7 @@ def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None
     assert bystander.get(timeout=10)[2] == pool.process.pid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["co.exhaust", "co.exhaust_thread"])
 def test_a_task_that_runs_out_of_memory_keeps_no_place(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, name: str

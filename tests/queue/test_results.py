@@ -178,6 +178,7 @@ def test_a_timeout_and_a_cancelled_waiter_leave_nothing_behind(
     eventually(lambda: app.backend.listener.subscriptions == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", [Job.get, lambda job, seconds: asyncio.run(job.aget(seconds))], ids=["get", "aget"])
 def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(
     make_app: MakeApp, url: str, wait: Callable[[Job, float], Any]
@@ -231,6 +232,7 @@ def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
     assert asyncio.run(app.AsyncResult("no-such-job").astatus()) == "UNKNOWN"
 
 
+@pytest.mark.slow
 def test_on_a_loop_too_who_waits_hears_that_what_the_job_follows_has_failed(app: Celery) -> None:
     header, (first,) = app.GroupResult("the-group", pending(app, 1)), pending(app, 1)
     for parent in (first, header):

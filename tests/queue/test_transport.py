@@ -696,6 +696,7 @@ def test_the_last_message_that_is_done_with_waits_for_no_others(
     eventually(lambda: client.hlen(mine.leased) == 0)
 
 
+@pytest.mark.slow
 def test_a_lease_is_renewed_while_nothing_can_be_told(
     reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
@@ -944,6 +945,7 @@ def test_what_is_decided_last_leaves_from_the_thread_that_decided_it(
         send(number)
     mine = reader()
     mine.drain(2)
+    mine.consumer._decisions.hurry()  # or the connection is made when the lease is to be renewed
     eventually(lambda: mine.consumer._decisions.line is not None)
     senders.clear()
     mine.messages[0].ack()
@@ -969,6 +971,7 @@ def test_what_could_hold_up_the_thread_that_decided_does_not_leave_from_it(
     send("hello")
     mine = reader()
     mine.drain(1)
+    mine.consumer._decisions.hurry()  # or the connection is made when the lease is to be renewed
     eventually(lambda: mine.consumer._decisions.line is not None)
     senders.clear()
     if what == "much":
@@ -1088,6 +1091,7 @@ def team(client: Any) -> Iterator[str]:
     client.acl_deluser("team")
 
 
+@pytest.mark.slow
 @on_both_servers
 def test_what_is_due_and_cannot_be_added_to_its_list_waits_a_little_longer(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
@@ -1107,6 +1111,7 @@ def test_what_is_due_and_cannot_be_added_to_its_list_waits_a_little_longer(
     eventually(lambda: one.drain(1, timeout=0.1) or client.llen("elsewhere"))
 
 
+@pytest.mark.slow
 @on_both_servers
 def test_what_is_due_goes_to_its_queue_also_if_who_finds_it_may_not_put_it_there(
     team: str, reader: MakeReader, send: Send, client: Any, eventually: Eventually
@@ -1122,6 +1127,7 @@ def test_what_is_due_goes_to_its_queue_also_if_who_finds_it_may_not_put_it_there
     assert mine.take(1) == ["hello"]
 
 
+@pytest.mark.slow
 @on_both_servers
 @pytest.mark.parametrize("why", ["another user", "another type"])
 def test_what_a_dead_consumer_held_and_cannot_be_put_back_is_recovered_later_by_who_can(
@@ -1326,6 +1332,7 @@ def test_a_consumer_whose_connection_fails_twice_is_gone_on_with(
     assert holder.consumer is consumer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["stall", "reset", "cut"])
 def test_what_left_from_the_thread_that_decided_is_said_again_if_nobody_answered(
     holder: Reader, send: Send, proxy: FaultProxy, client: Any, eventually: Eventually, trouble: str

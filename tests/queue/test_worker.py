@@ -145,7 +145,7 @@ def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
         assert tasks["co.double"].delay(2).get(timeout=10) == 4
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.slow)])
 def test_what_celery_calls_as_a_function_may_be_a_coroutine_function(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, pool: str
 ) -> None:
@@ -159,6 +159,7 @@ def test_what_celery_calls_as_a_function_may_be_a_coroutine_function(
         assert told.exists()
 
 
+@pytest.mark.slow
 def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker
 ) -> None:

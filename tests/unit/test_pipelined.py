@@ -221,6 +221,7 @@ def test_a_loop_that_ends_without_closing_leaves_no_open_connection(redis_url: s
     asyncio.run(main())  # and the next loop gets a connection of its own
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of asyncio, whose transports end with their loops only
 def test_a_loop_that_was_closed_with_all_that_was_at_work_leaves_no_more_than_the_last_connection(
     redis_url: str, caplog: pytest.LogCaptureFixture
