@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException
 
+from backburner.errors import ConfigError
 from backburner.queue import Celery
 from backburner.queue.http import JobAccepted, Submission, jobs_router
 from tests.processes import Program, free_port
@@ -278,6 +279,11 @@ def test_the_openapi_document_has_the_tasks_return_type(client: httpx2.Client) -
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     (resource,) = (schema for name, schema in schemas.items() if name.startswith("JobResource"))
     assert {"type": "object", "additionalProperties": {"type": "integer"}} in resource["properties"]["result"]["anyOf"]
+
+
+def test_routes_without_an_auth_are_refused_in_words(app: Celery) -> None:
+    with pytest.raises(ConfigError, match="give a dependency that says who asks"):
+        jobs_router(app, auth=None)  # type: ignore[arg-type]
 
 
 def test_an_auth_that_names_nobody_is_an_error_that_says_so(app: Celery) -> None:

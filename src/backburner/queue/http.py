@@ -214,7 +214,12 @@ def jobs_router(
         tasks: whose results there may be; their return annotations are the type of `result` in the OpenAPI document.
         prefix: of the routes.
         options: as for ``fastapi.APIRouter``.
+
+    Raises:
+        ConfigError: `auth` is nothing to call.
     """
+    if not callable(auth):
+        raise ConfigError(f"auth={auth!r}: give a dependency that says who asks; jobs are for who handed them in")
     router = JobsRouter(celery_app, prefix, **{"tags": ["jobs"]} | options)
     Asker = Annotated[Any, Depends(auth)]  # noqa: N806  # a type
 
