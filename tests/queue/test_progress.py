@@ -142,7 +142,7 @@ def test_progress_that_comes_late_leaves_a_failure_as_it_is_whatever_it_says(url
             client.delete("result")
             if before is not None:
                 client.set("result", before)
-            client.eval(reporting._REPORT, 2, "stream", "result", 10, 60, "late", "{}")
+            client.eval(reporting._REPORT.text, 2, "stream", "result", 10, 60, "late", "{}")
             assert client.get("result") == after
 
 

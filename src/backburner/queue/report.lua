@@ -14,9 +14,8 @@ for i = 4, #ARGV do
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if ARGV[3] ~= '' then
-    -- Not decoded: what cjson refuses, such as half a character in a message, is over too.
-    local state = string.match(redis.call('GETRANGE', KEYS[2], 0, 40), '^{"status":%s*"(%u+)"')
-    if state ~= 'SUCCESS' and state ~= 'FAILURE' and state ~= 'REVOKED' then
+    local now = state_at(KEYS[2])
+    if now ~= 'SUCCESS' and now ~= 'FAILURE' and now ~= 'REVOKED' then
         redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
     end
 end

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
-from importlib.resources import files
 from threading import Condition, Lock, Thread
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from celery import states
 from backburner.queue.cancellation import end_if_cancelled
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.stream import KEPT, stream_key
+from backburner.redis.script import Script
 
 logger = logging.getLogger("backburner.queue")
 
@@ -35,7 +35,7 @@ _INTERVAL: Final = 0.2
 """Seconds between two writes for one job."""
 _TIMEOUT: Final = 3.0
 """Seconds for a write, of which each answer gets a third; a job that ends waits for it. Then the events are lost."""
-_REPORT = files("backburner.queue").joinpath("report.lua").read_text("utf-8")
+_REPORT: Final = Script.load("states", "report", package=__package__)
 
 _attached: ContextVar[tuple[Any, Any] | None] = ContextVar("backburner_task", default=None)
 
@@ -167,7 +167,7 @@ class _Report:
                 | {"task_id": job_id}
             )
         keys = [stream_key(backend, job_id), backend.get_key_for_task(job_id)]
-        backend.client.eval(_REPORT, len(keys), *keys, KEPT, int(backend.expires or 86_400), meta, *lines)
+        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, int(backend.expires or 86_400), meta, *lines)
 
 
 class _Sender:

@@ -11,18 +11,13 @@
 -- end in another way, unless it has succeeded. Returns how many were stored. O(results + acknowledged).
 local acknowledged = tonumber(ARGV[1])
 
-local function state(json)
-    return string.match(json, '^{"status":%s*"(%u+)"')
-end
-
--- Not decoded: what cjson refuses, such as half a character in a message, has ended too.
 local function ended_since(began, json)
     local ended = string.match(json, '.*"date_done":%s*"([^"]+)"')
     return ended ~= nil and ended >= began
 end
 
 local function stays(key, latest, began)
-    local before = state(latest or redis.call('GETRANGE', key, 0, 40))
+    local before = latest and state(latest) or state_at(key)
     if before == 'FAILURE' or before == 'REVOKED' then
         return began == '' or ended_since(began, latest or redis.call('GET', key))
     end

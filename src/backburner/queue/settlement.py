@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from backburner.redis.script import Script
 
-SETTLE: Final = Script.load("settle", package=__package__)
+SETTLE: Final = Script.load("states", "settle", package=__package__)
 
 
 class Stored(NamedTuple):
