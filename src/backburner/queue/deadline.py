@@ -12,10 +12,12 @@ import time
 from contextvars import ContextVar, Token
 from functools import cache
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
 from redis.connection import AbstractConnection
+
+T = TypeVar("T")
 
 _SHARE = 3
 """A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
@@ -42,7 +44,7 @@ class deadline:  # noqa: N801  # used as a function is; a generator would cost h
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        outer = _now()
+        outer = kept(_current)
         ends = time.monotonic() + self._seconds
         self.ends = min(ends, outer.ends) if outer else ends
         self.share = self._seconds / _SHARE
@@ -55,14 +57,15 @@ class deadline:  # noqa: N801  # used as a function is; a generator would cost h
 _current: ContextVar["ref[deadline] | None"] = ContextVar("backburner_deadline", default=None)
 
 
-def _now() -> deadline | None:
-    current = _current.get()
+def kept(variable: ContextVar["ref[T] | None"]) -> T | None:
+    """What a block has put into a context variable by a weak reference, if the block still has it."""
+    current = variable.get()
     return None if current is None else current()
 
 
 def remaining() -> float | None:
     """Seconds left, never less than zero; ``None`` outside of a deadline."""
-    current = _now()
+    current = kept(_current)
     return None if current is None else max(0.0, current.ends - time.monotonic())
 
 
@@ -105,7 +108,7 @@ class _Limited(AbstractConnection):
         return super().read_response(*args, **options)
 
     def _apply_deadline(self) -> None:
-        sock, seconds, current = self._sock, self._socket_timeout, _now()
+        sock, seconds, current = self._sock, self._socket_timeout, kept(_current)
         if sock is None:
             return
         if current is not None:
@@ -134,7 +137,7 @@ def check_seconds(**named: Any) -> None:
 
 def at_most(seconds: float | None) -> float | None:
     """Seconds that a single operation may take: these, or its share of the budget, or what is left of that."""
-    current = _now()
+    current = kept(_current)
     return seconds if current is None else _within(current, current.ends - time.monotonic(), seconds)
 
 

@@ -108,7 +108,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             self.channel.qos.crashed(self.delivery_tag)
             self._state = "REQUEUED"
         else:
-            reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", str(task))
+            reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", task)
             self.channel.qos.bury(self.delivery_tag, reason, detail)
             self._state = "REJECTED"
 
@@ -193,7 +193,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         if consumer := self._let_go(delivery_tag):
             consumer.restore([delivery_tag], seen=False)
 
-    def bury(self, delivery_tag: Any, reason: str, detail: str) -> None:
+    def bury(self, delivery_tag: Any, reason: str, detail: object) -> None:
         """Keep the message among those that failed; not what was fetched, which is dropped as stock kombu does."""
         if delivery_tag in self._delivered:
             super().reject(delivery_tag)

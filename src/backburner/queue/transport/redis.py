@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backburner.errors import ConfigError
-from backburner.queue.deadline import limited, remaining
+from backburner.queue.deadline import kept, limited, remaining
 from backburner.queue.delivery import ENQUEUE, Place
 from backburner.queue.keys import Keys
 from backburner.queue.transport.wire import script
@@ -55,7 +55,7 @@ class delivery:  # noqa: N801  # used as a function is
         self.token = uuid.uuid4().hex
 
     def __enter__(self) -> None:
-        # Nothing but the block keeps it: a signal's handler may raise before that begins.
+        # Nothing but the block keeps it, as with a deadline.
         self._before = _delivery.set(ref(self))
 
     def __exit__(self, *_: object) -> None:
@@ -128,9 +128,8 @@ class PublishingChannel(stock.Channel):
             expires_ms=expires,
             replicas=self.wanted_replicas,
         )
-        current = _delivery.get()
-        delivery = current() if current is not None else None
-        token = message["properties"]["delivery_tag"] if delivery is None else delivery.token
+        current = kept(_delivery)
+        token = message["properties"]["delivery_tag"] if current is None else current.token
         arguments = place.arguments([dumps(message)], token, unix_time(headers.get("eta")))
         call = {"keys": place.keys([headers["id"]]), "args": arguments}
         if not place.replicas:
