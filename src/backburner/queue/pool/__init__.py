@@ -17,9 +17,10 @@ CONCURRENCY = 100
 
 
 def register() -> None:
-    """Make the pool known by its name, to the command line too."""
+    """Make the pool known by its name, to the command line too, and prefork's name mean ours."""
     pools: Any = concurrency  # the stubs leave it out
     pools.ALIASES[NAME] = "backburner.queue.pool.taskpool:TaskPool"
+    pools.ALIASES |= dict.fromkeys(("prefork", "processes"), "backburner.queue.prefork:TaskPool")
     # Where Celery's command imported the app, it has made up its list of pools before.
     command = sys.modules.get("celery.bin.worker")
     if command is not None and NAME not in command.WORKERS_POOL.choices:
