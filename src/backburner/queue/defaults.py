@@ -6,7 +6,8 @@
     task_track_started                   on         off        a job that runs is not PENDING
     task_acks_late                       on         off        a worker that dies must not take its job along
     task_reject_on_worker_lost           on         off        … nor may a child of a prefork pool
-    worker_prefetch_multiplier           1          4          a short job must not wait behind a long one
+    worker_prefetch_multiplier           1          4          a short job must not wait behind a long one; while
+                                                               all are short, more are taken (decision 18)
     broker_connection_retry_on_startup   on         unset      start in any order; unset is a warning
     broker_connection_max_retries        no limit   100        a worker tries each second, and waits for its broker
     worker_soft_shutdown_timeout         5 s        off        after SIGQUIT running jobs get 5 s, then return

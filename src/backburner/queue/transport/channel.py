@@ -148,11 +148,17 @@ class Channel(PublishingChannel):
             except BaseException:
                 self._leave_to_next(self.consumer)
                 raise
+            self.consumer.release = self.claims.release
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
+        if self._deliver_unseen(self.claims):
+            self.tick()  # anew, for jobs may have been run
+            return
         self._turns.rotate(-1)
+        # Without an event loop, nothing comes back here as soon as there is room again.
+        ahead = worker.is_here() and self.connection.cycle.loop is not None and not self.qos.is_asked_each_time
         try:
-            self.claims.tick(self._turns, self.qos.wanted)
+            self.claims.tick(self._turns, self.qos.wanted, ahead=ahead)
         except self.connection_errors:
             self._leave(lost=True)
             raise
@@ -195,8 +201,7 @@ class Channel(PublishingChannel):
         try:
             while True:
                 claims.read()
-                while claimed := claims.next():
-                    delivered |= self._deliver(claims, claimed)
+                delivered |= self._deliver_unseen(claims)
                 if not claims.connection.can_read(timeout=0):
                     break
         except LeaseLost:
@@ -206,13 +211,24 @@ class Channel(PublishingChannel):
         except self.connection_errors:
             self._leave(lost=True)
             raise
+        if not delivered:
+            self.tick()  # told that there are messages: the event loop would come round to it, but later
+        self.connection.cycle.wake_in(self.wait())
+        return delivered
+
+    def _deliver_unseen(self, claims: Claims) -> bool:
+        """Deliver what has been claimed, as far as there is room for it."""
+        delivered = False
+        try:
+            while self.qos.credit > 0 and (claimed := claims.next()):
+                delivered |= self._deliver(claims, claimed)
+        except self.connection_errors:
+            self._leave(lost=True)
+            raise
         except BaseException:
             # Who was given a message has it. What came along with it would be counted by nobody.
             claims.put_back()
             raise
-        if not delivered:
-            self.tick()  # told that there are messages: the event loop would come round to it, but later
-        self.connection.cycle.wake_in(self.wait())
         return delivered
 
     def give_back(self) -> None:
@@ -252,7 +268,7 @@ class Channel(PublishingChannel):
             consumer.postpone(number, claims.now + _UNKNOWN_DELAYS[1])
             return False
         except self.connection_errors:
-            claims.unseen.appendleft(claimed)
+            claims.unread(claimed)
             raise
         if "eta" in headers:
             # It is due by the server's clock. Celery would look at the worker's, and wait again if that is slow.

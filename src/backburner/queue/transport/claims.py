@@ -10,6 +10,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from redis.exceptions import NoScriptError
 from backburner.queue.keys import Keys
 from backburner.queue.transport import worker
 from backburner.queue.transport.consumer import Consumer
+from backburner.queue.transport.pace import Pace
 from backburner.queue.transport.wire import Call, Wire, script
 from backburner.redis.push import PushParser
 
@@ -67,31 +69,38 @@ class Claims:
         self._is_told = self._ask_to_be_told()
         self._asked_at: float | None = None
         self._asked: Call = ()
+        self._credit = 0
+        self._pace = Pace()
         self._acks: list[int] = []
         self._woken = False
         self._pause_until = 0.0
         self._courteous_until = 0.0
         self.unseen: deque[Message] = deque()
-        """What the server gave; see `next`."""
+        """What the server gave and nobody has begun; see `next`."""
         self.now = 0.0
         """The server's time, when it last answered."""
         self.next_at = 0.0
         """When to ask next, in monotonic time, if nothing happens before."""
 
-    def tick(self, queues: Sequence[str], credit: int) -> None:
+    def tick(self, queues: Sequence[str], credit: int, *, ahead: bool) -> None:
         """Ask, if that makes sense now. To be called before waiting, and at `next_at`.
+
+        Args:
+            queues: where to look.
+            credit: how many messages there is room for.
+            ahead: whether more may be taken, while jobs are short; they are `unseen` until there is room.
 
         Raises:
             redis.ConnectionError: the server has not answered for too long.
         """
-        now = monotonic()
+        now, self._credit = monotonic(), credit
         if credit <= 0:
             worker.signs.claim = now
         if self._asked_at is not None:
             if now - self._asked_at > _ANSWER and not self.connection.can_read(timeout=0):
                 raise redis.ConnectionError(f"the server has not answered for {_ANSWER:g} s")
-        elif credit > 0 and now >= self.next_at:
-            self._ask(queues, credit, now)
+        elif credit > 0 and not self.unseen and now >= self.next_at:
+            self._ask(queues, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
     def read(self) -> None:
         """Read what has arrived, and put the messages that came with it to the `unseen` ones.
@@ -122,9 +131,27 @@ class Claims:
     def next(self) -> Message | None:
         """The next unseen message, for the caller; ``None`` if there is none. From any thread."""
         try:
-            return self.unseen.popleft()
+            message = self.unseen.popleft()
         except IndexError:
             return None
+        self.consumer.live.discard(message.number)
+        return message
+
+    def unread(self, message: Message) -> None:
+        """Let a message be the `next` one again."""
+        self.consumer.live.add(message.number)
+        self.unseen.appendleft(message)
+
+    def release(self) -> float:
+        """Put the unseen messages back if they have waited for too long. Seconds until that is to be looked at again.
+        From any thread."""
+        if not self.unseen:
+            return inf
+        if (seconds := self._pace.overdue_in(monotonic())) > 0:
+            return seconds
+        self._pace.stop()
+        self.put_back()
+        return inf
 
     def let_others_first(self, seconds: float) -> None:
         """For so long, ask a moment later than others for what becomes due: this one could not do it."""
@@ -175,14 +202,19 @@ class Claims:
         self._asked_at, self._acks = None, []
         now, due, consumers, drained, *entries = reply
         self.now = float(now)
+        moment = worker.signs.contact = worker.signs.claim = monotonic()
+        self._pace.took(len(entries), moment)
         for number, entry in zip(self.consumer.number_next(len(entries)), entries, strict=True):
             list_, _, text = entry.partition(b"\n")
+            self.consumer.live.add(number)
             self.unseen.append(Message(number, list_.decode(), text))
-        moment = worker.signs.contact = worker.signs.claim = monotonic()
         self._pause_until = moment
+        if len(entries) > self._credit:
+            self.consumer.look()  # at what waits here, for whoever reads this may be busy until that has begun
         if not drained:
             self.next_at = moment
         else:
+            self._pace.stop()
             if self._woken and not entries:
                 self._pause_until = moment + random.random() * min(_LONGEST_PAUSE, _PAUSE_EACH * consumers)  # noqa: S311
             self.next_at = moment + (_HEARTBEAT if self._is_told else _POLL)

@@ -16,6 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -139,7 +140,7 @@ class Consumer:
         self.number = self._first = range_ * _RANGE + 1
         """For the next message. No other consumer of this process uses it."""
         self.live: set[int] = set()
-        """Messages that channels have delivered, and nobody has settled."""
+        """Messages that are here, and nobody has settled."""
         self.over = False
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
@@ -148,6 +149,8 @@ class Consumer:
         """Lists that no stock consumer looks at, the latest priority first, each before the one it looks at instead."""
         self.give_back: Callable[[], object] = lambda: None
         """Called in the thread when the worker was told to stop, to `restore` what nobody has begun."""
+        self.release: Callable[[], float] = lambda: inf
+        """Called in the thread, to `restore` what has waited here too long. Seconds until it is to be called again."""
         self._keys = keys
         self._leased = keys.leased(self.name)
         self._max_deliveries = max_deliveries
@@ -273,6 +276,10 @@ class Consumer:
             return False
         return True
 
+    def look(self) -> None:
+        """Have the thread call `release`."""
+        self._decisions.wake()
+
     def stop(self) -> None:
         """Send what was decided, put everything else back, and tell the server. Does nothing when it is over."""
         if self.over or not self.is_mine:
@@ -325,7 +332,7 @@ class Consumer:
         next_renewal = renewed + every
         while not (self.over or self._stopping):
             until = min(next_renewal, settled + _LAST_LOOKS) if worker.stopping else next_renewal
-            if decisions.wait(until - monotonic()):
+            if decisions.wait(min(self.release(), until - monotonic())):
                 is_busy = rate > _LITTLE or len(self.live) >= worker.slots()
                 decisions.gather(settled + (_BATCH_TIME if is_busy else _QUICK) - monotonic())
             try:

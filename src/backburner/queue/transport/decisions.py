@@ -117,6 +117,10 @@ class Decisions:
     def hurry(self) -> None:
         """Have the consumer's thread look at once."""
         self._urgent.ring()
+        self.wake()
+
+    def wake(self) -> None:
+        """End the consumer's thread's `wait`."""
         self._made.ring()
 
     def tell_on(self, wire: Wire) -> None:

@@ -138,12 +138,17 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         the server ten times as much as many at once.
         """
         credit = self.credit
-        if "can_consume" in vars(self):
-            # Celery has put its own there (worker_disable_prefetch), which knows whether anybody is free.
+        if self.is_asked_each_time:
             return min(credit, max(1, worker.slots() - len(worker.reserved()))) if self.can_consume() else 0
         if len(self.held) > worker.slots() and credit * _RESERVES < self.prefetch_count:
             return 0
         return credit
+
+    @property
+    def is_asked_each_time(self) -> bool:
+        """Whether Celery has put a `can_consume` of its own here (worker_disable_prefetch), which knows whether anybody
+        is free."""
+        return "can_consume" in vars(self)
 
     def can_consume(self) -> bool:
         return self.credit > 0
