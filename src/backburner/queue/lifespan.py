@@ -202,7 +202,6 @@ class Living(bootsteps.StartStopStep):
     def __init__(self, worker: "WorkController", **options: Any) -> None:
         super().__init__(worker, **options)
         self._lifespans: Lifespans = cast("Any", worker.app).lifespans
-        self._lifespans.worker_pid = os.getpid()
 
     def include_if(self, worker: "WorkController") -> bool:  # noqa: ARG002  # Celery's name
         """Where there are any."""
