@@ -179,12 +179,18 @@ def test_who_only_caches_needs_none_of_the_extras() -> None:
 @pytest.mark.parametrize(
     ("missing", "program", "says"),
     [
-        ("celery", "from backburner import Celery", "backburner.queue needs celery: pip install 'backburner[celery]'"),
-        ("greenlet", "import backburner.queue.app", "needs greenlet: pip install 'backburner[celery]'"),
-        ("fastapi", "import backburner.queue.http", "queue.http needs fastapi: pip install 'backburner[fastapi]'"),
-        ("anyio", "import backburner.queue.http", "queue.http needs anyio: pip install 'backburner[fastapi]'"),
-        ("starlette", "from backburner import cached_response", "needs starlette: pip install 'backburner[fastapi]'"),
-        ("psutil", "from backburner.redis.embedded import EmbeddedServer", "pip install 'backburner[dev]'"),
+        ("celery", "from backburner import Celery", 'backburner.queue needs celery: pip install "backburner[celery]"'),
+        ("greenlet", "import backburner.queue.app", 'needs greenlet: pip install "backburner[celery]"'),
+        ("fastapi", "import backburner.queue.http", 'queue.http needs fastapi: pip install "backburner[fastapi]"'),
+        ("anyio", "import backburner.queue.http", 'queue.http needs anyio: pip install "backburner[fastapi]"'),
+        ("starlette", "from backburner import cached_response", 'needs starlette: pip install "backburner[fastapi]"'),
+        ("psutil", "from backburner.redis.embedded import EmbeddedServer", 'pip install "backburner[dev]"'),
+        (
+            "prometheus_client",
+            "import backburner.prometheus",
+            'needs prometheus_client: pip install "backburner[prometheus]"',
+        ),
+        ("opentelemetry", "import backburner.otel", 'needs opentelemetry: pip install "backburner[otel]"'),
         ("orjson", "from backburner import Celery", "import of orjson halted"),
     ],
 )

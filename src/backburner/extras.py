@@ -10,6 +10,8 @@ _PACKAGES: Final = {
     "celery": {"celery", "kombu", "greenlet", "packaging"},
     "fastapi": {"fastapi", "starlette", "anyio"},
     "dev": {"psutil"},
+    "otel": {"opentelemetry"},
+    "prometheus": {"prometheus_client"},
 }
 
 
@@ -26,5 +28,5 @@ def extra(name: str, *, needed_by: str) -> Iterator[None]:
         package = (missing.name or "").partition(".")[0]
         if package not in _PACKAGES[name]:
             raise
-        sentence = f"{needed_by} needs {package}: pip install 'backburner[{name}]'"
+        sentence = f'{needed_by} needs {package}: pip install "backburner[{name}]"'
         raise ModuleNotFoundError(sentence, name=missing.name) from missing

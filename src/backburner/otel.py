@@ -13,13 +13,12 @@ from weakref import WeakKeyDictionary
 
 from backburner.cache.cache import Cache
 from backburner.cache.measures import MEASURES, SECONDS, Measure, Watched
+from backburner.extras import extra
 
-try:
+with extra("otel", needed_by="backburner.otel"):
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
     from opentelemetry.trace import TracerProvider
-except ImportError as error:
-    raise ImportError("backburner.otel needs opentelemetry-api: pip install 'backburner[otel]'") from error
 
 __all__ = ["instrument"]
 

@@ -10,13 +10,12 @@ from weakref import WeakKeyDictionary
 
 from backburner.cache.cache import Cache
 from backburner.cache.measures import MEASURES, SECONDS, Measure, Watched
+from backburner.extras import extra
 
-try:
+with extra("prometheus", needed_by="backburner.prometheus"):
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError("backburner.prometheus needs prometheus-client: pip install 'backburner[prometheus]'") from error
 
 __all__ = ["instrument"]
 

@@ -106,7 +106,7 @@ def test_threads_do_not_share_what_must_not_be_shared(compression: Compression) 
 
 @pytest.mark.usefixtures("without_zstandard")
 def test_zstd_without_its_package_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"pip install 'backburner\[zstd\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "backburner\[zstd\]"'):
         Cache(compression="zstd")
     assert Compression("auto", LIMIT).pack(LARGE) is LARGE
 
@@ -166,5 +166,5 @@ def test_a_process_without_zstandard_misses_what_others_compressed_and_says_what
     assert bare.many(["titles"]) == {}
     assert bare.remember("titles", 60, lambda: ["computed"]) == ["computed"]
     assert {event.key for event in seen} == {"titles"}
-    assert all("pip install backburner[zstd]" in event.reason for event in seen)
+    assert all('pip install "backburner[zstd]"' in event.reason for event in seen)
     assert bare.get("titles") == cache().get("titles") == ["computed"]

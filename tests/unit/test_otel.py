@@ -1,8 +1,6 @@
 """What OpenTelemetry is told, by its own SDK."""
 
 import asyncio
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -152,10 +150,3 @@ def test_without_a_provider_nothing_is_told_and_nothing_breaks() -> None:
     end = otel.instrument(cache)
     assert cache.remember("user:1", 60, lambda: 1) == 1
     end()
-
-
-def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delitem(sys.modules, "backburner.otel")
-    with pytest.raises(ImportError, match=r"pip install 'backburner\[otel\]'"):
-        importlib.import_module("backburner.otel")

@@ -1,7 +1,5 @@
 """What Prometheus is told, as it would read it."""
 
-import importlib
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -92,10 +90,3 @@ def test_no_key_is_told(cache: Cache, registry: CollectorRegistry) -> None:
 
 def test_hits_are_not_told_one_by_one(cache: Cache) -> None:
     assert {kind.__name__ for kind in cache.events.listening} == {"Computed", "Waited"}
-
-
-def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    monkeypatch.delitem(sys.modules, "backburner.prometheus")
-    with pytest.raises(ImportError, match=r"pip install 'backburner\[prometheus\]'"):
-        importlib.import_module("backburner.prometheus")

@@ -37,7 +37,7 @@ class Compression:
             raise ConfigError(f"CACHE_COMPRESSION={wanted!r}: it must be 'auto', 'zstd' or None ('none' in a variable)")
         zstandard = _zstandard()
         if wanted == "zstd" and zstandard is None:
-            raise ConfigError("CACHE_COMPRESSION=zstd needs the package zstandard: pip install 'backburner[zstd]'")
+            raise ConfigError('CACHE_COMPRESSION=zstd needs the package zstandard: pip install "backburner[zstd]"')
         self._zstd = None if zstandard is None else _Zstandard(zstandard)
         self._compresses = wanted is not None and zstandard is not None
         self._max_bytes = max_bytes
@@ -58,7 +58,7 @@ class Compression:
         if stored[:1] != _COMPRESSED:
             return stored
         if self._zstd is None:
-            raise CodecError("it is compressed by zstd, which this process does not have: pip install backburner[zstd]")
+            raise CodecError('it is compressed by zstd, which is not installed here: pip install "backburner[zstd]"')
         frame = stored[1:]
         try:
             # Asked first: memory for all that the frame claims would be taken before its first byte is looked at.

@@ -272,7 +272,7 @@ def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozens
         from sqlalchemy.orm import make_transient_to_detached
         from sqlalchemy.orm.attributes import set_committed_value
     except ImportError as error:
-        raise ConfigError("register_model() needs SQLAlchemy: pip install 'backburner[sql]'") from error
+        raise ConfigError('register_model() needs SQLAlchemy: pip install "backburner[sql]"') from error
     mapper = inspect_mapped(cls, raiseerr=False)
     if not hasattr(mapper, "column_attrs"):
         raise ConfigError(f"register_model() needs a class mapped by SQLAlchemy, not {cls!r}")

@@ -103,7 +103,7 @@ def _reload(directories: list[str], count: int) -> int:
     try:
         from watchfiles import PythonFilter, watch
     except ImportError:
-        raise SystemExit("--reload needs the package watchfiles: pip install 'backburner[dev]'") from None
+        raise SystemExit('--reload needs the package watchfiles: pip install "backburner[dev]"') from None
     fleet = Fleet(directories, count, drain=_DRAIN_ON_STOP)
     log.info("reload: watching %s", ", ".join(str(Path(each).resolve()) for each in directories))
     started = False
