@@ -6,10 +6,9 @@ and each has its own idea of Sentinel. This module knows all of them and does no
     redis://[user[:password]@]host[:port][/db]        also valkey://
     rediss://…                                        TLS; also valkeys://
     unix:///path/to/socket[?db=n]                     also redis+socket://, redis+unix://, valkey+unix://
-    redis+sentinel://[…@]host[:port],host[:port]…/master[/db]      also sentinel://, valkey+sentinel://; rediss+… for
-    TLS
-    redis+cluster://[…@]host[:port],host[:port]…                  some nodes of a cluster; also valkey+cluster://;
-    rediss+… for TLS. See `for_prefix`.
+    redis+sentinel://[…@]host[:port],host…/master[/db]    also sentinel://, valkey+sentinel://; with TLS rediss+…
+    redis+cluster://[…@]host[:port],host…             some nodes of a cluster, see `for_prefix`; also valkey+cluster://;
+                                                      with TLS rediss+…
 """
 
 import re
@@ -227,12 +226,7 @@ class ServerURL:
     @property
     def redis_url(self) -> str:
         """For redis-py: ``redis://``, ``rediss://``, ``unix://``. Sentinels and clusters have no URL there."""
-        query = dict(self.options)
-        if self.socket_path is not None:
-            query["db"] = str(self.database)
-            return f"unix://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
-        tail = f"?{urlencode(query)}" if query else ""
-        return f"{'rediss' if self.tls else 'redis'}://{self._credentials}{self._authority}/{self.database}{tail}"
+        return self._written(dict(self.options), unix="unix", database="db")
 
     @property
     def celery_url(self) -> str:
@@ -250,12 +244,16 @@ class ServerURL:
             hosts = (f"sentinel://{self._credentials}{host}:{port}/{self.database}" for host, port in self.sentinels)
             return ";".join(hosts)
         query = dict(self.options)
-        if self.socket_path is not None:
-            query["virtual_host"] = str(self.database)
-            return f"redis+socket://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
         if self.tls:
             # Celery refuses a TLS URL that leaves this open, and does not verify unless told to.
             query.setdefault("ssl_cert_reqs", "required")
+        return self._written(query, unix="redis+socket", database="virtual_host")
+
+    def _written(self, query: dict[str, str], *, unix: str, database: str) -> str:
+        """In the dialect that has these names for the scheme of a socket, and for the option with its database."""
+        if self.socket_path is not None:
+            query[database] = str(self.database)
+            return f"{unix}://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
         tail = f"?{urlencode(query)}" if query else ""
         return f"{'rediss' if self.tls else 'redis'}://{self._credentials}{self._authority}/{self.database}{tail}"
 
