@@ -20,6 +20,8 @@ from typing import IO
 
 ROOT = Path(__file__).parent.parent
 
+_PATIENCE = 10
+
 # Below those that systems give to outgoing connections: one of these could take a port before its server does.
 _PORTS = cycle(random.sample(range(20_000, 32_000), 12_000))
 
@@ -51,14 +53,14 @@ class Program:
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
-    def stop(self, patience: float = 10) -> int:
-        """Ask the program to end; after `patience` seconds, end it. Nothing that it started stays."""
+    def stop(self) -> int:
+        """Ask the program to end; after ten seconds, end it. Nothing that it started stays."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience)
+            self.process.wait(_PATIENCE)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        return self.process.wait(patience)
+        return self.process.wait(_PATIENCE)
 
 
 @contextmanager

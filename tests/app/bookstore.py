@@ -108,14 +108,14 @@ class Bookstore:
         assert answer.status_code == 201, answer.text
         return user
 
-    def finished(self, client: httpx2.Client, url: str, timeout: float = 20) -> dict[str, Any]:
+    def finished(self, client: httpx2.Client, url: str) -> dict[str, Any]:
         """The job at a URL, once it has ended."""
 
         def ended() -> dict[str, Any] | None:
             job: dict[str, Any] = client.get(url).raise_for_status().json()
             return job if job["state"] in {"SUCCESS", "FAILURE"} else None
 
-        job = self.eventually(ended, timeout)
+        job = self.eventually(ended, 20)
         assert job
         return job
 

@@ -7,13 +7,13 @@ _PATIENCE = 2.0
 _POLL = 0.05
 
 
-async def http_status(url: str, patience: float = _PATIENCE) -> int | None:
-    """The status of a GET, or None if there is no answer within `patience` seconds."""
+async def http_status(url: str) -> int | None:
+    """The status of a GET, or None if there is no answer in two seconds."""
     parts = urlsplit(url)
     path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     writer = None
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
             answer = await reader.readline()
