@@ -57,6 +57,17 @@ async def _awaited(verb: Any, args: Any, kwargs: Any) -> Any:
     return await verb(*args, **kwargs)
 
 
+def through(api: str, cache: Cache) -> Iterator[Any]:
+    """A cache through its blocking or its asyncio verbs, closed in the end: what a fixture yields."""
+    if api == "blocking":
+        yield cache
+        cache.close()
+        return
+    with asyncio.Runner() as runner:
+        yield Asynchronous(cache, runner.get_loop())
+        runner.run(cache.aclose())
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -92,10 +103,4 @@ def cache(request: pytest.FixtureRequest, url: str, clock: Clock) -> Iterator[An
     # The hash tag keeps it on one node of a cluster.
     cache = Cache(url, prefix="{contract}:", default_ttl=3600, strict=True, clock=clock)
     cache.flush()
-    if request.param == "blocking":
-        yield cache
-        cache.close()
-        return
-    with asyncio.Runner() as runner:
-        yield Asynchronous(cache, runner.get_loop())
-        runner.run(cache.aclose())
+    yield from through(request.param, cache)

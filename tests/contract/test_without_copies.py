@@ -1,7 +1,6 @@
 """A cache without copies asks the server each time, also where the answer is the same as before: what that saves must
 not show."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,19 +9,13 @@ import redis
 
 from backburner import Cache
 from backburner.events import Undecodable
-from tests.contract.conftest import Asynchronous, Clock
+from tests.contract.conftest import Clock, through
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def cache(request: pytest.FixtureRequest, redis_url: str, clock: Clock) -> Iterator[Any]:
     cache = Cache(redis_url, prefix="app:", strict=True, l1=False, timeout=5, clock=clock)
-    if request.param == "blocking":
-        yield cache
-        cache.close()
-        return
-    with asyncio.Runner() as runner:
-        yield Asynchronous(cache, runner.get_loop())
-        runner.run(cache.aclose())
+    yield from through(request.param, cache)
 
 
 @pytest.fixture

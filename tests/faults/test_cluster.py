@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from backburner import Cache
 from backburner.errors import StoreUnavailable
 from tests.conftest import Eventually
-from tests.contract.conftest import Asynchronous
+from tests.contract.conftest import Asynchronous, through
 from tests.processes import free_port
 from tests.servers import Cluster
 
@@ -25,14 +25,7 @@ SLOT = key_slot(b"clustered")
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def cache(request: pytest.FixtureRequest, cluster_url: str) -> Iterator[Any]:
-    cache = Cache(cluster_url, prefix=PREFIX, timeout=1.0)
-    if request.param == "blocking":
-        yield cache
-        cache.close()
-        return
-    with asyncio.Runner() as runner:
-        yield Asynchronous(cache, runner.get_loop())
-        runner.run(cache.aclose())
+    yield from through(request.param, Cache(cluster_url, prefix=PREFIX, timeout=1.0))
 
 
 def test_all_of_a_cache_lies_on_one_node(cache: Any, cluster: Cluster) -> None:

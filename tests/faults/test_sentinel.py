@@ -1,6 +1,5 @@
 """A master, its replica and a Sentinel, all real: the cache follows the master, and so do its copies."""
 
-import asyncio
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import redis.sentinel
 from backburner import Cache
 from backburner.errors import StoreUnavailable
 from tests.conftest import Eventually
-from tests.contract.conftest import Asynchronous
+from tests.contract.conftest import through
 from tests.processes import free_port
 from tests.servers import answers, redis_server
 
@@ -88,14 +87,7 @@ def api(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def cache(watched: Watched, api: str) -> Iterator[Any]:
     """A cache in either API, with copies."""
-    cache = Cache(watched.url, prefix="watched:", timeout=0.5)
-    if api == "blocking":
-        yield cache
-        cache.close()
-        return
-    with asyncio.Runner() as runner:
-        yield Asynchronous(cache, runner.get_loop())
-        runner.run(cache.aclose())
+    yield from through(api, Cache(watched.url, prefix="watched:", timeout=0.5))
 
 
 def _works_with(cache: Any, port: int) -> bool:

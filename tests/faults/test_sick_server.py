@@ -23,7 +23,7 @@ from backburner.events import BreakerClosed, BreakerOpened, Degraded, Event
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
-from tests.contract.conftest import Asynchronous
+from tests.contract.conftest import through
 
 BUDGET = 0.25
 SLACK = 1.0
@@ -31,17 +31,7 @@ SLACK = 1.0
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def cache(request: pytest.FixtureRequest, proxy: FaultProxy) -> Iterator[Any]:
-    yield from _faces(request.param, Cache(proxy.url, timeout=BUDGET))
-
-
-def _faces(api: str, cache: Cache) -> Iterator[Any]:
-    if api == "blocking":
-        yield cache
-        cache.close()
-        return
-    with asyncio.Runner() as runner:
-        yield Asynchronous(cache, runner.get_loop())
-        runner.run(cache.aclose())
+    yield from through(request.param, Cache(proxy.url, timeout=BUDGET))
 
 
 def _seen(cache: Any) -> list[Event]:
@@ -212,7 +202,7 @@ def test_a_server_that_is_killed_and_started_again_is_used_again_with_what_it_ke
     server = EmbeddedServer(tmp_path / "valkey")
     server.start()
     try:
-        for cache in _faces(api, Cache(server.url, timeout=BUDGET)):
+        for cache in through(api, Cache(server.url, timeout=BUDGET)):
             cache.put("key", "value")
             cache.tags("books").put("tagged", "value")
             _on_disk(server.url)
