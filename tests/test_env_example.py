@@ -7,22 +7,10 @@ import pytest
 
 from app.core.config import AppSettings
 from backburner import Settings
+from tests.guide import SERVER_AND_CACHE
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z0-9_]+=)", re.MULTILINE)
-
-FROM_THE_GUIDE = """\
-# Redis Configuration
-REDIS_HOST=localhost
-REDIS_PORT=6379
-REDIS_DB=0
-REDIS_PASSWORD=  # Optional, leave empty if no password
-
-# Cache Configuration
-CACHE_PREFIX=cache:
-CACHE_DEFAULT_TTL=3600  # Default TTL in seconds (1 hour)
-CACHE_SERIALIZER=json   # Options: json, pickle
-"""
 
 
 @pytest.fixture
@@ -65,4 +53,4 @@ def test_copied_as_it_is_it_changes_nothing_and_names_no_server(uncommented: Pat
 
 
 def test_it_opens_with_the_block_that_the_guide_prints(uncommented: Path) -> None:
-    assert FROM_THE_GUIDE in uncommented.read_text()
+    assert SERVER_AND_CACHE in uncommented.read_text()

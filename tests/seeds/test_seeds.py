@@ -19,30 +19,12 @@ from backburner import Settings
 from backburner.redis.embedded import EmbeddedServer
 from tests.app.bookstore import Bookstore, Mailbox
 from tests.conftest import Eventually
+from tests.guide import CELERY, SERVER_AND_CACHE
 from tests.processes import environment, free_port
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parent
-
-DOTENV = """\
-# Redis Configuration
-REDIS_HOST=localhost
-REDIS_PORT=6379
-REDIS_DB=0
-REDIS_PASSWORD=  # Optional, leave empty if no password
-
-# Cache Configuration
-CACHE_PREFIX=cache:
-CACHE_DEFAULT_TTL=3600  # Default TTL in seconds (1 hour)
-CACHE_SERIALIZER=json   # Options: json, pickle
-"""
-CELERY_DOTENV = """\
-# Celery will use Redis settings automatically
-# Or you can override:
-CELERY_BROKER_URL=redis://localhost:6379/0
-CELERY_RESULT_BACKEND=redis://localhost:6379/0
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +45,7 @@ def site(
 ) -> Iterator[Bookstore]:
     """A folder with the guide's ``.env`` and the programs in it, an empty database, and a server."""
     folder = tmp_path_factory.mktemp("site")
-    (folder / ".env").write_text(DOTENV)
+    (folder / ".env").write_text(SERVER_AND_CACHE)
     for program in FOLDER.glob("[!t]*.py"):
         shutil.copy(program, folder)
     with EmbeddedServer(tmp_path_factory.mktemp("site-valkey")) as valkey:
@@ -93,7 +75,7 @@ def typed_in(program: str, site: Bookstore) -> str:
 
 
 def test_the_env_file_of_the_guide_loads_as_printed() -> None:
-    Path(".env").write_text(DOTENV)
+    Path(".env").write_text(SERVER_AND_CACHE)
     settings = Settings()
     assert (settings.redis_host, settings.redis_port, settings.redis_db) == ("localhost", 6379, 0)
     assert settings.redis_password is None
@@ -102,7 +84,7 @@ def test_the_env_file_of_the_guide_loads_as_printed() -> None:
 
 
 def test_celery_can_be_sent_elsewhere_as_printed() -> None:
-    Path(".env").write_text("REDIS_HOST=cache.example\n" + CELERY_DOTENV)
+    Path(".env").write_text("REDIS_HOST=cache.example\n" + CELERY)
     settings = Settings()
     assert settings.redis_url == "redis://cache.example:6379/0"
     assert settings.celery_broker_url == settings.celery_result_backend == "redis://localhost:6379/0"

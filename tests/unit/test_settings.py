@@ -7,28 +7,11 @@ import pytest
 from backburner import Cache, Settings
 from backburner.errors import ConfigError
 from backburner.redis.url import ServerURL
-
-GUIDE = """\
-# Redis Configuration
-REDIS_HOST=localhost
-REDIS_PORT=6379
-REDIS_DB=0
-REDIS_PASSWORD=  # Optional, leave empty if no password
-
-# Cache Configuration
-CACHE_PREFIX=cache:
-CACHE_DEFAULT_TTL=3600  # Default TTL in seconds (1 hour)
-CACHE_SERIALIZER=json   # Options: json, pickle
-
-# Celery will use Redis settings automatically
-# Or you can override:
-CELERY_BROKER_URL=redis://localhost:6379/0
-CELERY_RESULT_BACKEND=redis://localhost:6379/0
-"""
+from tests.guide import CELERY, SERVER_AND_CACHE
 
 
 def test_the_guides_env_file_loads_as_printed() -> None:
-    Path(".env").write_text(GUIDE)
+    Path(".env").write_text(f"{SERVER_AND_CACHE}\n{CELERY}")
     settings = Settings()
     assert (settings.redis_host, settings.redis_port, settings.redis_db) == ("localhost", 6379, 0)
     assert settings.redis_password is None
