@@ -53,13 +53,13 @@ fmt: venv ## Put the code into shape: ruff format, and what ruff can mend by its
 
 bench: bench-cache bench-http bench-queue ## Run all benchmarks, beside the peers that they compare with
 
-bench-cache: venv ## Run those of the cache; five minutes on a machine that has nothing else to do
+bench-cache: venv ## Run those of the cache; six minutes on a machine that has nothing else to do
 	@"$(PYTHON)" requirements/sync.py bench
 	@for script in benchmarks/cache_*.py benchmarks/codec.py benchmarks/pipelining.py; do \
 		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
 	@.venv-bench/bin/python benchmarks/summary.py cache_
 
-bench-http: venv ## Run those of the HTTP cache; twenty minutes; needs wrk
+bench-http: venv ## Run those of the HTTP cache; a quarter of an hour; needs wrk
 	@"$(PYTHON)" requirements/sync.py bench
 	@for script in benchmarks/http_*.py; do \
 		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
