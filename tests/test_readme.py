@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,19 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         target = (page.parent / path) if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("backburner", "backburner.cache", "backburner.errors", "backburner.events", "backburner.http"),
+        *("backburner.otel", "backburner.prometheus", "backburner.queue", "backburner.queue.http"),
+        *("backburner.redis.embedded", "backburner.testing"),
+    ],
+)
+def test_every_public_name_is_written_about(module: str) -> None:
+    words = {word for page in PAGES for word in re.findall(r"\w+", page.read_text())}
+    assert not set(import_module(module).__all__) - words
 
 
 def test_there_are_pages_and_blocks_to_check() -> None:
