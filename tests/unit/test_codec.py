@@ -927,7 +927,7 @@ def test_a_detached_model_with_expired_columns_is_refused(models: JSONCodec, eng
         user = new_user()
         db.add(user)
         db.commit()
-    with pytest.raises(CodecError, match=r"This User has columns that are not loaded.*session is open"):
+    with pytest.raises(CodecError, match=r"this User has columns that are not loaded.*session is open"):
         models.encode([user])
 
 

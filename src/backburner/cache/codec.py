@@ -156,7 +156,7 @@ class JSONCodec(Codec):
         except RecursionError:
             raise CodecError(_TOO_DEEP) from None
         except (RuntimeError, ValueError, IndexError) as error:  # "dictionary changed size during iteration", and such
-            raise CodecError(f"The value was changed while it was being stored: {error}") from error
+            raise CodecError(f"the value was changed while it was being stored: {error}") from error
         except orjson.JSONEncodeError as error:
             raise CodecError(_REASONS.get(str(error), f"{error}: such text is not valid Unicode")) from error
 
@@ -174,8 +174,8 @@ class JSONCodec(Codec):
         except CodecError:
             raise
         except Exception as error:  # damaged bytes can fail anywhere, also in a foreign from_json
-            raise CodecError(f"The stored value cannot be read: {type(error).__name__}: {error}") from error
-        raise CodecError(f"The stored value is not JSON of this cache: it begins with {data[:1]!r}")
+            raise CodecError(f"the stored value cannot be read: {type(error).__name__}: {error}") from error
+        raise CodecError(f"the stored value is not JSON of this cache: it begins with {data[:1]!r}")
 
     def _learn(self, cls: type, converter: Converter) -> None:
         known = [tag for tag, other in self._by_tag.items() if other.base == converter.base]
@@ -366,11 +366,11 @@ class PickleCodec(Codec):
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:
         signature, pickled = data[1:33], data[33:]
         if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
-            raise CodecError("The stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
+            raise CodecError("the stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
         try:
             return pickle.loads(pickled)  # noqa: S301  the signature was checked
         except Exception as error:
-            raise CodecError(f"The stored value cannot be unpickled: {type(error).__name__}: {error}") from error
+            raise CodecError(f"the stored value cannot be unpickled: {type(error).__name__}: {error}") from error
 
     def register(
         self,
@@ -450,12 +450,12 @@ _JSON_TYPES: Final = frozenset({str, bool, int, float, list, dict, type(None)})
 _IMMUTABLE: Final = frozenset({str, bool, int, float, type(None), bytes, complex, Decimal, Fraction, UUID}) | {
     *(date, datetime, time, timedelta, timezone),
 }
-_TOO_DEEP: Final = f"The value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
+_TOO_DEEP: Final = f"the value contains itself or is nested too deeply (about {MAX_DEPTH} levels are possible)"
 
 
 _REASONS: Final = {
     "Recursion limit reached": _TOO_DEEP,
-    "Dict key must be str": "The keys of dictionaries in one list are mere text here and a subclass of it there",
+    "Dict key must be str": "the keys of dictionaries in one list are mere text here and a subclass of it there",
 }
 
 

@@ -95,7 +95,7 @@ def converter_named(tag: str) -> Converter:
     converter = converter_for(cls, name) if cls else None
     if converter is None or converter.base != base:
         raise CodecError(
-            f"The stored value needs the type {tag!r}, which this process does not have, or not with these fields"
+            f"the stored value needs the type {tag!r}, which this process does not have, or not with these fields"
         )
     if converter.tag != tag:
         raise _mismatch(base)
@@ -113,7 +113,7 @@ def find_class(name: str) -> type | None:
 
 
 def _mismatch(tag: str) -> CodecError:
-    return CodecError(f"The stored {tag} has other fields than the class has now")
+    return CodecError(f"the stored {tag} has other fields than the class has now")
 
 
 def _holds_attributes_only(cls: type) -> bool:
@@ -287,7 +287,7 @@ def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozens
 
     def to_json(instance: object) -> object:
         if inspect_mapped(instance).key is None:
-            raise CodecError(f"This {cls.__name__} is not in the database yet: flush or commit it first")
+            raise CodecError(f"this {cls.__name__} is not in the database yet: flush or commit it first")
         return load_columns(instance, stored)
 
     def from_json(state: dict[str, object]) -> object:
@@ -321,7 +321,7 @@ def load_columns(instance: object, columns: Iterable[str]) -> dict[str, object]:
         return {column: getattr(instance, column) for column in columns}
     except SQLAlchemyError as error:
         raise CodecError(
-            f"This {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache "
+            f"this {type(instance).__name__} has columns that are not loaded and cannot be loaded now: cache "
             "it while its session is open; with an AsyncSession call `await session.refresh(obj)` first, or "
             "build the session with expire_on_commit=False"
         ) from error
@@ -415,7 +415,7 @@ def _from_text(cls: type) -> Callable[[object], object]:
 
     def from_json(text: object) -> object:
         if type(text) is not str:
-            raise CodecError(f"The stored {cls.__name__} is damaged")
+            raise CodecError(f"the stored {cls.__name__} is damaged")
         return cls(text)
 
     return from_json

@@ -84,7 +84,7 @@ def compile_decoder(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decod
         case [1, [*inner], [*choices]]:
             decoders = [None, *(compile_decoder(choice, from_json) for choice in inner)]
             return _chosen([decoders[choice] for choice in choices])
-    raise CodecError("The stored value's map of types is damaged")
+    raise CodecError("the stored value's map of types is damaged")
 
 
 def _compile_items(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decoder:
