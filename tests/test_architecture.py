@@ -27,7 +27,6 @@ FRAMEWORKS = {"celery", "kombu", "fastapi", "starlette", "django", "typer", "ric
 ALLOWED = {
     "queue": {"celery", "kombu", "click"},  # of which Celery makes its command line
     "http": {"fastapi", "starlette"},
-    "web": {"fastapi", "starlette"},
     "cli": {"celery", "kombu", "fastapi", "starlette", "typer", "rich", "click"},
 }
 """Which optional packages a folder of the library may import; the rest of the library may import none."""

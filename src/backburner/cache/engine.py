@@ -1,9 +1,8 @@
 """What the verbs of a cache do, written once for blocking and asyncio callers. Reading through is `remember`'s.
 
 Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means:
-reads
-degrade to a miss, writes say that they did not happen, and both are events; with `strict` they raise. What the user's
-callback raises passes through as it is.
+reads degrade to a miss, writes say that they did not happen, and both are events; with `strict` they raise. What the
+user's callback raises passes through as it is.
 """
 
 import math

@@ -2,9 +2,8 @@
 
 Who comes first leads: it reads the store and, on a miss, calls the callback. Who comes while it does follows: it waits
 and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them
-leads.
-A key that is written or removed meanwhile leaves its flight behind: later callers start a new one, and what the old one
-computes is not stored.
+leads. A key that is written or removed meanwhile leaves its flight behind: later callers start a new one, and what the
+old one computes is not stored.
 """
 
 import asyncio

@@ -54,9 +54,8 @@ class Verbs:
     """What `Cache` and `TaggedCache` have in common.
 
     A `ttl` is seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, zero or less
-    removes.
-    Keys are text. Values come back equal and of the same type; what cannot is refused with a `CodecError`. With the
-    server gone, reads find nothing and writes say ``False``, unless the cache is strict.
+    removes. Keys are text. Values come back equal and of the same type; what cannot is refused with a `CodecError`.
+    With the server gone, reads find nothing and writes say ``False``, unless the cache is strict.
 
     Raises:
         ValueError: a key, tag or ttl makes no sense.

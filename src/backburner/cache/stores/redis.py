@@ -1,17 +1,18 @@
 """Entries on a Redis or Valkey server. One class serves both of redis-py's clients, the blocking and the asyncio one.
 
-What lies there, all of it under the cache's prefix:
+What lies there:
 
-    {prefix}{key}          string   an entry (see ``entry.py``)    expires with the entry; never, if put for ever
-    {prefix}\\x01tag:{tag}  string   8 random bytes, its version    outlives the entries that carry it
-    {prefix}\\x01flushed:{tag} string  when it was, by its clock       a minute later
-    {prefix}\\x01lease:{key}  string  token of who computes          with the lease, or when it has computed
-    {prefix}\\x01wake:{token} list    one item, passed on            seconds after the lease ended
-    {prefix}\\x01lock:{{name}} hash   owner, until, fence            a minute after the lock did
-    {prefix}\\x01bell:{{name}} list   one item, taken by a waiter    after 5 seconds
-    {prefix}\\x01limit:…      string   until when a rate is used up   then
-    {prefix}\\x01changes      string   nothing: somebody listens to   half a minute after it has ended
-                                      the channel of that name
+    under the prefix       type     what                            ends
+    {key}                  string   an entry (see ``entry.py``)     with the entry; never, if put for ever
+    \\x01tag:{tag}          string   8 random bytes, its version     a minute after the last entry that can carry it
+    \\x01flushed:{tag}      string   when it was, by its clock       a minute later
+    \\x01lease:{key}        string   token of who computes           with the lease, or when it has computed
+    \\x01wake:{token}       list     one item, passed on             seconds after the lease ended
+    \\x01lock:{{name}}      hash     owner, until, fence             a minute after the lock did
+    \\x01bell:{{name}}      list     one item, taken by a waiter     after 5 seconds
+    \\x01limit:…            string   until when a rate is used up    then
+    \\x01changes            string   nothing: somebody listens to    half a minute after it has ended
+                                    the channel of that name
 
 This is where redis-py's errors become ours, and where the breaker is asked and told.
 """

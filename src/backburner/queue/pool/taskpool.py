@@ -84,7 +84,7 @@ class TaskPool(BasePool):
         self._interruption: BaseException | None = None
         self._blocked_after: float = self.app.conf.get("worker_blocked_after") or _BLOCKED_AFTER
 
-    # ---- the process
+    # The process
 
     def on_start(self) -> None:
         """Tell the process what its loop is. Lifespans are entered after this, before jobs come."""
@@ -198,7 +198,7 @@ class TaskPool(BasePool):
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
-    # ---- jobs
+    # Jobs
 
     def on_apply(  # type: ignore[override]  # the stubs are wrong
         self,

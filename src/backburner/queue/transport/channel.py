@@ -89,7 +89,7 @@ class Channel(PublishingChannel):
         self.handlers[_CLAIM] = self._claimed
         _check(self)
 
-    # ---- what is consumed
+    # What is consumed
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue, under leases unless it needs no acknowledgement.
@@ -131,7 +131,7 @@ class Channel(PublishingChannel):
             self.qos.fetched(message)
         return message
 
-    # ---- taking messages
+    # Taking messages
 
     def tick(self) -> None:
         """Ask for messages, if there is room for them. To be called each time before the event loop waits."""
@@ -335,7 +335,7 @@ class Channel(PublishingChannel):
                     found.append((at, read(message)))
         return found
 
-    # ---- connections and the end
+    # Connections and the end
 
     def _connector(self) -> Callable[..., Any]:
         """What makes connections, and outlives this channel."""

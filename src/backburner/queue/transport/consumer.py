@@ -1,4 +1,4 @@
-"""What this process has taken from the server's queues, under a lease that a thread of its own prolongs.
+"""What this process has taken from the server's queues, under a lease that a thread of its own renews.
 
 The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also tells
 the server what was decided about messages, a few milliseconds' worth at a time (`Decisions`), and puts back what dead
