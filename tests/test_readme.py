@@ -119,6 +119,14 @@ def test_every_public_name_is_written_about(module: str) -> None:
     assert not set(import_module(module).__all__) - words
 
 
+def test_every_kind_of_key_on_the_server_is_written_about() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    sources = [path.read_text() for path in (ROOT / "src" / "backburner").rglob("*.py")]
+    kinds = {kind for source in sources for kind in re.findall(r'"(?:{[\w.]+})?(\\x01\w+|backburner:\w+)', source)}
+    assert {r"\x01lease", "backburner:delayed"} <= kinds
+    assert not {kind for kind in kinds if kind not in page}
+
+
 def test_there_are_pages_and_blocks_to_check() -> None:
     assert ROOT / "README.md" in PAGES
     assert having(PYTHON)
