@@ -1,4 +1,4 @@
-"""`.env.example` is documentation that must not rot: it names every setting, with the default of the code."""
+"""Where settings are written about, the page and `.env.example`, each is named with the default of the code."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from backburner import Settings
 from tests.guide import SERVER_AND_CACHE
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
+SETTINGS = EXAMPLE.parent / "docs" / "settings.md"
 ASSIGNMENT = re.compile(r"^# (?=[A-Z][A-Z0-9_]+=)", re.MULTILINE)
 
 
@@ -44,6 +45,17 @@ def test_it_names_the_one_default_that_is_not_the_librarys(uncommented: Path) ->
     said = re.search(r"that\W+of the library too, but for (\w+)", EXAMPLE.read_text())
     assert said is not None
     assert different == {said[1]}
+
+
+def test_the_page_on_settings_has_each_of_the_librarys_with_its_default() -> None:
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (.+?) \|", SETTINGS.read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(name.upper() for name in Settings.model_fields)
+    followers = {"REDIS_URL": "made of the five above", "CACHE_URL": "`REDIS_URL`"}
+    followers |= dict.fromkeys(("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), "`REDIS_URL`")
+    for name, said in rows:
+        default = Settings.model_fields[name.lower()].default
+        shown = "none" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        assert said == followers.get(name, shown), name
 
 
 def test_copied_as_it_is_it_changes_nothing_and_names_no_server(uncommented: Path) -> None:
