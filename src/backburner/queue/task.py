@@ -13,7 +13,7 @@ import celery
 from celery._state import _task_stack, get_current_worker_task  # type: ignore[attr-defined]  # the stubs leave it out
 from kombu import serialization
 
-from backburner.queue import arguments as annotated
+from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import check_seconds
 from backburner.queue.executor import in_thread
 from backburner.queue.pool import bridge
@@ -29,7 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 PING = "backburner.ping"
 
-Arguments = tuple[Any, ...] | list[Any] | dict[str, Any]
+CallArguments = tuple[Any, ...] | list[Any] | dict[str, Any]
 """Of one call: by position, or by name."""
 
 
@@ -43,7 +43,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
     abstract = True
     Request = "backburner.queue.cancellation:Request"
-    arguments: annotated.Arguments | None = None
+    arguments: Arguments | None = None
     """What its annotations say; ``None`` for ``typing=False`` and for tasks written as classes."""
 
     if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             [job] = await self._aside([(cast("Any", args), cast("Any", kwargs))], options)
         return job
 
-    def delay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job[T_co]]:
+    def delay_many(self, calls: Iterable[CallArguments], **options: Any) -> list[Job[T_co]]:
         """Enqueue a job for each of the `calls`, in their order, with few writes.
 
         Args:
@@ -123,7 +123,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         jobs = self._publish(several, options) if self._is_ours else None
         return self._one_by_one(several, options) if jobs is None else jobs
 
-    async def adelay_many(self, calls: Iterable[Arguments], **options: Any) -> list[Job[T_co]]:
+    async def adelay_many(self, calls: Iterable[CallArguments], **options: Any) -> list[Job[T_co]]:
         """`delay_many` without blocking the event loop."""
         several = self._several(calls, options)
         jobs = await self._producer.apublish(self, several, options) if self._is_ours else None
@@ -149,7 +149,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         """Whether enqueueing is what is written here, and no subclass wants to be asked."""
         return type(self).apply_async is Task.apply_async
 
-    def _several(self, calls: Iterable[Arguments], options: dict[str, Any]) -> list[Call]:
+    def _several(self, calls: Iterable[CallArguments], options: dict[str, Any]) -> list[Call]:
         if "task_id" in options:
             raise TypeError("task_id names one job; give it to apply_async")
         self._settle_times(options)
@@ -202,7 +202,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         return EagerJob(result.id, value, result.state, traceback=traceback, name=result.name)
 
 
-def _call(arguments: Arguments) -> Call:
+def _call(arguments: CallArguments) -> Call:
     if isinstance(arguments, tuple | list):
         return arguments or (), {}
     if isinstance(arguments, dict):
