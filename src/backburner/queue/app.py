@@ -18,7 +18,7 @@ from backburner.queue.arguments import Arguments, positional_checker
 from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
-from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, servers
+from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, results_kept, servers
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
 from backburner.queue.pool.caught import Catching
@@ -126,11 +126,9 @@ class Celery(celery.Celery):
 
     def connection_for_publishing(self) -> Any:
         """A connection that tasks are published on."""
-        expires = self.conf.result_expires or 86_400
-        seconds = getattr(expires, "total_seconds", lambda: expires)()
         url = self.conf.broker_write_url
         options = {} if self.conf.broker_transport else amqp.publishing(url)
-        promises = {"job_record_expires": seconds, "replicas": self.settings.celery_publish_replicas}
+        promises = {"job_record_expires": results_kept(self.conf), "replicas": self.settings.celery_publish_replicas}
         return self._connect(url, WRITE_OPTIONS | promises, options)
 
     def _connect(self, url: Any, defaults: dict[str, Any], options: dict[str, Any], *, named: bool = True) -> Any:

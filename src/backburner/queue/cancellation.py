@@ -22,6 +22,7 @@ from celery.worker.consumer.connection import Connection
 
 from backburner.queue import recording
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.defaults import results_kept
 
 log = logging.getLogger("backburner.queue")
 
@@ -44,7 +45,7 @@ def cancel(app: celery.Celery, job_id: str) -> None:
     if client is not None:
         with client.pipeline(transaction=False) as pipeline:
             pipeline.zremrangebyscore(_KEY, 0, now)
-            pipeline.zadd(_KEY, {job_id: now + _kept_for(app)})
+            pipeline.zadd(_KEY, {job_id: now + results_kept(app.conf)})
             pipeline.execute()
     app.control.revoke(job_id, terminate=True)
     if app.backend.get_state(job_id) in {"PENDING", "RETRY"}:
@@ -101,7 +102,7 @@ class Remembered(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Read them. A server that does not answer is a line in the log."""
         app = parent.app
-        state.revoked.expires = max(state.revoked.expires, _kept_for(app))
+        state.revoked.expires = max(state.revoked.expires, results_kept(app.conf))
         client = getattr(app.backend, "client", None)
         if client is None:
             return
@@ -110,8 +111,3 @@ class Remembered(bootsteps.StartStopStep):
                 state.revoked.update(map(bytes.decode, client.zrangebyscore(_KEY, time.time(), "+inf")))
         except (OutOfTime, redis.RedisError, OSError) as error:
             log.warning("which jobs have been cancelled could not be read: %s", str(error) or "no answer")
-
-
-def _kept_for(app: celery.Celery) -> float:
-    expires = app.conf.result_expires or 86_400
-    return float(getattr(expires, "total_seconds", lambda: expires)())

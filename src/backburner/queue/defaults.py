@@ -48,6 +48,9 @@ WRITE_OPTIONS = {
 }
 """Transport options of connections that publish."""
 
+_DAY = 86_400
+"""Seconds: where results never expire, all else does."""
+
 
 def defaults(settings: Settings) -> dict[str, Any]:
     """Everything but the servers."""
@@ -79,6 +82,12 @@ def defaults(settings: Settings) -> dict[str, Any]:
         "redis_socket_timeout": 5.0,
         "redis_socket_connect_timeout": 2.0,
     }
+
+
+def results_kept(conf: Any) -> float:
+    """Seconds for which, by an app's configuration, a job's result is kept, and what else is known of the job."""
+    expires = conf.result_expires or _DAY
+    return float(getattr(expires, "total_seconds", lambda: expires)())
 
 
 def servers(settings: Settings) -> dict[str, Any]:
