@@ -90,8 +90,8 @@ def shop(decorate: Callable[[Endpoint], Endpoint] = lambda endpoint: endpoint, *
     async def read_books(
         response: Response,
         rows: Annotated[list[dict[str, Any]], Depends(database)],
-        who: Annotated[str, Depends(reader)],  # noqa: ARG001 - costs what a dependency costs
-        page: int = 1,  # noqa: ARG001 - tells URLs apart
+        who: Annotated[str, Depends(reader)],  # noqa: ARG001  # costs what a dependency costs
+        page: int = 1,  # noqa: ARG001  # tells URLs apart
     ) -> list[Book]:
         nonlocal calls
         calls += 1

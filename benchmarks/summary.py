@@ -17,7 +17,7 @@ mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "backburner"  # the same figures give the same file
 mpl.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
 
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of what to draw with
+from matplotlib import pyplot as plt  # noqa: E402  # after the choice of what to draw with
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 OURS, THEIRS = "#d9480f", "#adb5bd"

@@ -39,7 +39,7 @@ async def _ask(name: str, question: Callable[[], str]) -> str:
         return await asyncio.wait_for(asyncio.to_thread(question), PATIENCE)
     except TimeoutError:
         return f"no answer within {PATIENCE} s"
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is the answer
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with a part is the answer
         log.warning("The %s does not answer: %s", name, error)
         return "does not answer"
 

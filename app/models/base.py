@@ -28,12 +28,12 @@ class Record:
     """The verbs of a table whose rows have a number. Those that write also commit."""
 
     # SQLite would give the number of a removed row to the next one, and with it its links and bookmarks.
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's way of writing it
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's way of writing it
 
     id: Mapped[int] = mapped_column(primary_key=True)
 
     @classmethod
-    def get(cls, db: Session, id: int) -> Self | None:  # noqa: A002 - reads as User.get(db, id=1)
+    def get(cls, db: Session, id: int) -> Self | None:  # noqa: A002  # reads as User.get(db, id=1)
         """The row with this id, or None."""
         return db.get(cls, id)
 
@@ -55,7 +55,7 @@ class Record:
         return row
 
     @classmethod
-    def update(cls, db: Session, *, id: int, obj_in: BaseModel) -> Self | None:  # noqa: A002 - as above
+    def update(cls, db: Session, *, id: int, obj_in: BaseModel) -> Self | None:  # noqa: A002  # as above
         """Change what was set in `obj_in`, and nothing else; None if there is no such row.
 
         Raises:
@@ -73,7 +73,7 @@ class Record:
         return row
 
     @classmethod
-    def delete(cls, db: Session, *, id: int) -> bool:  # noqa: A002 - as above
+    def delete(cls, db: Session, *, id: int) -> bool:  # noqa: A002  # as above
         """Remove a row; False if there was none."""
         removed = db.scalar(delete(cls).where(cls.id == id).returning(cls.id))
         cls._commit(db)
@@ -99,11 +99,11 @@ class UTCDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
         """Turn a moment of any time zone into UTC."""
         return value.astimezone(UTC) if value else None
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
         """Say that the moment is in UTC."""
         if value is None:
             return None

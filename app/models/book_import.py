@@ -31,4 +31,4 @@ class BookImport(Base):
     version: Mapped[int] = mapped_column()
 
     # Should two workers have the same import at once, the slower one's batch is rolled back (StaleDataError).
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's way of writing it
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012  # SQLAlchemy's way of writing it

@@ -28,7 +28,7 @@ class RetryTask(Task):  # type: ignore[type-arg]
     """Task with automatic retry on failure."""
 
     autoretry_for = (Exception,)
-    retry_kwargs = {"max_retries": 3, "countdown": 60}  # noqa: RUF012 - Celery's way of writing it
+    retry_kwargs = {"max_retries": 3, "countdown": 60}  # noqa: RUF012  # Celery's way of writing it
 
 
 @celery_app.task(name="send_email", autoretry_for=(OSError,), retry_backoff=True, retry_backoff_max=600, max_retries=8)

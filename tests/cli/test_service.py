@@ -34,7 +34,7 @@ class Log:
 
 async def until(predicate: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not predicate():  # noqa: ASYNC110 (nobody would set an event)
+        while not predicate():  # noqa: ASYNC110  # nobody would set an event
             await asyncio.sleep(0.02)
 
 

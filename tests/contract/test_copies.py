@@ -362,5 +362,5 @@ def test_an_event_loop_whose_connection_may_not_hear_has_the_thread(
 
 
 async def _until(predicate: Callable[[], object]) -> None:
-    while not predicate():  # noqa: ASYNC110 - it changes in another thread; the test's time limit is the end
+    while not predicate():  # noqa: ASYNC110  # it changes in another thread; the test's time limit is the end
         await asyncio.sleep(0.001)

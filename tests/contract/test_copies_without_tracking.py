@@ -64,7 +64,7 @@ def test_what_one_changes_the_other_reads_and_keeps_no_copy_of_before(
         eventually(lambda: (mine.get("key"), mine.stats().memory_items)[1])
         assert mine.get("key") == "old", change
         make(other)
-        eventually(lambda: mine.get("key") == expected, timeout=3)  # noqa: B023 - called at once
+        eventually(lambda: mine.get("key") == expected, timeout=3)  # noqa: B023  # called at once
 
 
 def test_a_number_that_one_counts_is_read_by_the_other(mine: Cache, other: Cache, eventually: Eventually) -> None:

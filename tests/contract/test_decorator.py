@@ -205,7 +205,7 @@ def test_a_pair_as_ttl_gives_a_late_value_at_once() -> None:
         first = await load()
         now += 61
         assert await load() == first
-        while len(computed) < 2:  # noqa: ASYNC110 - nobody says when it is done
+        while len(computed) < 2:  # noqa: ASYNC110  # nobody says when it is done
             await asyncio.sleep(0)
 
     asyncio.run(main())

@@ -253,7 +253,7 @@ def test_a_waiter_that_is_cancelled_passes_its_turn_on(cache: Cache) -> None:
         held = cache.lock("import", ttl=60)
         await held.aacquire()
         first = asyncio.create_task(cache.lock("import", ttl=60).aacquire())
-        while _waiting(cache, "import") < 1:  # noqa: ASYNC110 - nobody says when they wait
+        while _waiting(cache, "import") < 1:  # noqa: ASYNC110  # nobody says when they wait
             await asyncio.sleep(0)
         second = asyncio.create_task(cache.lock("import", ttl=60).aacquire())
         while _waiting(cache, "import") < 2:  # noqa: ASYNC110
@@ -275,7 +275,7 @@ def test_a_waiter_that_is_cancelled_long_before_leaves_the_others_waiting(cache:
         held = cache.lock("import", ttl=60)
         await held.aacquire()
         waiters = [asyncio.create_task(cache.lock("import", ttl=60).aacquire()) for _ in range(3)]
-        while _waiting(cache, "import") < 3:  # noqa: ASYNC110 - nobody says when they wait
+        while _waiting(cache, "import") < 3:  # noqa: ASYNC110  # nobody says when they wait
             await asyncio.sleep(0)
         waiters[0].cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -106,7 +106,7 @@ def test_a_cancelled_follower_does_not_cancel_the_others(cache: Cache) -> None:
         leader = asyncio.create_task(cache.aremember("key", 60, load))
         await began.wait()
         followers = [asyncio.create_task(cache.aremember("key", 60, load)) for _ in range(3)]
-        while _waiting(cache) < 3:  # noqa: ASYNC110 - nobody says when they wait
+        while _waiting(cache) < 3:  # noqa: ASYNC110  # nobody says when they wait
             await asyncio.sleep(0)
         followers[0].cancel()
         go.set()
@@ -134,7 +134,7 @@ def test_when_the_leader_is_cancelled_a_follower_leads(cache: Cache) -> None:
         leader = asyncio.create_task(cache.aremember("key", 60, load))
         await began.wait()
         followers = [asyncio.create_task(cache.aremember("key", 60, load)) for _ in range(5)]
-        while _waiting(cache) < 5:  # noqa: ASYNC110 - nobody says when they wait
+        while _waiting(cache) < 5:  # noqa: ASYNC110  # nobody says when they wait
             await asyncio.sleep(0)
         leader.cancel()
         results = await asyncio.gather(leader, *followers, return_exceptions=True)
@@ -347,7 +347,7 @@ def test_a_blocking_verb_does_not_wait_for_what_its_own_event_loop_renews_in_the
         await began.wait()
         assert cache.remember("key", 60, lambda: "of the blocking verb") == "of the blocking verb"
         go.set()
-        while await cache.aget("key") != "renewed":  # noqa: ASYNC110 - nobody says when it is stored
+        while await cache.aget("key") != "renewed":  # noqa: ASYNC110  # nobody says when it is stored
             await asyncio.sleep(0)
         await cache.aclose()
 

@@ -51,7 +51,7 @@ def other(cache: Any, url: str, clock: Clock) -> Iterator[Cache]:
 
 def test_what_is_written_while_a_missing_value_is_computed_stays(cache: Any, other: Cache) -> None:
     for key, (interfere, left) in ON_NOTHING.items():
-        computed = cache.remember(key, 60, lambda: (interfere(other, key), "computed")[1])  # noqa: B023 - called at once
+        computed = cache.remember(key, 60, lambda: (interfere(other, key), "computed")[1])  # noqa: B023  # called at once
         assert (computed, other.get(key), cache.get(key)) == ("computed", left, left), key
 
 

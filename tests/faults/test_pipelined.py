@@ -86,7 +86,7 @@ def test_a_loop_that_was_busy_for_longer_than_the_budget_blames_nobody(proxy: Fa
             asked = asyncio.ensure_future(client.execute_command("ECHO", "here"))
             if wait_first:
                 await asyncio.sleep(0)  # it is sent
-            time.sleep(BUDGET * 1.5)  # noqa: ASYNC251 - that is the fault
+            time.sleep(BUDGET * 1.5)  # noqa: ASYNC251  # that is the fault
             assert await asked == b"here"
         assert proxy.connections == 1
 

@@ -98,7 +98,7 @@ def test_a_message_that_is_cut_is_no_message(
 def test_stopping_is_prompt_whatever_the_server_does(proxy: FaultProxy, eventually: Eventually) -> None:
     for fault in (FaultProxy.stall, FaultProxy.refuse):
         ear = Ear(proxy.url, timeout=3.0)
-        eventually(lambda: ear.trusted)  # noqa: B023 - called at once
+        eventually(lambda: ear.trusted)  # noqa: B023  # called at once
         fault(proxy)
         began = time.monotonic()
         ear.stop()
@@ -106,7 +106,7 @@ def test_stopping_is_prompt_whatever_the_server_does(proxy: FaultProxy, eventual
         seen = proxy.connections
         hanging = Ear(proxy.url, timeout=3.0)
         if fault is FaultProxy.stall:
-            eventually(lambda: proxy.connections > seen)  # noqa: B023 - and now it waits for the handshake
+            eventually(lambda: proxy.connections > seen)  # noqa: B023  # and now it waits for the handshake
         began = time.monotonic()
         hanging.stop()
         assert time.monotonic() - began < 2  # not the timeout

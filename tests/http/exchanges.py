@@ -54,7 +54,7 @@ class Origin:
 
     async def called(self, times: int) -> None:
         """Wait until there were so many calls; the test's time limit is the end."""
-        while len(self.calls) < times:  # noqa: ASYNC110 - calls may come from several event loops
+        while len(self.calls) < times:  # noqa: ASYNC110  # calls may come from several event loops
             await asyncio.sleep(0.001)
 
     def asked(self, name: str) -> str | None:

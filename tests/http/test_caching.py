@@ -401,7 +401,7 @@ async def test_a_renewal_that_fails_leaves_what_is_stored_and_is_told(
         origin.answer = fail
         told.clear()
         assert (await ask(app)).text == "/a 1"
-        while not told:  # noqa: ASYNC110 - the event comes from a task of its own
+        while not told:  # noqa: ASYNC110  # the event comes from a task of its own
             await asyncio.sleep(0)
         clock.pass_(2)
     origin.answer = None
@@ -621,7 +621,7 @@ async def test_two_applications_share_what_is_stored(redis_url: str, origin: Ori
 
 async def until(attempt: Callable[[], Any], good: Callable[[Any], bool]) -> None:
     """Try until it is good; the test's time limit is the end."""
-    while not good(await attempt()):  # noqa: ASYNC110 - what happens is in another process or task
+    while not good(await attempt()):  # noqa: ASYNC110  # what happens is in another process or task
         await asyncio.sleep(0.005)
 
 

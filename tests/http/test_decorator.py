@@ -590,7 +590,7 @@ async def test_a_renewal_after_dependencies_has_dependencies_of_its_own(cache: C
     now += 20
     assert (await get(app)).json() == "open 1"
     await renewed.wait()
-    while (found := (await get(app)).json()) == "open 1":  # noqa: ASYNC110 - until it is stored; the time limit is the end
+    while (found := (await get(app)).json()) == "open 1":  # noqa: ASYNC110  # until it is stored; the time limit is the end
         await asyncio.sleep(0)
     assert found == "open 2"
 

@@ -40,7 +40,7 @@ KEY = b"a signing key of some length"
 class Colour(enum.Enum):
     RED = "red"
     GREEN = (0, 255, 0)
-    CRIMSON = "red"  # noqa: PIE796  an alias
+    CRIMSON = "red"  # noqa: PIE796  # an alias
 
 
 class Level(enum.IntEnum):

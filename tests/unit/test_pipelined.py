@@ -29,7 +29,7 @@ def _run(main: Any, url: str, **options: Any) -> Any:
 
 async def _until(predicate: Any) -> None:
     async with asyncio.timeout(5):
-        while not predicate():  # noqa: ASYNC110 - what the server has noticed is no event here
+        while not predicate():  # noqa: ASYNC110  # what the server has noticed is no event here
             await asyncio.sleep(0.01)
 
 
@@ -324,7 +324,7 @@ def test_errors_pushes_and_a_lost_connection_while_callers_wait_for_their_turn(
         with redis.Redis.from_url(redis_url) as other:
             other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         async with asyncio.timeout(5):
-            while client._stream is not None:  # noqa: ASYNC110 - until the loss is noticed
+            while client._stream is not None:  # noqa: ASYNC110  # until the loss is noticed
                 await asyncio.sleep(0.01)
         assert await client.execute_command("ECHO", "again") == b"again"
         await client.aclose()

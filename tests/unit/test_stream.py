@@ -135,7 +135,7 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection_and_is_given_to_nobod
         asked = await talk.ask(1)
         talk.hear(b"$1\r\na\r\n" + stray)
         assert await asked[0] == b"a"
-        while not talk.ends:  # noqa: ASYNC110 - until the stray reply is read
+        while not talk.ends:  # noqa: ASYNC110  # until the stray reply is read
             await asyncio.sleep(0)
         with pytest.raises(redis.InvalidResponse, match="nothing had asked for"):
             await talk.stream.room()

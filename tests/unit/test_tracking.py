@@ -223,7 +223,7 @@ def test_it_can_be_started_again(url: str, other: redis.Redis, eventually: Event
     ear = Ear(url)
     for count in range(1, 4):
         ear.start()
-        eventually(lambda: len(ear.states) == count)  # noqa: B023 - called at once
+        eventually(lambda: len(ear.states) == count)  # noqa: B023  # called at once
         other.set("cache:a", count)
         eventually(lambda: len(ear.heard) == count)  # noqa: B023
         ear.stop()

@@ -378,7 +378,7 @@ class TaggedCache(Verbs):
 
     # Asked for each time, since a fork gives the cache new ones.
     def _engine(self) -> Engine:
-        return self._cache._engine()  # noqa: SLF001 - the other half of the same class
+        return self._cache._engine()  # noqa: SLF001  # the other half of the same class
 
     def _aengine(self) -> Engine:
         return self._cache._aengine()  # noqa: SLF001
@@ -413,7 +413,7 @@ _all_caches: WeakSet[Cache] = WeakSet()
 
 def _reset_after_fork() -> None:
     for cache in list(_all_caches):
-        cache._after_fork()  # noqa: SLF001 - same module
+        cache._after_fork()  # noqa: SLF001  # same module
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -271,7 +271,7 @@ class JSONCodec(Codec):
             return self._walk_each(items, depth)  # the first makes it known
         try:
             plain = [converter.to_json(item) for item in items]
-        except Exception:  # noqa: BLE001 - says which it was, and why
+        except Exception:  # noqa: BLE001  # says which it was, and why
             return self._walk_each(items, depth)
         if all(map(is_, plain, items)):
             return items, [0, converter.tag]
@@ -368,7 +368,7 @@ class PickleCodec(Codec):
         if data[:1] != _PICKLE or not hmac.compare_digest(signature, self._sign(key, pickled)):
             raise CodecError("the stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
         try:
-            return pickle.loads(pickled)  # noqa: S301  the signature was checked
+            return pickle.loads(pickled)  # noqa: S301  # the signature was checked
         except Exception as error:
             raise CodecError(f"the stored value cannot be unpickled: {type(error).__name__}: {error}") from error
 

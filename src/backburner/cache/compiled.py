@@ -47,12 +47,12 @@ def compiled(
     """A function, or coroutine function, of that name and signature."""
     module = ast.parse("async def made(): ..." if asynchronous else "def made(): ...")
     (definition,) = module.body
-    assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef))  # noqa: S101 - for the type checker
+    assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef))  # noqa: S101  # for the type checker
     definition.args = _arguments(signature)
     definition.body = [ast.Return(value)]
     ast.fix_missing_locations(module)
     namespace = dict(names)
-    exec(compile(module, f"<{name}, cached>", "exec"), namespace)  # noqa: S102 - a tree, from no text
+    exec(compile(module, f"<{name}, cached>", "exec"), namespace)  # noqa: S102  # a tree, from no text
     made = namespace["made"]
     parameters = signature.parameters.values()
     given = [parameter for parameter in parameters if parameter.default is not Parameter.empty]

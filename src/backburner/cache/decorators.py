@@ -228,7 +228,7 @@ class _Calls:
             cache = cache.tags(*self._tags(*arguments, **keywords))
         read = getattr(cache, self._verb)
         key = self.key(*arguments, **keywords)
-        compute = lambda: self._function(*arguments, **keywords)  # noqa: E731 - takes no `Context`
+        compute = lambda: self._function(*arguments, **keywords)  # noqa: E731  # takes no `Context`
         return read(key, self._ttl, compute, type=self._shape, **self._options)
 
     def forget(self, /, *arguments: Any, **keywords: Any) -> bool:

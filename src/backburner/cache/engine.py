@@ -394,7 +394,7 @@ class Engine:
         """
         now = self.runtime.now()
         fresh_until = now + lifetime
-        refresh_at = refresh_point(fresh_until, took, 1.0 - random()) if took else fresh_until  # noqa: S311 - no secret
+        refresh_at = refresh_point(fresh_until, took, 1.0 - random()) if took else fresh_until  # noqa: S311  # no secret
         # One number for the ends that are the same: 24 bytes less for each entry in this process.
         times = (now, refresh_at, fresh_until, fresh_until + grace if grace else fresh_until)
         if self.store.shares_values and is_immutable(value):

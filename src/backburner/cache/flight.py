@@ -126,7 +126,7 @@ class Flights:
             flight.landed.set_result(None)
 
 
-class leading:  # noqa: N801 - reads as a statement: `with leading(flight):`
+class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
     """Marks the calls made from inside as the flights' own."""
 
     def __init__(self, *flights: Flight) -> None:
@@ -143,6 +143,6 @@ def _fresh_copy(error: Exception) -> Exception:
     """A new object like `error`; the object itself where its class can't be copied."""
     try:
         twin = copy(error)
-    except Exception:  # noqa: BLE001 - a class of the user's; it may raise anything
+    except Exception:  # noqa: BLE001  # a class of the user's; it may raise anything
         return error
     return twin.with_traceback(None) if type(twin) is type(error) else error

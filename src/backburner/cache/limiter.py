@@ -42,7 +42,7 @@ class Limiter:
             ValueError: the rate or the cost makes no sense.
             StoreError: the server is away, and the cache is strict.
         """
-        return run(self._allow(self._cache._engine(), key, rate, cost))  # noqa: SLF001 - a part of the cache
+        return run(self._allow(self._cache._engine(), key, rate, cost))  # noqa: SLF001  # a part of the cache
 
     async def aallow(self, key: str, rate: str, *, cost: int = 1) -> Allowance:
         """As `allow`."""

@@ -23,7 +23,7 @@ class MemoizedCache(Verbs):
 
     def __init__(self, cache: Verbs) -> None:
         self._cache = cache
-        self._tags = cache._tags  # noqa: SLF001 - as below, another face of the same cache
+        self._tags = cache._tags  # noqa: SLF001  # as below, another face of the same cache
 
     def __repr__(self) -> str:
         return f"<MemoizedCache of {self._cache!r}>"

@@ -181,7 +181,7 @@ class Plan:
         if not 0 < lifetime < math.inf:
             return lifetime, self.grace
         spread = max(self.jitter_seconds, self.jitter_fraction * lifetime)
-        return lifetime - random() * min(spread, lifetime), self.grace  # noqa: S311 - no secret
+        return lifetime - random() * min(spread, lifetime), self.grace  # noqa: S311  # no secret
 
 
 def _duration(name: str, option: object) -> float:

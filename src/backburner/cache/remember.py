@@ -152,7 +152,7 @@ class ReadThrough:
     async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool = True) -> None:
         try:
             _, flight.entry = await self._obtain(key, plan, flight, found, may_wait=may_wait)
-        except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
+        except Exception as error:  # noqa: BLE001  # raised by who waits; who left before is told
             flight.error = error
             if flight.late:
                 self._engine.tell(RefreshFailed(key, error))
@@ -244,7 +244,7 @@ class ReadThrough:
             if not turn.keys:
                 return found.value  # another process is at it, or was
             value, flight.entry = await self._call(key, plan, flight, turn, found, refresh=True)
-        except Exception as error:  # noqa: BLE001 - the caller has a good value; whoever wants to know is told
+        except Exception as error:  # noqa: BLE001  # the caller has a good value; whoever wants to know is told
             self._engine.tell(RefreshFailed(key, error))
             return found.value
         else:

@@ -100,7 +100,7 @@ class _Batch:
     async def _compute_apart(self) -> None:
         try:
             await self._compute()
-        except Exception as error:  # noqa: BLE001 - raised by who waits; who left before is told
+        except Exception as error:  # noqa: BLE001  # raised by who waits; who left before is told
             for key in self._pending:
                 if self._led[key].late:
                     self._engine.tell(RefreshFailed(key, error))

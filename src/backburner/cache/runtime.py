@@ -131,7 +131,7 @@ class AsyncioRuntime:
     def loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    def may_wait(self, flight: Flight) -> bool:  # noqa: ARG002 - the loop goes on
+    def may_wait(self, flight: Flight) -> bool:  # noqa: ARG002  # the loop goes on
         return True
 
     async def wait(self, flight: Flight, seconds: float = math.inf) -> None:

@@ -14,7 +14,7 @@ _PATIENCE = 3.0  # seconds for a worker to finish or give back its jobs
 
 def post(family: Family) -> "subprocess.Popen[bytes]":
     """Start a guard. It leaves when its standard input is closed."""
-    return subprocess.Popen(  # noqa: S603 (this very interpreter)
+    return subprocess.Popen(  # noqa: S603  # this very interpreter
         [sys.executable, "-P", "-m", "backburner.cli.guard", family.mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

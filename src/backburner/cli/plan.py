@@ -34,7 +34,7 @@ def api(app: Found, host: str, port: int, *, reload: bool) -> Program:
 
 def local_url(host: str, port: int) -> str:
     """Where a server that listens on `host` is found from this machine."""
-    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 (compared, not bound)
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
     return f"http://{'127.0.0.1' if everywhere else host}:{port}"
 
 

@@ -28,5 +28,5 @@ async def http_status(url: str) -> int | None:
 
 async def until_it_answers(url: str) -> None:
     """Wait for the first answer, of whatever status."""
-    while await http_status(url) is None:  # noqa: ASYNC110 (nobody would set an event)
+    while await http_status(url) is None:  # noqa: ASYNC110  # nobody would set an event
         await asyncio.sleep(_POLL)

@@ -475,7 +475,7 @@ class Call:
         terms = stored.terms
         fresh_until = terms.born + terms.lifetime
         took = self._engine.runtime.elapsed() - self._started
-        refresh_at = refresh_point(fresh_until, took, 1.0 - random())  # noqa: S311 - no secret
+        refresh_at = refresh_point(fresh_until, took, 1.0 - random())  # noqa: S311  # no secret
         if self._engine.store.shares_values:
             return Entry(None, now, refresh_at, fresh_until, fresh_until + terms.kept, value=stored)
         return Entry(stored.pack(), now, refresh_at, fresh_until, fresh_until + terms.kept)

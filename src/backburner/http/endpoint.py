@@ -42,7 +42,7 @@ def resolved(function: Callable[..., Any]) -> Signature:
     """The signature of a function, its annotations as objects where that is possible."""
     try:
         return inspect.signature(function, eval_str=True)
-    except Exception:  # noqa: BLE001 - whatever a name in an annotation does; frameworks complain where it matters
+    except Exception:  # noqa: BLE001  # whatever a name in an annotation does; frameworks complain where it matters
         return inspect.signature(function)
 
 

@@ -39,7 +39,7 @@ class _Awaited:
     def heard(self, message: bytes) -> None:
         try:
             meta = self._decode(message)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the message, the waiter must know
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the message, the waiter must know
             self._tell(self.meta.set_exception, error)
         else:
             if meta["status"] in states.READY_STATES:

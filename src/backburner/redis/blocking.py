@@ -69,7 +69,7 @@ class BlockingClient:
         """
         return self._send(packed(command), 1)[0]
 
-    def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[list[Any]]:  # noqa: ARG002 - as redis-py
+    def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[list[Any]]:  # noqa: ARG002  # as redis-py
         """Collect commands that are sent together."""
         return Pipeline(lambda commands: self._send(b"".join(commands), len(commands)))
 

@@ -184,7 +184,7 @@ class EmbeddedServer:
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         # Begun anew each time: it holds one start and cannot grow for ever.
         with self._log_file.open("wb") as log:
-            return subprocess.Popen(  # noqa: S603 (the arguments are ours)
+            return subprocess.Popen(  # noqa: S603  # the arguments are ours
                 [binary, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -90,7 +90,7 @@ class PipelinedClient:
         """As `execute_command`, in this very tick; for what comes when it `is_idle`."""
         return (self._stream or self._connect()).send_now(packed(command))
 
-    def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002 - as redis-py
+    def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002  # as redis-py
         """Collect commands that are sent together, on one connection."""
         return Pipeline(self._send_all)
 

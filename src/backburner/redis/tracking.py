@@ -136,7 +136,7 @@ class Tracking:
                 self._trust(mode)
                 pause, silent = FIRST_PAUSE, False
                 self._listen(stopping, client)
-            except Exception as error:  # noqa: BLE001 - whatever it is, changes go unheard
+            except Exception as error:  # noqa: BLE001  # whatever it is, changes go unheard
                 if stopping.is_set():
                     break
                 if isinstance(error, redis.ResponseError):

@@ -88,7 +88,7 @@ class LeastRecentlyUsed:
         def hit(key: str) -> Entry | None:
             entry = find(key)
             if entry is not None:
-                try:  # noqa: SIM105 - contextlib.suppress costs more than all the rest
+                try:  # noqa: SIM105  # contextlib.suppress costs more than all the rest
                     move_to_end(key)
                 except KeyError:
                     pass  # another thread removed it since
