@@ -114,6 +114,6 @@ def test_of_what_cannot_be_read_who_waits_for_it_is_told(
         client.lpush("celery", json.dumps({"body": "{no json", "headers": good, "properties": info, **content}))
         client.lpush("celery", '{"body": "", "headers": {"id": "torn", "task": "add"')
         for each in (job, torn):
-            with pytest.raises(DecodeError, match="can't be read"):
+            with pytest.raises(DecodeError, match="cannot be read"):
                 each.get(timeout=15)
         client.delete(KEYS.job("unreadable"), KEYS.job("torn"))

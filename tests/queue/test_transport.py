@@ -798,7 +798,7 @@ def test_what_never_can_be_told_is_logged_and_holds_up_nothing(
     eventually(lambda: mine.consumer._decisions.are_told)
     assert client.exists("celery-task-meta-hello")
     assert not client.exists(mine.leased)
-    assert "can't be told" in caplog.text
+    assert "cannot be told" in caplog.text
 
 
 def test_a_message_whose_result_cannot_be_stored_is_not_acknowledged_and_holds_up_no_other(

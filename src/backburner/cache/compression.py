@@ -1,7 +1,7 @@
 """Large payloads are made smaller on their way to a server, and whole again on their way back.
 
 A payload of more than 2 KB that comes out below nine tenths of its size is stored as `Z` and a Zstandard frame, which
-states its size. The first byte tells, so processes that compress and such that don't share a server. In this process
+states its size. The first byte tells, so processes that compress and such that do not share a server. In this process
 payloads are always whole: a copy in memory that had to be made whole for every hit would save bytes and cost time.
 """
 

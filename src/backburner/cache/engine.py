@@ -172,7 +172,7 @@ class Engine:
             return True
         if not values:
             return True
-        # Encoding comes first: a value that can't be stored is the caller's mistake, whatever the server does.
+        # Encoding comes first: a value that cannot be stored is the caller's mistake, whatever the server does.
         entries = {key: self._fitting(key, self.entry(key, value, lifetime)) for key, value in values.items()}
         return await self._or_else(
             False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)}

@@ -140,7 +140,7 @@ class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
 
 
 def _fresh_copy(error: Exception) -> Exception:
-    """A new object like `error`; the object itself where its class can't be copied."""
+    """A new object like `error`; the object itself where its class cannot be copied."""
     try:
         twin = copy(error)
     except Exception:  # noqa: BLE001  # a class of the user's; it may raise anything

@@ -43,7 +43,7 @@ class Owed:
             return self._everything or key in self._keys or not self._tags.isdisjoint(tags)
 
     async def pay(self, store: Store) -> None:
-        """Tell the store; what it can't be told stays owed.
+        """Tell the store; what it cannot be told stays owed.
 
         Raises:
             StoreError: it is still not there.

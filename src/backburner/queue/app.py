@@ -152,7 +152,7 @@ class Celery(celery.Celery):
                 connection = super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
                 connection.get_transport_cls = lambda: transport_for(url)
                 # Celery's worker would try for ever to send a heartbeat, and not serve its event loop meanwhile. An
-                # event that can't be sent is kept.
+                # event that cannot be sent is kept.
                 connection.ensure = partial(connection.ensure, max_retries=0)
                 return connection
             url, arguments = by_ours(url)

@@ -195,7 +195,7 @@ _REFUSED: Final = "the lifespan could not be entered, so there are no jobs for t
 
 
 class Living(bootsteps.StartStopStep):
-    """Has the processes of a worker enter the lifespans before they get jobs, and ends the worker where one can't."""
+    """Has the processes of a worker enter the lifespans before they get jobs, and ends the worker where one cannot."""
 
     requires = (Pool,)
 

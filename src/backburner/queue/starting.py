@@ -72,7 +72,7 @@ class Starts:
         """Tell it now, if that was not done.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
         """
         waiting = self._waiting.pop(job_id, None)
         if waiting is not None:

@@ -53,7 +53,7 @@ class Client(redis.Redis):
         """Send several in one write. A reply may be an error.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
         """
         if self._shared is None:
             raise NotImplementedError

@@ -95,7 +95,7 @@ class Channel(PublishingChannel):
         """Consume from a queue, under leases unless it needs no acknowledgement.
 
         Raises:
-            ConfigError: the queue's name can't be used.
+            ConfigError: the queue's name cannot be used.
         """
         check_name(queue)
         if not no_ack and queue not in self._fanout_queues:
@@ -253,8 +253,8 @@ class Channel(PublishingChannel):
             if body := payload.get("body"):
                 payload["body"] = self.decode_body(body, properties.get("body_encoding"))
             check(payload, is_job=task is not None and worker.is_here())
-        except Exception as error:  # noqa: BLE001  # whatever it is, it can't be read
-            log.warning("a message in the queue %s can't be read (%r) and is among those that failed", queue, error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it cannot be read
+            log.warning("a message in the queue %s cannot be read (%r) and is among those that failed", queue, error)
             consumer.bury(number, "undecodable", repr(error))
             return False
         if due is not None and due > claims.now:
@@ -264,7 +264,7 @@ class Channel(PublishingChannel):
             if task is not None and not worker.knows(task) and self._tolerate(consumer, number, tag, task):
                 return False
         except redis.ResponseError as error:
-            log.warning("how long the task %r has been unknown can't be told (%s); it is put off", task, error)
+            log.warning("how long the task %r has been unknown cannot be told (%s); it is put off", task, error)
             consumer.postpone(number, claims.now + _UNKNOWN_DELAYS[1])
             return False
         except self.connection_errors:

@@ -58,7 +58,7 @@ class Claims:
     """The claims of a consumer, on one connection.
 
     Raises:
-        redis.RedisError: the server can't be reached.
+        redis.RedisError: the server cannot be reached.
     """
 
     def __init__(self, connect: Callable[..., Any], consumer: Consumer, keys: Keys) -> None:
@@ -107,7 +107,7 @@ class Claims:
 
         Raises:
             LeaseLost: the consumer is over.
-            redis.ConnectionError: the connection was lost, or the server can't do what it is asked.
+            redis.ConnectionError: the connection was lost, or the server cannot do what it is asked.
         """
         try:
             reply = self._wire.read()

@@ -184,7 +184,7 @@ class Consumer:
         """Make it known to the server, and keep it so.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
             ConfigError: it is too old.
         """
         told = self._call(("INFO", "server"))
@@ -258,7 +258,7 @@ class Consumer:
         """Send what was decided, now.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
         """
         wire = self._wire()
         try:
@@ -355,7 +355,7 @@ class Consumer:
                 settled = monotonic()
                 rate = (decisions.heard - heard) / max(_QUICK, settled - before)
             except (redis.RedisError, OSError) as error:
-                log.warning("consumer %s can't reach the server: %s", self.name, error)
+                log.warning("consumer %s cannot reach the server: %s", self.name, error)
             except Exception:  # whatever it is, the thread has to go on
                 log.exception("consumer %s could not do all it had to, and tries again", self.name)
             else:

@@ -70,7 +70,7 @@ class Decisions:
         self._states: deque[Stored] = deque()
         self._others: deque[Call] = deque()
         self._without_result: set[int] = set()
-        """Messages that are not acknowledged any more, for the results of their jobs can't be stored."""
+        """Messages that are not acknowledged any more, for the results of their jobs cannot be stored."""
         self._under_way: _Batch | None = None
         self._speaking = original("_thread", "allocate_lock")()
         self._made = Bell()
@@ -127,7 +127,7 @@ class Decisions:
         """Tell everything, on a connection of the caller's.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
         """
         with self._speaking:
             # What is on its way on the other connection has not been said yet. If that is lost, it is said here.
@@ -277,11 +277,11 @@ class Decisions:
     def _give_up(self, part: _Batch, error: Exception) -> None:
         if part.states:
             [state] = part.states
-            log.error("the result %r can't be stored, and its message is not acknowledged: %s", state.key, error)
+            log.error("the result %r cannot be stored, and its message is not acknowledged: %s", state.key, error)
             if state.number is not None:
                 self._without_result.add(state.number)
         else:
-            log.error("what was decided about a message can't be told, and it stays leased: %s", error)
+            log.error("what was decided about a message cannot be told, and it stays leased: %s", error)
 
     def _with_results(self, acks: list[int]) -> list[int]:
         return [number for number in acks if number not in self._without_result] if self._without_result else acks

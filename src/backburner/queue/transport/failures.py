@@ -74,11 +74,11 @@ class Teller:
 
     def _mark(self, member: str, reason: str, detail: str, text: str) -> None:
         app, request = self._app, _request(text, self._app.conf.accept_content)
-        # What can't be read is known by the name it has among those that failed, which is the id if there was one.
+        # What cannot be read is known by the name it has among those that failed, which is the id if there was one.
         request.id = request.id or member
         if app.backend.get_state(request.id) in states.READY_STATES:
             return
-        error = WorkerLostError(detail) if reason == "crashed" else DecodeError(f"the message can't be read: {detail}")
+        error = WorkerLostError(detail) if reason == "crashed" else DecodeError(f"the message cannot be read: {detail}")
         task = app.tasks.get(getattr(request, "task", None))
         stores = not request.ignore_result or getattr(task, "store_errors_even_if_ignored", False)
         app.backend.mark_as_failure(request.id, error, request=request, store_result=stores)

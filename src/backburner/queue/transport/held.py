@@ -31,7 +31,7 @@ _RESERVES = 4
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # as above
-    """A message that is kept if it can't be decoded, which stock Celery acknowledges, or kills too many processes."""
+    """A message that is kept if it cannot be decoded, which stock Celery acknowledges, or kills too many processes."""
 
     killed = False
     """Whether a process died of it; see `backburner.queue.transport.request`."""
@@ -82,7 +82,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
         self.channel.qos.forget(self.delivery_tag)
 
     def done(self) -> bool:
-        """Acknowledge ahead of `ack`, from any thread. ``False`` if it can't be decoded, and `ack` is to keep it."""
+        """Acknowledge ahead of `ack`, from any thread. ``False`` if it cannot be decoded, and `ack` is to keep it."""
         if self._error is not None:
             return False
         self.channel.qos.ack(self.delivery_tag)
@@ -97,7 +97,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 
     @property
     def _error(self) -> BaseException | None:
-        """Why it can't be decoded."""
+        """Why it cannot be decoded."""
         return getattr(self, "undecodable", None) or (self.errors[0][1] if self.errors else None)
 
     def reject(self, requeue: bool = False) -> None:
@@ -116,7 +116,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 class QoS(stock.QoS):  # type: ignore[misc]  # as above
     """What a channel has delivered and nobody has settled.
 
-    It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) can't
+    It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) cannot
     be acknowledged any more, so it goes back. What was fetched, one at a time, is under no lease but kept as by stock
     kombu, until it is settled or for the visibility timeout.
     """
@@ -214,7 +214,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         """Put everything back, now.
 
         Raises:
-            redis.RedisError: the server can't be reached.
+            redis.RedisError: the server cannot be reached.
         """
         numbers = defaultdict(list)
         for number in list(self.held):

@@ -94,7 +94,7 @@ class _Leased:
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]  # as above
 
     def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
-        """End the job in a cold shutdown, where that can be done. Where it can't, the worker ends when the job has."""
+        """End the job in a cold shutdown, where that can be done. Where it cannot, the worker ends when the job has."""
         if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
             log.warning("%s[%s] runs in a thread, which nobody can end: the worker waits for it", self.name, self.id)
         else:

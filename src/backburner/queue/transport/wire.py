@@ -27,7 +27,7 @@ def pack(call: Call) -> bytes:
     """A call as it is sent.
 
     Raises:
-        redis.DataError: it holds what can't be sent.
+        redis.DataError: it holds what cannot be sent.
         UnicodeError: it holds half a character.
     """
     return packed(_words(call))
@@ -67,7 +67,7 @@ class Wire:
         return reply
 
     def send_all(self, calls: Sequence[Call]) -> None:
-        """Send calls, for `read_all` to read their replies. Nothing is sent if one of them can't be packed."""
+        """Send calls, for `read_all` to read their replies. Nothing is sent if one of them cannot be packed."""
         self._send(b"".join(map(pack, calls)))
 
     def read_all(self, calls: Sequence[Call]) -> list[Any]:
@@ -89,7 +89,7 @@ class Wire:
             return error
 
     def close(self) -> None:
-        """Close the connection. It can't be used again."""
+        """Close the connection. It cannot be used again."""
         self.connection.disconnect()
 
 
