@@ -62,7 +62,7 @@ class Miss(Event):
 
 @dataclass(frozen=True, slots=True)
 class StaleServed(Event):
-    """The callback failed, and the caller got the entry of before."""
+    """The callback failed, and the caller got the entry from before."""
 
     key: str
     error: Exception
@@ -75,7 +75,7 @@ class LateCallback(Event):
     key: str
     seconds: float
     stale: bool
-    """Whether the caller got the value of before (soft timeout), or a `CallbackTimeout` (hard timeout)."""
+    """Whether the caller got the value from before (soft timeout), or a `CallbackTimeout` (hard timeout)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Computed(Event):
     keys: tuple[str, ...]
     seconds: float
     refresh: bool
-    """Whether the values of before were still given meanwhile."""
+    """Whether the values from before were still given meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def test_of_many_alike_the_first_is_a_warning_and_the_rest_are_counted_in_the_ne
     trouble(Undecodable("user:9", "the header is damaged"))
     assert warnings(caplog) == [
         "cache entry 'user:0' cannot be read and counts as a miss: the header is damaged",
-        "cache entry 'user:1' could not be renewed, the one of before is given: LookupError: another thing",
+        "cache entry 'user:1' could not be renewed, the one from before is given: LookupError: another thing",
         (
             "cache entry 'user:9' cannot be read and counts as a miss: the header is damaged "
             "(4 more like it since the last such line)"

@@ -49,12 +49,12 @@ class Counts:
     """Where hits came from."""
     misses: int = 0
     stale_on_error: int = 0
-    """Misses whose callback failed, and which got the value of before."""
+    """Misses whose callback failed, and which got the value from before."""
     stored: int = 0
     computed: int = 0
     """Calls of callbacks that gave something. One for several keys counts for the namespace of the first."""
     refreshed: int = 0
-    """Those among them made while the value of before was still given."""
+    """Those among them made while the value from before was still given."""
     failed: int = 0
     """Calls of callbacks that raised."""
     compute_seconds: float = 0.0

@@ -71,7 +71,7 @@ MEASURES: Final = (
     _by_tier("stale.hits", "Hits beyond their freshness, given while renewed.", "stale"),
     _by_namespace("misses", "{miss}", "Reads that found no value.", lambda counts: counts.misses),
     _by_namespace(
-        "stale.fallbacks", "{read}", "Values of before, given because the callback failed.", lambda c: c.stale_on_error
+        "stale.fallbacks", "{read}", "Values from before, given when the callback failed.", lambda c: c.stale_on_error
     ),
     _by_namespace("writes", "{entry}", "Entries stored.", lambda counts: counts.stored),
     _by_namespace(

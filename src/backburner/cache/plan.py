@@ -37,7 +37,7 @@ class FlexibleOptions(TypedDict, total=False):
     hard_timeout: Duration
     """How long anybody waits for a value at most; then `CallbackTimeout` is raised."""
     throttle: Duration
-    """After the callback failed, and the value of before was given: how long everybody, in all processes, gets that
+    """After the callback failed, and the value from before was given: how long everybody, in all processes, gets that
     value without another call. Default: 1 second."""
 
 

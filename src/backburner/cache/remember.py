@@ -119,7 +119,7 @@ class ReadThrough:
         self._engine.tell(LateCallback(key, plan.hard_timeout, stale=False))
         raise CallbackTimeout(
             f"the callback for {key!r} gave nothing within hard_timeout={plan.hard_timeout:g} s, and there is no value "
-            "of before. It goes on, and its value is stored; make it faster, or allow it more time"
+            "from before. It goes on, and its value is stored; make it faster, or allow it more time"
         )
 
     async def _lead(self, flight: Flight, key: str, plan: Plan) -> object:
@@ -255,7 +255,7 @@ class ReadThrough:
     async def _compute(
         self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding
     ) -> tuple[object, Entry]:
-        """Call back; if that fails, fall back on the value of before, unless it was removed or a tag was flushed."""
+        """Call back; if that fails, fall back on the value from before, unless it was removed or a tag was flushed."""
         try:
             return await self._call(key, plan, flight, turn, found)
         except Exception as error:

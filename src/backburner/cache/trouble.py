@@ -56,7 +56,7 @@ class TroubleLog:
             case Undecodable(key, reason):
                 self._warn("undecodable", f"cache entry {key!r} cannot be read and counts as a miss: {_first(reason)}")
             case RefreshFailed(key, error) | StaleServed(key, error):
-                text = f"cache entry {key!r} could not be renewed, the one of before is given: {_brief(error)}"
+                text = f"cache entry {key!r} could not be renewed, the one from before is given: {_brief(error)}"
                 self._warn(type(error).__qualname__, text)
             case Degraded(operation, _, ValueTooLarge() as error):
                 self._warn("too large", f"cache {operation}: not stored, {error}")

@@ -525,7 +525,7 @@ class Verbs:
 
         Args:
             type: of each value, as for `remember`.
-            options: see `Options`. With `grace`, values of before are given when the callback fails and all keys
+            options: see `Options`. With `grace`, values from before are given when the callback fails and all keys
                 that it was called for have one. The timeouts are for the whole list.
 
         Raises:

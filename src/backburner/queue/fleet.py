@@ -52,7 +52,7 @@ class Place:
         return not (self._current or self._next or self._spare or self._leaving)
 
     def start(self, drain: float) -> None:
-        """Start the next worker. The one of before gets `drain` seconds, once that is ready."""
+        """Start the next worker. The one from before gets `drain` seconds, once that is ready."""
         self._dismiss(self._next, drain=0)
         self._next = self._spare or self._new()
         self._next.go()
@@ -110,7 +110,7 @@ class Place:
         if not self._directories:
             self._start_later(f"process {worker.process.pid} did not start (code {worker.process.returncode})")
             return
-        goes_on = "the worker goes on with the code of before" if self._current else "no worker is running"
+        goes_on = "the worker goes on with the code from before" if self._current else "no worker is running"
         log.error("reload: the code does not start, see above; %s. Save a change to try again", goes_on)
         self._spare = self._spare or self._new()
 

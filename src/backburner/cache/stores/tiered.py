@@ -1,7 +1,7 @@
 """Entries on a server, and copies of those in use in this process, dropped when the server says that they changed.
 
 A copy may be kept only while changes are heard of (`Tracking`): lost connection, no copies. And only if no change was
-heard between the question that brought it and its arrival, or an answer of before could be kept after the news of what
+heard between the question that brought it and its arrival, or an older answer could be kept after the news of what
 came after. So each read leaves a token before it asks; news of a key takes the token away; and without it, the answer
 is given to the caller and not kept. The versions of tags are kept in the same way, which makes a tagged hit as cheap as
 any. A copy is kept for a minute at most, whatever is heard.
