@@ -17,6 +17,13 @@ UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header
 
+# Scripts, and what the names of their results begin with.
+define benchmarks
+@"$(PYTHON)" requirements/sync.py bench
+@for script in $(1); do echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
+@.venv-bench/bin/python benchmarks/summary.py $(2)
+endef
+
 .PHONY: help venv run test test-all chaos lint types fmt bench bench-cache bench-http bench-queue docs pins clean
 
 help: ## List the targets
@@ -34,7 +41,7 @@ run: venv ## Start everything: server, migrations, API, worker, beat, Flower, ma
 test: venv ## Run the tests that need no service; under five minutes
 	@$(VENV)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: venv ## Run all tests; those with Redis and PostgreSQL are skipped where these are not installed
+test-all: venv ## Run all tests; those with Redis, PostgreSQL, RabbitMQ or Node are skipped where these are not installed
 	@$(VENV)/python -m pytest $(ARGS)
 
 chaos: venv ## Kill workers, servers and connections for three minutes, or SECONDS=600, and count the jobs
@@ -54,22 +61,13 @@ fmt: venv ## Put the code into shape: ruff format, and what ruff can mend by its
 bench: bench-cache bench-http bench-queue ## Run all benchmarks, beside the peers that they compare with
 
 bench-cache: venv ## Run those of the cache; six minutes on a machine that has nothing else to do
-	@"$(PYTHON)" requirements/sync.py bench
-	@for script in benchmarks/cache_*.py benchmarks/codec.py benchmarks/pipelining.py; do \
-		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
-	@.venv-bench/bin/python benchmarks/summary.py cache_
+	$(call benchmarks,benchmarks/cache_*.py benchmarks/codec.py benchmarks/pipelining.py,cache_)
 
 bench-http: venv ## Run those of the HTTP cache; a quarter of an hour; needs wrk
-	@"$(PYTHON)" requirements/sync.py bench
-	@for script in benchmarks/http_*.py; do \
-		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
-	@.venv-bench/bin/python benchmarks/summary.py http_
+	$(call benchmarks,benchmarks/http_*.py,http_)
 
 bench-queue: venv ## Run those of the queue; twenty minutes
-	@"$(PYTHON)" requirements/sync.py bench
-	@for script in benchmarks/queue_*.py; do \
-		echo "$$script"; .venv-bench/bin/python "$$script" $(ARGS) || exit 1; done
-	@.venv-bench/bin/python benchmarks/summary.py queue_
+	$(call benchmarks,benchmarks/queue_*.py,queue_)
 
 docs: venv ## Check the documentation: run every code block, follow every link between its files
 	@$(VENV)/python -m pytest tests/test_readme.py $(ARGS)
