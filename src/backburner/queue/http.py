@@ -14,6 +14,7 @@ is lies on the result backend's server, which must be Redis or Valkey, for as lo
 import asyncio
 import contextlib
 import json
+import math
 import re
 import time
 import uuid
@@ -33,6 +34,7 @@ from backburner.errors import ConfigError, ResultUnavailable, UnknownJob
 from backburner.extras import extra
 from backburner.queue.app import Celery
 from backburner.queue.coroutines import signature_source
+from backburner.queue.defaults import results_kept
 from backburner.queue.result import Job
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
 
@@ -173,7 +175,7 @@ class JobsRouter(APIRouter):
         """Write down whose a job is. False if it was submitted before, in the same words, and enqueued."""
         key, backend = _key(job_id), self._backend
         value = orjson.dumps(record | {"enqueued": lasting})
-        seconds = int(backend.expires or 86_400) if lasting else _SUBMITTING
+        seconds = math.ceil(results_kept(self.celery_app.conf)) if lasting else _SUBMITTING
         if lasting or backend.client.set(key, value, nx=True, ex=seconds):
             if lasting:
                 backend.client.set(key, value, ex=seconds)
