@@ -87,7 +87,7 @@ class Health(bootsteps.StartStopStep):
         Thread(target=self._server.serve_forever, name="backburner-health", daemon=True).start()
         signals.worker_shutdown.connect(self._close, weak=False)
 
-    def stop(self, parent: "WorkController") -> None:  # as above
+    def stop(self, parent: "WorkController") -> None:
         """Nothing yet: that the worker is stopping is worth telling."""
 
     def _close(self, **_: Any) -> None:
@@ -167,8 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815  # as above
+    do_HEAD = do_GET  # noqa: N815  # http.server's name
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as above
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
         """Into the log, where one wants to see it."""
         log.debug(format, *args)

@@ -327,7 +327,7 @@ class Job(_Snapshots, Generic[T_co]):
 
     def _get_task_meta(self) -> dict[str, Any]:
         with _reading(self.id):
-            return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # as above
+            return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # the stubs leave it out
 
 
 class EagerJob(celery.result.EagerResult[Any], _Snapshots):
