@@ -145,3 +145,9 @@ def test_pickle_needs_a_signing_key() -> None:
 def test_a_cache_without_a_prefix_is_refused() -> None:
     with pytest.raises(ConfigError, match="prefix"):
         Cache("memory://", prefix="")
+
+
+@pytest.mark.parametrize("ttl", ["soon", 0, -1, "0s", True])
+def test_a_cache_refuses_a_default_ttl_in_which_nothing_would_be_kept(ttl: object) -> None:
+    with pytest.raises(ConfigError, match="default_ttl"):
+        Cache("memory://", default_ttl=ttl)

@@ -46,6 +46,16 @@ def _no_loop() -> None:
     """In place of a reference to one."""
 
 
+def _lifetime(default_ttl: TTL) -> float:
+    try:
+        lifetime = FOREVER if default_ttl is None else seconds(default_ttl)
+    except ValueError as error:
+        raise ConfigError(f"default_ttl: {error}") from None
+    if not lifetime > 0:
+        raise ConfigError(f"default_ttl={default_ttl!r}: nothing would be kept; write default_ttl=3600")
+    return lifetime
+
+
 class Cache(Verbs):
     """A cache on a Redis or Valkey server, or in memory.
 
@@ -118,7 +128,7 @@ class Cache(Verbs):
         self._lease = lease
         self._strict = strict
         self._clock = clock
-        self._default_ttl = FOREVER if default_ttl is None else seconds(default_ttl)
+        self._default_ttl = _lifetime(default_ttl)
         self._counters = Counters()
         self.events.subscribe(self._counters.note, *COUNTED)
         self._owed = Owed()
