@@ -112,10 +112,6 @@ def test_only_the_newest_mails_are_kept(mailbox: Mailbox, monkeypatch: pytest.Mo
 
 class TestServer:
     @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
-    @pytest.fixture
     async def smtp_port(self, tmp_path: Path) -> AsyncIterator[int]:
         with listen(None) as smtp, listen(None) as page:
             server = MailServer(tmp_path / "mail", smtp, page)

@@ -15,11 +15,6 @@ from backburner.cli.service import Program, Service
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Log:
     def __init__(self) -> None:
         self.lines: list[str] = []

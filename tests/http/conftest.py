@@ -10,11 +10,6 @@ from backburner.http import CacheMiddleware, Policy
 from tests.http.exchanges import Origin
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Clock:
     """Unix time that a test sets."""
 
