@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from backburner import Cache
+from backburner.cache import Context
 from backburner.events import LeaseLost
 from tests.conftest import Eventually
 from tests.processes import free_port
@@ -199,6 +200,44 @@ def test_who_comes_after_a_write_does_not_share_a_computation_of_before(cache: C
         slow.go.set()
         assert leader.result() == [1]
     assert cache.get("key") == "after"
+
+
+@pytest.mark.parametrize("of_list", [False, True])
+def test_a_flush_of_other_tags_lets_a_computation_go_on_which_later_callers_share(
+    cache: Cache, eventually: Eventually, of_list: bool
+) -> None:
+    slow, tagged = Slow(), cache.tags("tag")
+    with ThreadPoolExecutor(2) as pool:
+        if of_list:
+            leader = pool.submit(lambda: tagged.remember_many(["key"], 60, lambda _: {"key": slow()})["key"])
+        else:
+            leader = pool.submit(tagged.remember, "key", 60, slow)
+        assert slow.began.wait(10)
+        cache.tags("another").flush()
+        follower = pool.submit(tagged.remember, "key", 60, slow)
+        eventually(lambda: _waiting(cache) == 1)
+        slow.go.set()
+        assert leader.result() == follower.result() == [1]
+    assert cache.get("key") == [1]
+
+
+@pytest.mark.parametrize("named", ["before", "meanwhile"])
+def test_who_comes_after_a_flush_does_not_share_a_computation_of_before(cache: Cache, named: str) -> None:
+    slow, source = Slow(), cache.tags("tag") if named == "before" else cache
+
+    def load(ctx: Context) -> list[int]:
+        if named == "meanwhile":
+            ctx.tag("tag")
+        ctx.skip()  # so that the entry does not tell
+        return slow()
+
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(source.remember, "key", 60, load)
+        assert slow.began.wait(10)
+        cache.tags("tag").flush()
+        assert not cache._flights._under_way
+        slow.go.set()
+        assert leader.result() == [1]
 
 
 @pytest.mark.parametrize("change", ["forget", "put", "tag"])

@@ -299,9 +299,9 @@ class Engine:
         return await self._or_else(False, "flush", (), self._flush(self.store.flush(), ()), owed={})
 
     async def _flush(self, flushing: Awaitable[None], tags: tuple[str, ...]) -> bool:
-        self.flights.supersede(None)
+        self.flights.flush(tags)
         await flushing
-        self.flights.supersede(None)
+        self.flights.flush(tags)
         self.tell(Invalidated(tags=tags))
         return True
 

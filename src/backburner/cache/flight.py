@@ -2,12 +2,12 @@
 
 Who comes first leads: it reads the store and, on a miss, calls the callback. Who comes while it does follows: it waits
 and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them
-leads. A key that is written or removed meanwhile leaves its flight behind: later callers start a new one, and what the
-old one computes is not stored.
+leads. A key that is written or removed meanwhile, or one of whose tags is flushed, leaves its flight behind: later
+callers start a new one, and what the old one computes is not stored.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from copy import copy
@@ -28,17 +28,19 @@ class LeftOut(LookupError):
 class Flight:
     """A computation under way."""
 
-    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "overtaken", "stale", "superseded")
+    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "overtaken", "stale", "superseded", "tags")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None) -> None:
         self.began = perf_counter()
         self.landed: Future[None] = Future()
         """Done when the outcome is there."""
         self.landed.set_running_or_notify_cancel()  # so that a follower who is cancelled cancels nobody else
         self.loop = loop
         """The event loop of the leader, if it is a task."""
+        self.tags = tags
+        """Of what it computes, as far as they are named by now; ``None``: they may be any."""
         self.superseded = False
-        """The key was written or removed since."""
+        """The key was written or removed since, or one of its tags was flushed."""
         self.overtaken = False
         """Somebody had written or removed the key when it landed, perhaps before the last follower came."""
         self.late = False
@@ -48,6 +50,10 @@ class Flight:
         self.stale = False
         """The entry is beyond its freshness."""
         self.error: Exception | None = None
+
+    def carries(self, tags: Collection[str]) -> bool:
+        """Whether what it computes has any of these tags, as far as is known."""
+        return self.tags is None or any(tag in self.tags for tag in tags)
 
     def outcome(self) -> Entry | None:
         """The entry, or ``None`` if the leader gave up and somebody else must lead.
@@ -68,8 +74,13 @@ class Flights:
         self._renewals: dict[str, Flight] = {}
         self._lock = Lock()  # held for operations on the dict only
 
-    def join(self, key: str, loop: asyncio.AbstractEventLoop | None) -> tuple[Flight, bool]:
+    def join(
+        self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
+    ) -> tuple[Flight, bool]:
         """The flight of a key, and whether the caller leads it.
+
+        Args:
+            tags: as `Flight.tags`, should the caller lead.
 
         Raises:
             RuntimeError: the caller is the callback of that very flight, and would wait for itself.
@@ -77,37 +88,45 @@ class Flights:
         with self._lock:
             flight = self._under_way.get(key)
             if flight is None:
-                flight = self._under_way[key] = Flight(loop)
+                flight = self._under_way[key] = Flight(loop, tags)
                 return flight, True
         if flight in _leading.get():
             raise RuntimeError(f"the callback for {key!r} asks the cache for {key!r}: it would wait for itself")
         return flight, False
 
-    def try_renewing(self, key: str, loop: asyncio.AbstractEventLoop | None) -> Flight | None:
+    def try_renewing(
+        self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
+    ) -> Flight | None:
         """A flight that renews a key which has a value still; ``None`` if somebody renews it already."""
         with self._lock:
             if key in self._renewals:
                 return None
-            flight = self._renewals[key] = Flight(loop)
+            flight = self._renewals[key] = Flight(loop, tags)
             return flight
 
     def renewal(self, key: str) -> Flight | None:
         """The flight that renews a key, if one does."""
         return self._renewals.get(key)
 
-    def supersede(self, keys: Iterable[str] | None) -> None:
-        """Say that keys, or all of them, were written or removed."""
-        scope = current_scope()
-        if scope is not None:
-            scope.forget(self, keys)
+    def supersede(self, keys: Iterable[str]) -> None:
+        """Say that keys were written or removed."""
+        _forget_in_scope(self, keys)
         if not self._under_way and not self._renewals:
             return
         with self._lock:
             for flights in (self._under_way, self._renewals):
-                for key in list(flights) if keys is None else keys:
+                for key in keys:
                     flight = flights.pop(key, None)
                     if flight is not None:
                         flight.superseded = True
+
+    def flush(self, tags: Collection[str]) -> None:
+        """Say that what carries any of these tags was removed; without tags, everything."""
+        _forget_in_scope(self, None)
+        with self._lock:
+            for flights in (self._under_way, self._renewals):
+                for key in [key for key, flight in flights.items() if not tags or flight.carries(tags)]:
+                    flights.pop(key).superseded = True
 
     def land(self, key: str, flight: Flight) -> None:
         """Say that the leader is done, well or not; followers go on. A flight that has landed may be landed again."""
@@ -137,6 +156,11 @@ class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
 
     def __exit__(self, *_: object) -> None:
         _leading.reset(self._token)
+
+
+def _forget_in_scope(flights: Flights, keys: Iterable[str] | None) -> None:
+    if (scope := current_scope()) is not None:
+        scope.forget(flights, keys)
 
 
 def _fresh_copy(error: Exception) -> Exception:

@@ -50,7 +50,7 @@ class ReadThrough:
         if deadline is None:
             deadline = self._runtime.elapsed() + plan.hard_timeout
         while True:
-            flight, leads = self._flights.join(key, self._runtime.loop())
+            flight, leads = self._flights.join(key, self._runtime.loop(), plan.tags)
             if leads:
                 value = await self._lead(flight, key, plan)
             elif self._runtime.may_wait(flight):
@@ -217,7 +217,7 @@ class ReadThrough:
 
     async def _renew(self, key: str, plan: Plan, found: Finding) -> object:
         """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
-        flight = self._flights.try_renewing(key, self._runtime.loop())
+        flight = self._flights.try_renewing(key, self._runtime.loop(), plan.tags)
         if flight is None:
             return found.value
         if not (plan.in_background or plan.timed):
@@ -272,6 +272,7 @@ class ReadThrough:
     ) -> tuple[object, Entry]:
         """Call back, and store what it gives if there is a turn to do so."""
         context = self._context(key, plan)
+        flight.tags = context.tags  # to which the callback may add
         finished = turn is None
         rest = 0.0
         try:

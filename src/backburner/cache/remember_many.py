@@ -35,7 +35,7 @@ class ReadThroughMany:
         """
         deadline = self._engine.runtime.elapsed() + plan.hard_timeout
         wanted = tuple(dict.fromkeys(keys))
-        led = self._lead_those_that_nobody_leads(wanted)
+        led = self._lead_those_that_nobody_leads(wanted, plan)
         batch = _Batch(self._engine, plan, led)
         values = dict(await batch.compute()) if led else {}
         one = ReadThrough(self._engine)
@@ -49,12 +49,12 @@ class ReadThroughMany:
                 values[key] = await one.arrival(led[key], key, plan, deadline)
         return {key: values[key] for key in wanted if values.get(key, MISSING) is not MISSING}
 
-    def _lead_those_that_nobody_leads(self, keys: Sequence[str]) -> dict[str, Flight]:
+    def _lead_those_that_nobody_leads(self, keys: Sequence[str], plan: Plan) -> dict[str, Flight]:
         flights, loop = self._engine.flights, self._engine.runtime.loop()
         led: dict[str, Flight] = {}
         try:
             for key in keys:
-                flight, leads = flights.join(key, loop)
+                flight, leads = flights.join(key, loop, plan.tags)
                 if leads:
                     led[key] = flight
         except RuntimeError:
