@@ -190,6 +190,39 @@ def test_a_blocking_verb_inside_the_leaders_event_loop_computes_for_itself_inste
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("of_list", [False, True])
+@pytest.mark.parametrize("soft_timeout", [None, 0.05])
+@pytest.mark.parametrize("left", ["behind", "to renew"])
+def test_a_blocking_verb_does_not_wait_for_a_lease_of_the_event_loop_that_it_blocks(
+    cache: Cache, left: str, soft_timeout: float | None, of_list: bool
+) -> None:
+    async def main() -> None:
+        began, go = asyncio.Event(), asyncio.Event()
+
+        async def load() -> str:
+            began.set()
+            await go.wait()
+            return "of the task"
+
+        def read() -> object:
+            if of_list:
+                return cache.remember_many(["key"], 60, lambda _: {"key": 1}, soft_timeout=soft_timeout)["key"]
+            return cache.remember("key", 60, lambda: 1, soft_timeout=soft_timeout)
+
+        if left == "to renew":
+            await cache.aflexible("key", (0, 60), lambda: "stale")
+        leader = asyncio.create_task(cache.tags("tag").aflexible("key", (0, 60), load))
+        await began.wait()
+        if left == "behind":
+            await cache.tags("tag").aflush()
+        assert read() == 1
+        go.set()
+        await leader
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
 def test_who_comes_after_a_write_does_not_share_a_computation_of_before(cache: Cache) -> None:
     slow = Slow()
     with ThreadPoolExecutor(1) as pool:

@@ -377,6 +377,10 @@ class Engine:
         if Computed in self._events.listening:
             self._events.emit(Computed(tuple(keys), computation.seconds, refresh))
 
+    def may_wait(self, key: str) -> bool:
+        """Whether waiting for the lease on a key could end, should a computation of this process hold it."""
+        return all(map(self.runtime.may_wait, self.flights.going_on(key)))
+
     def waited(self, key: str, since: float, on: Literal["flight", "lease"]) -> None:
         """Note that a caller has waited for another one, from a time of the runtime's `elapsed` on, and say so."""
         seconds = self.runtime.elapsed() - since

@@ -28,9 +28,10 @@ class LeftOut(LookupError):
 class Flight:
     """A computation under way."""
 
-    __slots__ = ("began", "entry", "error", "landed", "late", "loop", "overtaken", "stale", "superseded", "tags")
+    __slots__ = ("began", "entry", "error", "key", "landed", "late", "loop", "overtaken", "stale", "superseded", "tags")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None) -> None:
+    def __init__(self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None) -> None:
+        self.key = key
         self.began = perf_counter()
         self.landed: Future[None] = Future()
         """Done when the outcome is there."""
@@ -72,7 +73,8 @@ class Flights:
     def __init__(self) -> None:
         self._under_way: dict[str, Flight] = {}
         self._renewals: dict[str, Flight] = {}
-        self._lock = Lock()  # held for operations on the dict only
+        self._going_on: dict[str, list[Flight]] = {}  # these, and those that were left behind
+        self._lock = Lock()  # held for operations on these only
 
     def join(
         self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
@@ -88,7 +90,7 @@ class Flights:
         with self._lock:
             flight = self._under_way.get(key)
             if flight is None:
-                flight = self._under_way[key] = Flight(loop, tags)
+                flight = self._under_way[key] = self._begin(key, loop, tags)
                 return flight, True
         if flight in _leading.get():
             raise RuntimeError(f"the callback for {key!r} asks the cache for {key!r}: it would wait for itself")
@@ -101,12 +103,13 @@ class Flights:
         with self._lock:
             if key in self._renewals:
                 return None
-            flight = self._renewals[key] = Flight(loop, tags)
+            flight = self._renewals[key] = self._begin(key, loop, tags)
             return flight
 
-    def renewal(self, key: str) -> Flight | None:
-        """The flight that renews a key, if one does."""
-        return self._renewals.get(key)
+    def going_on(self, key: str) -> list[Flight]:
+        """All flights of a key that have not landed: also one that renews it, and those that were left behind."""
+        with self._lock:
+            return list(self._going_on.get(key, ()))
 
     def supersede(self, keys: Iterable[str]) -> None:
         """Say that keys were written or removed."""
@@ -128,21 +131,25 @@ class Flights:
                 for key in [key for key, flight in flights.items() if not tags or flight.carries(tags)]:
                     flights.pop(key).superseded = True
 
-    def land(self, key: str, flight: Flight) -> None:
+    def land(self, flight: Flight) -> None:
         """Say that the leader is done, well or not; followers go on. A flight that has landed may be landed again."""
-        self._land(self._under_way, key, flight)
-
-    def land_renewal(self, key: str, flight: Flight) -> None:
-        """As `land`, for a flight of `try_renewing`."""
-        self._land(self._renewals, key, flight)
-
-    def _land(self, flights: dict[str, Flight], key: str, flight: Flight) -> None:
         with self._lock:
-            if flights.get(key) is flight:
-                del flights[key]
+            others = self._going_on.get(flight.key, [])
+            if flight in others:
+                others.remove(flight)
+                if not others:
+                    del self._going_on[flight.key]
+            for flights in (self._under_way, self._renewals):
+                if flights.get(flight.key) is flight:
+                    del flights[flight.key]
             landed = flight.landed.done()
         if not landed:
             flight.landed.set_result(None)
+
+    def _begin(self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None) -> Flight:
+        flight = Flight(key, loop, tags)
+        self._going_on.setdefault(key, []).append(flight)
+        return flight
 
 
 class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`

@@ -59,7 +59,7 @@ class ReadThrough:
                     continue
             else:
                 # Waiting here could never end: neither for that flight, nor for the lease that it holds.
-                flight = Flight(None)
+                flight = Flight(key, None)
                 value = await self._alone(flight, key, plan)
             if value is MISSING:
                 value = await self.arrival(flight, key, plan, deadline)
@@ -133,12 +133,13 @@ class ReadThrough:
                     flight.entry, flight.stale = found.entry, found.stale
                     if found.decision in (Decision.HIT, Decision.RESTING):
                         return found.value
-                    self._flights.land(key, flight)  # the others need not wait for what follows
+                    self._flights.land(flight)  # the others need not wait for what follows
                     return await self._renew(key, plan, found)
                 if not plan.timed:
                     value, flight.entry = await self._obtain(key, plan, flight, found)
                     return value
-                self._runtime.spawn(self._lead_apart(key, plan, flight, found))
+                may_wait = self._engine.may_wait(key)  # asked here: the thread apart holds nobody up
+                self._runtime.spawn(self._lead_apart(key, plan, flight, found, may_wait=may_wait))
                 handed_over = True
                 return MISSING
         except Exception as error:
@@ -147,9 +148,9 @@ class ReadThrough:
         finally:
             # Also when cancelled or killed: neither entry nor error is set then, and a follower leads.
             if not handed_over:
-                self._flights.land(key, flight)
+                self._flights.land(flight)
 
-    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool = True) -> None:
+    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool) -> None:
         try:
             _, flight.entry = await self._obtain(key, plan, flight, found, may_wait=may_wait)
         except Exception as error:  # noqa: BLE001  # raised by who waits; who left before is told
@@ -157,7 +158,7 @@ class ReadThrough:
             if flight.late:
                 self._engine.tell(RefreshFailed(key, error))
         finally:
-            self._flights.land(key, flight)
+            self._flights.land(flight)
 
     async def _alone(self, flight: Flight, key: str, plan: Plan) -> object:
         """As `_lead`, with a flight that nobody else knows of."""
@@ -191,7 +192,7 @@ class ReadThrough:
                     turn = asked
                     break
                 if asked.taken:
-                    if not may_wait or self._renews_where_nobody_waits(key):
+                    if not may_wait or not self._engine.may_wait(key):
                         break
                     since = since or self._runtime.elapsed()
                     await self._engine.store.wait(asked.taken[key])
@@ -211,10 +212,6 @@ class ReadThrough:
         self._engine.count(key, MISSING)
         return await self._compute(key, plan, flight, turn, found)
 
-    def _renews_where_nobody_waits(self, key: str) -> bool:
-        renewal = self._flights.renewal(key)
-        return renewal is not None and not self._runtime.may_wait(renewal)
-
     async def _renew(self, key: str, plan: Plan, found: Finding) -> object:
         """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
         flight = self._flights.try_renewing(key, self._runtime.loop(), plan.tags)
@@ -225,7 +222,7 @@ class ReadThrough:
         try:
             self._runtime.spawn(self._renew_with(key, plan, flight, found))
         except RuntimeError as error:
-            self._flights.land_renewal(key, flight)
+            self._flights.land(flight)
             self._engine.tell(RefreshFailed(key, error))
             return found.value
         if plan.in_background:
@@ -250,7 +247,7 @@ class ReadThrough:
         else:
             return value
         finally:
-            self._flights.land_renewal(key, flight)
+            self._flights.land(flight)
 
     async def _compute(
         self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding

@@ -58,8 +58,8 @@ class ReadThroughMany:
                 if leads:
                     led[key] = flight
         except RuntimeError:
-            for key, flight in led.items():
-                flights.land(key, flight)
+            for flight in led.values():
+                flights.land(flight)
             raise
         return led
 
@@ -73,6 +73,8 @@ class _Batch:
         self._led = led
         self._pending = dict.fromkeys(led, Finding())
         self._values: dict[str, object] = {}
+        self._held_here: frozenset[str] = frozenset()
+        """Those whose lease may be held by a task that cannot go on before the caller does."""
         self._answers = True
         """Whether the store does."""
         self.apart = False
@@ -83,6 +85,7 @@ class _Batch:
         try:
             with leading(*self._led.values()):
                 await self._take_what_is_there()
+                self._held_here = frozenset(key for key in self._pending if not self._engine.may_wait(key))
                 if self._pending and self._plan.timed:
                     self._engine.runtime.spawn(self._compute_apart())
                     self.apart = True
@@ -117,6 +120,8 @@ class _Batch:
                     await self._call(tuple(self._pending), None)
                 elif turn.keys:
                     await self._call(turn.keys, turn)
+                elif held_here := self._held_here & turn.taken.keys():
+                    await self._call(tuple(held_here), None)
                 elif turn.taken:
                     since = since or self._engine.runtime.elapsed()
                     await self._wait(turn)
@@ -132,8 +137,8 @@ class _Batch:
 
     def _land_all(self) -> None:
         # Also when cancelled or killed: neither entry nor error is set then, and followers lead.
-        for key, flight in self._led.items():
-            self._engine.flights.land(key, flight)
+        for flight in self._led.values():
+            self._engine.flights.land(flight)
 
     async def _take_what_is_there(self) -> None:
         plan, pending = self._plan, self._pending
@@ -213,7 +218,7 @@ class _Batch:
             self._values[key] = value
         flight = self._led[key]
         flight.entry, flight.stale = entry, stale
-        self._engine.flights.land(key, flight)
+        self._engine.flights.land(flight)
 
 
 def _one(plan: Plan, key: str) -> object:

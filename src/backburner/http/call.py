@@ -387,7 +387,7 @@ class Call:
         if self._reason in _LASTING:
             self._passing.add(self._place.key, credentials=bool(credentials))
         self.flight.error = NotShared(credentials)
-        self._engine.flights.land(self._place.key, self.flight)
+        self._engine.flights.land(self.flight)
         turn, self._turn = self._turn, None
         if turn is not None:
             # At once: the response may be a stream without an end, and other processes wait for the lease.
@@ -414,15 +414,14 @@ class Call:
     def _land(self, stored: Stored, tags: TagVersions, variants: Variants | None = None) -> None:
         landed = self._place.landed(stored, variants or self._place.variants)
         self.flight.entry = Entry(None, 0.0, 0.0, 0.0, 0.0, tags, value=landed)
-        self._engine.flights.land(self._place.key, self.flight)
+        self._engine.flights.land(self.flight)
 
     async def end(self) -> None:
         """Give back the right to store, if nothing was."""
         turn, self._turn = self._turn, None
         if turn is not None:
             await self._engine.give_up(turn, self._rest)
-        land = self._engine.flights.land_renewal if self.renewal else self._engine.flights.land
-        land(self._place.key, self.flight)
+        self._engine.flights.land(self.flight)
 
     # Storing
 

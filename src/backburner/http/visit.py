@@ -170,7 +170,7 @@ class Visit:
 
     async def _alone(self, found: Found | None) -> None:
         """Call the application for this request only, as it is."""
-        call = self._call(found, Flight(None))
+        call = self._call(found, Flight(self._place.key, None))
         call.forwarded = "fwd=bypass"
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
         exchange.let_pass()
@@ -180,7 +180,7 @@ class Visit:
         """Call the application for a request with credentials, whose response may turn out to be for all. It does not
         wait for others, and stores nothing if one of them is about to."""
         flight, leads = self._engine.flights.join(self._place.key, self._engine.runtime.loop())
-        call = self._call(found, flight if leads else Flight(None))
+        call = self._call(found, flight if leads else Flight(self._place.key, None))
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
         try:
             if leads:
