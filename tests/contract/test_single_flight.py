@@ -348,6 +348,27 @@ def test_what_another_process_computed_between_the_look_and_the_lease_is_not_com
     other.close()
 
 
+@pytest.mark.parametrize("interrupt", [asyncio.CancelledError, KeyboardInterrupt, TimeoutError])
+def test_a_lease_whose_grant_never_reached_its_holder_is_given_back_at_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    cache, other = (Cache(redis_url, strict=True, timeout=5) for _ in range(2))
+    begin = cache._blocking.store._far._begin  # type: ignore[attr-defined]
+
+    async def interrupted(*arguments: Any) -> None:
+        await begin(*arguments)
+        raise interrupt
+
+    monkeypatch.setattr(cache._blocking.store._far, "_begin", interrupted)  # type: ignore[attr-defined]
+    with pytest.raises(interrupt):
+        cache.tags("tag").remember("key", 60, lambda: 1)
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.keys("*lease*")
+    assert other.remember("key", 60, lambda: 2) == 2
+    cache.close()
+    other.close()
+
+
 def test_bytes_that_cannot_be_read_are_replaced_by_what_is_computed(redis_url: str) -> None:
     cache = Cache(redis_url, strict=True, timeout=5)
     with redis.Redis.from_url(redis_url) as client:

@@ -21,6 +21,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Final, cast
@@ -238,7 +239,15 @@ class RedisStore:
         token = secrets.token_hex(_TOKEN_BYTES)
         marks = [b"*" if mark is None else mark for mark in seen.values()]
         names = [self._keyspace.tag(tag) for tag in tags]
-        result = await self._begin(names, self._places(seen), token, marks, lifetime, lease)
+        try:
+            result = await self._begin(names, self._places(seen), token, marks, lifetime, lease)
+        except (StoreError, GeneratorExit):
+            raise
+        except BaseException:
+            # Cancelled or interrupted: leases may be ours without our having heard of it, and others wait for them.
+            with suppress(StoreError):
+                await self.finish(Turn(tuple(seen), (), token), {}, 0.0)
+            raise
         answers = dict(zip(seen, result, strict=False))
         granted = tuple(key for key, answer in answers.items() if answer == 1)
         taken = {
