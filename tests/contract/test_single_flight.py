@@ -147,6 +147,44 @@ def test_when_the_leader_is_cancelled_a_follower_leads(cache: Cache) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("verb", ["remember", "remember_many", "flexible"])
+def test_a_computation_apart_that_is_cancelled_before_it_begins_keeps_nobody_from_computing(
+    cache: Cache, verb: str
+) -> None:
+    computed = []
+
+    async def read(value: int) -> None:
+        def load(*_: object) -> dict[str, int]:
+            computed.append(value)
+            return {"key": value}
+
+        if verb == "remember":
+            await cache.aremember("key", 60, load, hard_timeout=5)
+        elif verb == "remember_many":
+            await cache.aremember_many(["key"], 60, load, hard_timeout=5)
+        else:
+            await cache.aflexible("key", (0, 60), load)
+
+    async def main() -> None:
+        if verb == "flexible":
+            cache.forever("key", 0)
+            cache.expire("key")
+        spawned = cache._aengine().runtime._spawned  # type: ignore[attr-defined]
+        first = asyncio.create_task(read(1))
+        while not spawned:  # noqa: ASYNC110 - nobody says when it is there
+            await asyncio.sleep(0)
+        for task in tuple(spawned):
+            task.cancel()
+        await asyncio.wait([first])
+        await read(2)
+        while cache._flights._going_on:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await cache.aclose()
+
+    asyncio.run(main())
+    assert computed == [2]
+
+
 class Broken(Exception):
     """An error with an argument, as users' own have them."""
 

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from backburner.cache.context import Context
@@ -139,7 +140,7 @@ class ReadThrough:
                     value, flight.entry = await self._obtain(key, plan, flight, found)
                     return value
                 may_wait = self._engine.may_wait(key)  # asked here: the thread apart holds nobody up
-                self._runtime.spawn(self._lead_apart(key, plan, flight, found, may_wait=may_wait))
+                self._lead_apart(key, plan, flight, found, may_wait=may_wait)
                 handed_over = True
                 return MISSING
         except Exception as error:
@@ -150,15 +151,16 @@ class ReadThrough:
             if not handed_over:
                 self._flights.land(flight)
 
-    async def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool) -> None:
-        try:
-            _, flight.entry = await self._obtain(key, plan, flight, found, may_wait=may_wait)
-        except Exception as error:  # noqa: BLE001  # raised by who waits; who left before is told
-            flight.error = error
-            if flight.late:
-                self._engine.tell(RefreshFailed(key, error))
-        finally:
-            self._flights.land(flight)
+    def _lead_apart(self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool) -> None:
+        async def lead() -> None:
+            try:
+                _, flight.entry = await self._obtain(key, plan, flight, found, may_wait=may_wait)
+            except Exception as error:  # noqa: BLE001  # raised by who waits; who left before is told
+                flight.error = error
+                if flight.late:
+                    self._engine.tell(RefreshFailed(key, error))
+
+        self._runtime.spawn(lead(), partial(self._flights.land, flight))
 
     async def _alone(self, flight: Flight, key: str, plan: Plan) -> object:
         """As `_lead`, with a flight that nobody else knows of."""
@@ -167,7 +169,7 @@ class ReadThrough:
             self._engine.count(key, found.value, found.entry, stale=found.stale)
             return found.value
         if plan.timed:
-            self._runtime.spawn(self._lead_apart(key, plan, flight, found, may_wait=False))
+            self._lead_apart(key, plan, flight, found, may_wait=False)
             return MISSING
         value, _ = await self._obtain(key, plan, flight, found, may_wait=False)
         return value
@@ -217,12 +219,16 @@ class ReadThrough:
         flight = self._flights.try_renewing(key, self._runtime.loop(), plan.tags)
         if flight is None:
             return found.value
+        land = partial(self._flights.land, flight)
         if not (plan.in_background or plan.timed):
-            return await self._renew_with(key, plan, flight, found)
+            try:
+                return await self._renew_with(key, plan, flight, found)
+            finally:
+                land()
         try:
-            self._runtime.spawn(self._renew_with(key, plan, flight, found))
+            self._runtime.spawn(self._renew_with(key, plan, flight, found), land)
         except RuntimeError as error:
-            self._flights.land(flight)
+            land()
             self._engine.tell(RefreshFailed(key, error))
             return found.value
         if plan.in_background:
@@ -246,8 +252,6 @@ class ReadThrough:
             return found.value
         else:
             return value
-        finally:
-            self._flights.land(flight)
 
     async def _compute(
         self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding

@@ -87,7 +87,7 @@ class _Batch:
                 await self._take_what_is_there()
                 self._held_here = frozenset(key for key in self._pending if not self._engine.may_wait(key))
                 if self._pending and self._plan.timed:
-                    self._engine.runtime.spawn(self._compute_apart())
+                    self._engine.runtime.spawn(self._compute_apart(), self._land_all)
                     self.apart = True
                 else:
                     await self._compute()
@@ -108,8 +108,6 @@ class _Batch:
                 if self._led[key].late:
                     self._engine.tell(RefreshFailed(key, error))
             self._fail(error)
-        finally:
-            self._land_all()
 
     async def _compute(self) -> None:
         since = 0.0

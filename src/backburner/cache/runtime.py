@@ -40,6 +40,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def _nothing() -> None:
+    pass
+
+
 class Runtime(Protocol):
     """What the engine asks of the world."""
 
@@ -71,8 +75,11 @@ class Runtime(Protocol):
         """Call the user's function."""
         ...
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object], ended: Callable[[], object] = _nothing) -> None:
         """Do something apart from the caller, with a copy of its context variables. It must not raise.
+
+        Args:
+            ended: called when it is over, also if it was cancelled before it had begun.
 
         Raises:
             RuntimeError: there is no room for another thread; nothing was done.
@@ -110,11 +117,17 @@ class BlockingRuntime:
             raise TypeError(f"{callback!r} is asynchronous; await the verb with an `a` in front, such as aremember()")
         return value
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object], ended: Callable[[], object] = _nothing) -> None:
+        def work_to_the_end() -> None:
+            try:
+                run(work)
+            finally:
+                ended()
+
         # A daemon: a callback that hangs must not keep the program from ending.
         context = copy_context()
         try:
-            Thread(target=context.run, args=(run, work), name="backburner-callback", daemon=True).start()
+            Thread(target=context.run, args=(work_to_the_end,), name="backburner-callback", daemon=True).start()
         except RuntimeError:
             work.close()
             raise
@@ -150,10 +163,11 @@ class AsyncioRuntime:
         value = callback(*arguments)
         return await value if isawaitable(value) else value
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object], ended: Callable[[], object] = _nothing) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._spawned.add(task)  # the loop itself keeps no more than a weak reference
         task.add_done_callback(self._spawned.discard)
+        task.add_done_callback(lambda _: ended())
 
 
 def _limit(seconds: float) -> float | None:

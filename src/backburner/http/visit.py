@@ -211,7 +211,7 @@ class Visit:
         call.renewal = True
         exchange = Shared(call, self._policy.max_body_bytes, self._receive, self._body)
         exchange.abandoned = True
-        self._engine.runtime.spawn(self._fly(call, exchange))
+        self._engine.runtime.spawn(self._fly(call, exchange), lambda: self._engine.flights.land(flight))
 
     async def _fly(self, call: Call, exchange: Shared) -> None:
         try:
