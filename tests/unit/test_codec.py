@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from backburner.cache.codec import JSONCodec, PickleCodec, codec_for, is_immutable
-from backburner.cache.converters import converter_for, name_of
+from backburner.cache.converters import Converter, converter_for, name_of
 from backburner.cache.schema import _written, fingerprint
 from backburner.errors import CodecError, ConfigError
 
@@ -134,6 +134,12 @@ class Page(BaseModel, Generic[Item]):
 
 
 PageOfAuthors = Page[Author]
+
+
+@dataclass
+class Box(Generic[Item]):
+    item: Item
+
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MOMENT = datetime(2026, 10, 25, 2, 30, 0, 123456)
@@ -1230,6 +1236,24 @@ def test_a_serializer_that_cannot_be_had_is_a_config_error(serializer: str, key:
     with pytest.raises(ConfigError, match=message) as info:
         codec_for(serializer, key)
     assert "fifteen" not in str(info.value)
+
+
+# Threads
+
+
+def test_a_new_class_may_be_met_while_another_thread_meets_one() -> None:
+    codec, classes = JSONCodec(), [Point, Box]
+
+    class Interrupted(Converter):
+        @property
+        def base(self) -> str:  # asked for while a class is learned: here another thread may have its turn
+            if classes:
+                codec.encode(classes.pop()(1))
+            return "interrupted"
+
+    codec._by_tag["interrupted"] = Interrupted("interrupted", str, str)
+    assert codec.decode(codec.encode(Level.LOW)) is Level.LOW
+    assert not classes
 
 
 # What may be shared

@@ -178,10 +178,11 @@ class JSONCodec(Codec):
         raise CodecError(f"the stored value is not JSON of this cache: it begins with {data[:1]!r}")
 
     def _learn(self, cls: type, converter: Converter) -> None:
-        known = [tag for tag, other in self._by_tag.items() if other.base == converter.base]
+        # In a copy: other threads learn, too.
+        known = [tag for tag, other in tuple(self._by_tag.items()) if other.base == converter.base]
         self._by_type[cls] = converter
         for tag in known:  # the class was defined anew, as a reload does
-            del self._by_tag[tag]
+            self._by_tag.pop(tag, None)
             self._decoders.clear()
         self._by_tag[converter.tag] = converter
 
