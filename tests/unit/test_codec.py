@@ -279,6 +279,7 @@ VALUES = {
     ),
     "pydantic, frozen": Frozen(id=UUID(int=7)),
     "pydantic root model": Names(["a", "b"]),
+    "dataclass generic": Box[int](1),
     "pydantic generic": PageOfAuthors(items=[Author(name="x")]),
     "pydantic models": [Author(name="a"), Author(name="b", born=date(2000, 1, 1))],
     "path": pathlib.Path("/etc/hosts"),

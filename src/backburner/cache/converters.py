@@ -179,13 +179,15 @@ def _dataclass(cls: type[Any], name: str) -> Converter:
     tag = _tag("dataclass", name, types)
     names, expected = tuple(types), frozenset(types)
     has_slots = any(inspect.isdatadescriptor(getattr(cls, name, None)) for name in names)
-    cached = frozenset(name for name, kind in _members(cls) if isinstance(kind, functools.cached_property))
+    # Beside cached properties: what Python notes of the type arguments in ``Page[Book](…)``, and comparing leaves out.
+    not_stored = {name for name, kind in _members(cls) if isinstance(kind, functools.cached_property)}
+    not_stored.add("__orig_class__")
 
     def to_json(value: Any) -> object:
         attributes: dict[str, object] = getattr(value, "__dict__", {})
         if attributes.keys() == expected:
             return attributes
-        if surplus := attributes.keys() - expected - cached:
+        if surplus := attributes.keys() - expected - not_stored:
             raise CodecError(
                 f"{name_of(cls)} has attributes that are not fields and would be lost: "
                 f"{', '.join(sorted(surplus))}. Declare them with field(init=False), or register the class"
