@@ -294,6 +294,24 @@ def test_a_waiter_that_is_cancelled_long_before_leaves_the_others_waiting(cache:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("interrupt", [TimeoutError, SystemExit])
+def test_a_claim_that_a_signals_handler_interrupts_is_given_back(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    locks = type(cache._blocking.store.locks)
+    claim = locks.claim
+
+    async def interrupted(*arguments: Any) -> None:
+        await claim(*arguments)
+        raise interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "claim", interrupted)
+        with pytest.raises(interrupt):
+            cache.lock("import", ttl=60).acquire()
+    assert cache.lock("import").acquire(blocking=False)
+
+
 def test_threads_and_event_loops_share_a_lock(cache: Cache, eventually: Eventually) -> None:
     async def task() -> int:
         try:

@@ -5,7 +5,6 @@ without it. It is held for a time, not for ever, since its holder may die; a hol
 without noticing. Where that matters, hand `Lock.fence` to what you write to, and let it refuse smaller numbers.
 """
 
-import asyncio
 import secrets
 import time
 from contextlib import suppress
@@ -162,8 +161,11 @@ class Lock:
                 if left <= 0:
                     return False
                 await locks.wait(self.name, min(left, claim.seconds), engine.runtime.until)
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            # It may be ours without our having heard of it, or it was our turn.
+        except (StoreError, GeneratorExit):
+            raise
+        except BaseException:
+            # Cancelled, or interrupted by a signal's handler: it may be ours without our having heard of it, or it was
+            # our turn.
             with suppress(StoreError):
                 await locks.release(self.name, self.owner)
             raise
