@@ -312,6 +312,20 @@ def test_a_claim_that_a_signals_handler_interrupts_is_given_back(
     assert cache.lock("import").acquire(blocking=False)
 
 
+def test_a_lock_cannot_be_entered_by_who_is_in_it(lock: Callable[..., Any]) -> None:
+    held = lock("import")
+    with held:
+        with pytest.raises(RuntimeError, match="holds the lock 'import' already"), held:
+            raise AssertionError
+        assert held.locked()
+    with held:
+        assert held.locked()
+    held.acquire()
+    with held:
+        assert held.locked()
+    assert not held.locked()
+
+
 def test_threads_and_event_loops_share_a_lock(cache: Cache, eventually: Eventually) -> None:
     async def task() -> int:
         try:

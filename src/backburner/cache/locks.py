@@ -45,6 +45,7 @@ class Lock:
         self._wait = self._ttl if wait is None else _waiting(wait)
         self._acquired_at = 0.0
         self._ends_at = 0.0
+        self._entered = False
 
     def __repr__(self) -> str:
         return f"<Lock {self.name!r} of {self._cache!r}>"
@@ -123,10 +124,16 @@ class Lock:
         return await self._cache._aengine().store.locks.held(self.name)  # noqa: SLF001
 
     def __enter__(self) -> Self:
-        return self if self._held else self.block()
+        if self._entered or not self._held:
+            self.block()
+        self._entered = True
+        return self
 
     async def __aenter__(self) -> Self:
-        return self if self._held else await self.ablock()
+        if self._entered or not self._held:
+            await self.ablock()
+        self._entered = True
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,6 +189,7 @@ class Lock:
         return await engine.store.locks.release(self.name, self.owner)
 
     async def _leave(self, engine: "Engine") -> None:
+        self._entered = False
         # What was done under the lock is done, so nothing is raised here.
         try:
             if not await self._release(engine):
