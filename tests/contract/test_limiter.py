@@ -235,14 +235,30 @@ def test_the_script_and_the_arithmetic_agree(
             stored_before = int(server.get(name) or 0)
             allowance = run(limits.take("key", rate, cost))
             now, before = replies[-1]
-            expected, after = judge(rate, cost, now, stored_before)
-            assert before == max(stored_before, now)
+            expected, after = judge(rate, cost, now, before)
+            assert before == min(max(stored_before, now), now + rate.burst * rate.interval)
             assert allowance == expected
-            if not allowance or not cost:
+            if (not allowance or not cost) and before >= stored_before:
                 assert int(server.get(name) or 0) in (stored_before, 0)  # it may have ended just now
             elif after - now > 5_000_000:
                 assert int(server.get(name)) == after
                 assert 0 < server.pttl(name) <= (after - now) // 1000 + 1
+
+
+def test_a_server_whose_clock_was_set_back_by_an_hour_refuses_for_no_longer_than_after_a_burst(
+    redis_url: str, eventually: Eventually
+) -> None:
+    cache = Cache(redis_url, prefix="shop:", strict=True)
+    logins = cache.limiter("login")
+    assert logins.allow("ada", "5/s")
+    with redis.Redis.from_url(redis_url) as server:
+        (name,) = server.keys("*limit*")
+        server.set(name, int(server.get(name)) + 3600 * 1_000_000)
+    refusal = logins.allow("ada", "5/s")
+    assert not refusal
+    assert refusal.retry_after == 0.2
+    eventually(lambda: logins.allow("ada", "5/s"))
+    cache.close()
 
 
 def test_a_question_is_one_round_trip_and_its_key_ends(redis_url: str) -> None:

@@ -8,9 +8,13 @@
 -- O(1)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local before = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+local tolerance = tonumber(ARGV[2])
+local stored = tonumber(redis.call('GET', KEYS[1]) or 0)
+-- No further ahead than a call can have moved it: the clock may have been set back since.
+local before = math.min(math.max(stored, now), now + tolerance)
 local after = before + ARGV[1]
-if after - now <= tonumber(ARGV[2]) and after > before then
+if after - now > tolerance then after = before end
+if after > before or before < stored then
   redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000))
 end
 return {now, before}
