@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from backburner import Cache
 from tests.conftest import Eventually
+from tests.processes import free_port
 
 
 def _in_child(work: Callable[[], bool]) -> bool:
@@ -38,14 +41,12 @@ def test_parent_and_child_do_not_share_a_connection(redis_url: str) -> None:
     cache.close()
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None:
-    cache = Cache("memory://")
-    cache.put("key", 1)
+@contextmanager
+def _held_by_a_thread(lock: threading.Lock) -> Iterator[None]:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cache._memory._lock:
+        with lock:
             held.set()
             assert done.wait(10)
 
@@ -53,11 +54,27 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None
     thread.start()
     assert held.wait(10)
     try:
-        assert _in_child(lambda: cache.put("key", 2) and cache.get("key") == 2)
+        yield
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None:
+    cache = Cache("memory://")
+    cache.put("key", 1)
+    with _held_by_a_thread(cache._memory._lock):
+        assert _in_child(lambda: cache.put("key", 2) and cache.get("key") == 2)
     assert cache.get("key") == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_thread_notes_what_is_owed_can_note_it_too() -> None:
+    cache = Cache(f"redis://127.0.0.1:{free_port()}/0")  # where nobody is
+    with _held_by_a_thread(cache._owed._lock):
+        assert _in_child(lambda: signal.alarm(5) == 0 and not cache.forget("key") and cache._owed.some)
+    cache.close()
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -271,6 +271,7 @@ class Cache(Verbs):
         if self._local is not None:
             self._local.after_fork()
         self._counters.after_fork()
+        self._owed.after_fork()
         self._start()
 
     def _engine(self) -> Engine:

@@ -37,6 +37,10 @@ class Owed:
                 self._tags.clear()
             self.some = True
 
+    def after_fork(self) -> None:
+        """In a forked child: a lock that another thread of the parent held would never be released here."""
+        self._lock = Lock()
+
     def owes(self, key: str, tags: Iterable[str]) -> bool:
         """Whether the server has to be told of a key, or of one of its tags."""
         with self._lock:
