@@ -68,6 +68,7 @@ def test_reads_find_nothing_writes_say_so_and_callbacks_are_called(cache: Any, p
     assert cache.remember("key", 60, lambda: "computed") == "computed"
     assert cache.tags("books").remember("other", 60, lambda: "computed") == "computed"
     assert cache.put("key", "new") is False
+    assert cache.put("key", "new", ttl=0) is False
     assert cache.add("key", "new") is False
     assert cache.put_many({"a": 1, "b": 2}) is False
     assert cache.forget("key") is False

@@ -166,17 +166,14 @@ class Engine:
 
     async def put(self, values: Mapping[str, object], ttl: TTL, tags: Sequence[str]) -> bool:
         """Store values. Whether they were; a ttl of nothing removes them instead."""
-        lifetime = self.lifetime(ttl)
+        lifetime, keys = self.lifetime(ttl), tuple(values)
+        if not keys:
+            return True
         if lifetime <= 0:
-            await self.forget(tuple(values))
-            return True
-        if not values:
-            return True
+            return await self._or_else(None, "put", keys, self._forget(keys), owed={"keys": keys}) is not None
         # Encoding comes first: a value that cannot be stored is the caller's mistake, whatever the server does.
         entries = {key: self._fitting(key, self.entry(key, value, lifetime)) for key, value in values.items()}
-        return await self._or_else(
-            False, "put", tuple(values), self._put(entries, lifetime, tags), owed={"keys": tuple(values)}
-        )
+        return await self._or_else(False, "put", keys, self._put(entries, lifetime, tags), owed={"keys": keys})
 
     async def _put(self, entries: dict[str, Entry], lifetime: float, tags: Sequence[str]) -> bool:
         await self._pay_first()
