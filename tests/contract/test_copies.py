@@ -179,6 +179,29 @@ def test_an_answer_that_arrives_after_the_news_is_not_kept(cache: Cache, other: 
     assert cache.get("key") == "new"
 
 
+def test_a_read_that_begins_while_the_connection_is_lost_leaves_no_copy(cache: Cache, eventually: Eventually) -> None:
+    near = cache._near
+    guard = near._guard
+
+    class Lost:
+        """In the place of the guard: the listening thread has its turn before the reader."""
+
+        def __enter__(self) -> None:
+            near._guard = guard
+            near._distrust()
+            guard.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            guard.release()
+
+    cache.put("key", "old")
+    eventually(lambda: cache.get("key") == "old" and len(near) == 1)
+    near.drop_all()
+    near._guard = Lost()  # type: ignore[assignment]
+    assert cache.get("key") == "old"
+    assert len(near) == 0
+
+
 def test_no_token_is_left_behind(cache: Cache) -> None:
     for number in range(50):
         cache.get(f"absent:{number}")

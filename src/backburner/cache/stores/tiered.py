@@ -95,10 +95,8 @@ class Near(MemoryStore):
 
     def ask(self, names: Iterable[str]) -> dict[str, object]:
         """Tokens for names that are about to be read."""
-        if not self._trusted:
-            return {}
-        with self._guard:
-            return {name: self._tokens.setdefault(name, object()) for name in names}
+        with self._guard:  # else trust could be lost in between, and the copy be kept
+            return {name: self._tokens.setdefault(name, object()) for name in names} if self._trusted else {}
 
     def keep_entry(self, key: str, entry: Entry, token: object, now: float) -> None:
         """Keep what a read brought, if its token is still there."""
