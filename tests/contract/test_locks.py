@@ -1,6 +1,7 @@
 """Locks, on every store, blocking and asyncio; and what happens when a holder, a waiter or the server goes away."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -310,6 +311,16 @@ def test_a_claim_that_a_signals_handler_interrupts_is_given_back(
         with pytest.raises(interrupt):
             cache.lock("import", ttl=60).acquire()
     assert cache.lock("import").acquire(blocking=False)
+
+
+def test_an_event_loop_that_waited_and_ended_leaves_nothing_behind(cache: Cache) -> None:
+    held = cache.lock("import", ttl=60)
+    held.acquire()
+    for _ in range(3):
+        assert not asyncio.run(cache.lock("import").aacquire(wait=0.01))
+    gc.collect()
+    assert not cache._aengines
+    held.release()
 
 
 def test_a_lock_cannot_be_entered_by_who_is_in_it(lock: Callable[..., Any]) -> None:

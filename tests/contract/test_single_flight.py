@@ -432,6 +432,35 @@ def test_a_write_at_the_last_moment_wins_over_what_was_computed(cache: Cache, mo
     assert cache.get("key") == "written"
 
 
+@pytest.mark.slow
+def test_an_event_loop_may_wait_for_any_number_of_keys_that_another_process_computes(redis_url: str) -> None:
+    cache, other = (Cache(redis_url, l1=False, strict=True) for _ in range(2))
+    keys = [f"key:{number}" for number in range(400)]
+
+    async def main() -> list[str]:
+        began, calls = asyncio.Event(), 0
+
+        async def load() -> str:
+            nonlocal calls
+            calls += 1
+            if calls == len(keys):
+                began.set()
+            await asyncio.sleep(1.5)
+            return "of the other"
+
+        async def fail() -> str:
+            raise AssertionError
+
+        computing = [asyncio.create_task(other.aremember(key, 60, load)) for key in keys]
+        await began.wait()
+        values = await asyncio.gather(*[cache.aremember(key, 60, fail) for key in keys])
+        await asyncio.gather(*computing)
+        await asyncio.gather(cache.aclose(), other.aclose())
+        return values
+
+    assert asyncio.run(main()) == ["of the other"] * len(keys)
+
+
 def test_without_the_server_one_of_many_threads_computes(eventually: Eventually) -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
     slow = Slow()

@@ -36,7 +36,8 @@ from backburner.errors import CodecError, ConfigError
 from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
-from backburner.redis.client import aconnect, connect
+from backburner.redis.client import connect
+from backburner.redis.patient import PatientClient
 from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.url import ServerURL, for_prefix
 from backburner.settings import Settings
@@ -285,7 +286,7 @@ class Cache(Verbs):
         engine = self._aengines.get(loop)
         if engine is None:
             engine = self._aengines[loop] = self._engine_with(
-                self._store(PipelinedClient, aconnect), AsyncioRuntime(self._clock)
+                self._store(PipelinedClient, PatientClient), AsyncioRuntime(self._clock)
             )
         self._latest = ref(loop), engine
         return engine

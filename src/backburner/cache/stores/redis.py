@@ -17,7 +17,6 @@ What lies there:
 This is where redis-py's errors become ours, and where the breaker is asked and told.
 """
 
-import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -306,7 +305,7 @@ class RedisStore:
             self._patient = self._make_patient()
         self._ask_breaker()
         try:
-            popped = await _settle_or_be_cancelled(
+            popped = await _settle(
                 self._patient.execute_command("BLPOP", name, max(0.001, min(seconds, self.patience)))
             )
         except (redis.RedisError, OSError) as error:
@@ -426,17 +425,6 @@ class _UnknownScript(StoreError):
 async def _settle(reply: Awaitable[Any] | Any) -> Any:
     """Wait for a reply if the client is the asyncio one; the blocking one has waited already."""
     return await reply if isawaitable(reply) else reply
-
-
-async def _settle_or_be_cancelled(reply: Awaitable[Any] | Any) -> Any:
-    """As `_settle`. Python 3.11 loses a cancellation that comes just when redis-py has sent a command
-    (https://github.com/python/cpython/issues/86296); who waits for long must not miss it."""
-    task = asyncio.current_task() if isawaitable(reply) else None
-    cancellations = task.cancelling() if task else 0
-    settled = await _settle(reply)
-    if task and task.cancelling() > cancellations:
-        raise asyncio.CancelledError
-    return settled
 
 
 def _milliseconds(seconds: float) -> int:
