@@ -11,6 +11,7 @@ import redis
 
 from backburner import Cache
 from backburner.cache import Context
+from backburner.cache.keys import Keyspace
 from backburner.events import LeaseLost
 from tests.conftest import Eventually
 from tests.processes import free_port
@@ -418,6 +419,32 @@ def test_bytes_that_cannot_be_read_are_replaced_by_what_is_computed(redis_url: s
     }
     assert cache.many(["key", "other"]) == {"key": "computed", "other": 1}
     cache.close()
+
+
+def test_what_is_finished_while_everything_is_removed_and_was_begun_before_is_not_stored(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = (Cache(redis_url, l1=False, strict=True, timeout=5) for _ in range(2))
+    outlives_flush, slow = Keyspace.outlives_flush, Slow()
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(cache.remember, "key", 60, slow)
+        assert slow.began.wait(10)
+
+        def finished_first(keyspace: Keyspace, name: bytes) -> bool:  # asked between the walk's steps
+            slow.go.set()
+            assert leader.result() == [1]
+            return outlives_flush(keyspace, name)
+
+        monkeypatch.setattr(Keyspace, "outlives_flush", finished_first)
+        assert other.flush()
+        monkeypatch.undo()
+    assert cache.missing("key")
+    assert cache.remember("key", 60, lambda: "after") == "after"
+    assert cache.get("key") == "after"
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys("*flush*") == []
+    cache.close()
+    other.close()
 
 
 def test_a_write_at_the_last_moment_wins_over_what_was_computed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

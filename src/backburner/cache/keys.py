@@ -22,6 +22,7 @@ command."""
 
 _TAG_MARK: Final = "\x01tag:"
 _FLUSHED_MARK: Final = "\x01flushed:"
+_FLUSH: Final = "\x01flush"
 _LEASE_MARK: Final = "\x01lease:"
 _WAKE_MARK: Final = "\x01wake:"
 _LOCK_MARK: Final = "\x01lock:"
@@ -171,6 +172,11 @@ class Keyspace:
         """Where it is noted when a tag was flushed."""
         return f"{self.prefix}{_FLUSHED_MARK}{tag}"
 
+    @property
+    def flush(self) -> str:
+        """Where it is noted when everything began to be removed, while it is."""
+        return f"{self.prefix}{_FLUSH}"
+
     def lease(self, key: str) -> str:
         """Where the lease on computing a key lies."""
         return f"{self.prefix}{_LEASE_MARK}{self.local(key)}"
@@ -197,8 +203,10 @@ class Keyspace:
         return f"{self.prefix}{_CHANNEL}"
 
     def outlives_flush(self, stored: bytes) -> bool:
-        """Whether something under the prefix is no cache: locks that are held, limits that are reached, listeners."""
-        return stored.startswith(tuple(f"{self.prefix}{mark}".encode() for mark in (_LOCK_MARK, _LIMIT_MARK, _CHANNEL)))
+        """Whether something under the prefix is no cache: locks that are held, limits that are reached, listeners; and
+        the note of the flush itself."""
+        marks = (_LOCK_MARK, _LIMIT_MARK, _CHANNEL)
+        return stored == self.flush.encode() or stored.startswith(tuple(f"{self.prefix}{m}".encode() for m in marks))
 
     @property
     def pattern(self) -> str:

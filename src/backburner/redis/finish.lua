@@ -2,28 +2,33 @@
 -- waits. Whoever wrote or removed a key meanwhile has taken the lease away, and wins; those who wait for it are woken all
 -- the same.
 -- KEYS[1]  a list on which the others wait
--- KEYS[2…] for each key its lease and its entry; then the channel
+-- KEYS[2]  where it is noted when everything began to be removed, while it is
+-- KEYS[3…] for each key its lease and its entry; then the channel
 -- ARGV[1]  the token of the leases
--- ARGV[2]  milliseconds that the list is kept for those who have yet to look at it
--- ARGV[3]  where `refresh_at` stands in an entry
--- ARGV[4…] for each key what to do with its entry, and two arguments of that:
+-- ARGV[2]  when they were granted, in microseconds: what began before that is not stored
+-- ARGV[3]  milliseconds that the list is kept for those who have yet to look at it
+-- ARGV[4]  where `refresh_at` stands in an entry
+-- ARGV[5…] for each key what to do with its entry, and two arguments of that:
 --          'put'    the entry, and the milliseconds that it lives; 0: for ever
 --          'rest'   a new `refresh_at` for the entry that is there, packed, and nothing
 --          'remove' nothing, and nothing
 --          'leave'  nothing, and nothing
--- Result   for each key 1 if its lease was held, else 0
+-- Result   for each key 1 if its lease was held, and nobody began to remove everything since, else 0
 -- O(length of the entries)
 local result, waited_for = {}, false
-for i = 2, #KEYS - 1, 2 do
+local flushed = tonumber(redis.call('GET', KEYS[2]) or -1) >= tonumber(ARGV[2])
+for i = 3, #KEYS - 1, 2 do
   local lease, entry = KEYS[i], KEYS[i + 1]
-  local verb, data, lifetime = unpack(ARGV, 4 + #result * 3, 6 + #result * 3)
+  local verb, data, lifetime = unpack(ARGV, 5 + #result * 3, 7 + #result * 3)
   local holder = redis.call('GET', lease)
   local held = holder and string.sub(holder, 1, #ARGV[1]) == ARGV[1]
   if held then
-    if verb == 'put' then
+    if flushed then
+      redis.call('UNLINK', lease)
+    elseif verb == 'put' then
       put(lease, entry, data, lifetime)
     elseif verb == 'rest' and redis.call('EXISTS', entry) == 1 then
-      write(lease, 'SETRANGE', entry, ARGV[3], data)
+      write(lease, 'SETRANGE', entry, ARGV[4], data)
     elseif verb == 'remove' then
       write(lease, 'UNLINK', entry)
     else
@@ -31,10 +36,10 @@ for i = 2, #KEYS - 1, 2 do
     end
   end
   waited_for = waited_for or not held or string.sub(holder, -1) == '+'
-  result[#result + 1] = held and 1 or 0
+  result[#result + 1] = held and not flushed and 1 or 0
 end
 if waited_for then
   redis.call('RPUSH', KEYS[1], 1)
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
 return result

@@ -6,6 +6,7 @@ What lies there:
     {key}                  string   an entry (see ``entry.py``)     with the entry; never, if put for ever
     \\x01tag:{tag}          string   8 random bytes, its version     a minute after the last entry that can carry it
     \\x01flushed:{tag}      string   when it was, by its clock       a minute later
+    \\x01flush             string   since when all is removed       when it is done
     \\x01lease:{key}        string   token of who computes           with the lease, or when it has computed
     \\x01wake:{token}       list     one item, passed on             seconds after the lease ended
     \\x01lock:{{name}}      hash     owner, until, fence             a minute after the lock did
@@ -42,6 +43,7 @@ from backburner.redis.breaker import Breaker
 from backburner.redis.script import Script
 
 _BEGIN: Final = Script.load("begin")
+_NOTE_FLUSH: Final = Script.load("note_flush")
 _RENEW: Final = Script.load("renew")
 
 
@@ -278,8 +280,8 @@ class RedisStore:
         return [key for key, still in zip(tokens, held, strict=True) if not still]
 
     async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
-        names = [self._keyspace.wake(turn.token), *self._places(turn.keys)]
-        arguments: list[object] = [turn.token, _milliseconds(_WAKE_KEPT), TIMES_OFFSET]
+        names = [self._keyspace.wake(turn.token), self._keyspace.flush, *self._places(turn.keys)]
+        arguments: list[object] = [turn.token, turn.began, _milliseconds(_WAKE_KEPT), TIMES_OFFSET]
         for key in turn.keys:
             match outcomes.get(key):
                 case None:
@@ -318,6 +320,7 @@ class RedisStore:
         await self._change(_FLUSH_TAGS, names, [_milliseconds(REMEMBERED)])
 
     async def flush(self) -> None:
+        await self._script(_NOTE_FLUSH, [self._keyspace.flush], [_milliseconds(REMEMBERED)])
         cursor: int | bytes = 0
         while True:
             cursor, names = await self._command("SCAN", cursor, "MATCH", self._keyspace.pattern, "COUNT", _SCAN_BATCH)
@@ -325,7 +328,7 @@ class RedisStore:
                 await self._command("UNLINK", *names)
             if not int(cursor):
                 break
-        await self._change(_TELL_ALL, ())
+        await self._change(_TELL_ALL, (self._keyspace.flush,))
 
     async def close(self) -> None:
         for client in (self._client, self._patient):
