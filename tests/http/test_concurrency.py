@@ -90,6 +90,27 @@ async def test_who_asks_after_another_process_emptied_the_cache_gets_nothing_of_
         await cache.aclose()
 
 
+async def test_a_response_that_another_process_finds_to_vary_is_gone_when_that_one_empties_the_cache(
+    redis_url: str, origin: Origin
+) -> None:
+    here, there = (Cache(redis_url, l1=False) for _ in range(2))  # as in two processes
+    app, elsewhere = (CacheMiddleware(origin, cache=cache) for cache in (here, there))
+    origin.headers["vary"] = "accept-language"
+    origin.gate = asyncio.Event()
+    first = asyncio.create_task(ask(elsewhere, accept_language="en"))
+    await origin.called(1)
+    second = asyncio.create_task(ask(app, accept_language="de"))
+    while not here._flights._under_way:  # noqa: ASYNC110 - nobody says when it has looked
+        await asyncio.sleep(0.001)
+    origin.gate.set()
+    assert {(await first).text, (await second).text} == {"/a 1", "/a 2"}
+    assert not here._flights._under_way
+    await there.aflush()
+    assert (await ask(app, accept_language="de")).text == "/a 3"
+    for cache in (here, there):
+        await cache.aclose()
+
+
 async def test_who_asks_first_may_leave_without_harming_those_who_wait(through: Through, origin: Origin) -> None:
     app = through()
     origin.gate = asyncio.Event()
