@@ -70,6 +70,16 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_thread_changes_what_is_in_memory_begins_with_nothing() -> None:
+    cache = Cache("memory://?max_items=1")
+    cache.tags("tag").put("key", 1)
+    store = cache._memory
+    with _held_by_a_thread(store._lock):
+        store._tags.dropped(store._entries["key"].tags)  # half of what an eviction does
+        assert _in_child(lambda: cache.missing("key") and cache.put("other", 2) and cache.get("other") == 2)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_that_is_forked_while_a_thread_notes_what_is_owed_can_note_it_too() -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")  # where nobody is
     with _held_by_a_thread(cache._owed._lock):

@@ -130,7 +130,10 @@ class MemoryStore:
                 entry.counts = None
 
     def after_fork(self) -> None:
-        """In a forked child: a lock that another thread of the parent held would never be released here."""
+        """In a forked child: a lock that another thread of the parent held would never be released here, and what that
+        one was changing is half-way for ever."""
+        if self._lock.locked():
+            self._clear()
         self._lock = Lock()
         self.locks.after_fork()
         self.limits.after_fork()
