@@ -6,7 +6,7 @@ What lies there:
     {key}                  string   an entry (see ``entry.py``)     with the entry; never, if put for ever
     \\x01tag:{tag}          string   8 random bytes, its version     a minute after the last entry that can carry it
     \\x01flushed:{tag}      string   when it was, by its clock       a minute later
-    \\x01flush             string   since when all is removed       when it is done
+    \\x01flush              string   since when all is removed       when it is done
     \\x01lease:{key}        string   token of who computes           with the lease, or when it has computed
     \\x01wake:{token}       list     one item, passed on             seconds after the lease ended
     \\x01lock:{{name}}      hash     owner, until, fence             a minute after the lock did
