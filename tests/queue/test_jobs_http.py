@@ -13,6 +13,7 @@ import psutil
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi.testclient import TestClient
 
 from backburner.errors import ConfigError
 from backburner.queue import Celery
@@ -112,6 +113,15 @@ def test_a_job_is_accepted_read_and_done(client: httpx2.Client, worker: Program)
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_a_job_lies_where_its_application_is_mounted(api: FastAPI) -> None:
+    site = FastAPI()
+    site.mount("/v1", api)
+    with TestClient(site, headers=ADA, root_path="/shop") as client:
+        accepted = client.post("/shop/v1/divisions/6/3")
+        assert accepted.headers["location"] == f"/shop/v1/jobs/{accepted.json()['id']}" == accepted.json()["url"]
+        assert client.get(accepted.headers["location"]).status_code == 200
+
+
 def test_a_failed_job_tells_its_error(client: httpx2.Client, worker: Program) -> None:
     job = client.get(submit(client, "/divisions/1/0").headers["location"], headers={"Prefer": "wait=10"}).json()
     assert (job["state"], job["error"]) == ("FAILURE", "ZeroDivisionError: division by zero")
@@ -153,6 +163,8 @@ def test_a_long_poll_ends_with_a_change_or_with_the_time_asked_for(
     threading.Timer(0.2, released.touch).start()
     changed = client.get(url, headers=waiting | {"Prefer": "wait=20"})
     assert changed.json()["state"] == "SUCCESS"
+    forever = client.get(url, headers={"Prefer": f"wait={'9' * 5000}"})
+    assert (forever.status_code, forever.headers["preference-applied"]) == (200, "wait=60")
 
 
 def test_events_are_streamed_and_resumed_and_end(client: httpx2.Client, worker: Program, released: Path) -> None:

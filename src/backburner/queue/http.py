@@ -140,7 +140,8 @@ class Submission:
                 self._jobs.claim(job_id, record, lasting=True)
         else:
             self._response.headers["Idempotency-Replayed"] = "true"
-        url = str(self._request.app.url_path_for(self._jobs.read_name, job_id=job_id))
+        within = self._request.app.url_path_for(self._jobs.read_name, job_id=job_id)
+        url = f"{self._request.scope.get('root_path', '')}{within}"
         self._response.status_code = 202
         self._response.headers["Location"] = url
         self._response.headers["Retry-After"] = str(_RETRY_AFTER)
@@ -255,7 +256,7 @@ def jobs_router(
         """The job as it is now. With `Prefer: wait=…` as it is once it has changed since `If-None-Match`, or without
         that once it has ended; but no later than the seconds asked for.
         """
-        asked = re.search(r"\bwait=(\d+)", prefer or "")
+        asked = re.search(r"\bwait=(\d{1,9})", prefer or "")
         wait = min(int(asked[1]), LONGEST_WAIT) if asked else 0.0
         with _translated(job.id):
             body, tag, ready = await _represented(job)
