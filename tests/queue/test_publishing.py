@@ -1,6 +1,7 @@
 """Enqueueing: bounded, once, and independent of everything but the broker."""
 
 import asyncio
+import contextvars
 import gc
 import json
 import os
@@ -231,6 +232,31 @@ def test_awaiting_is_bounded_though_no_single_step_takes_too_long(
         proxy.delay(0.2)  # to declare the queue, to find that the script is not there, to send it
         with taking_at_most(0.5 + SLACK), pytest.raises(PublishError):
             await add.adelay(1, 2)
+
+    asyncio.run(main())
+
+
+def test_a_budget_for_a_block_holds_for_what_it_awaits_and_for_nobody_else(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str
+) -> None:
+    add = make_app(proxied, timeout=4).tasks["add"]
+
+    async def main() -> None:
+        await add.adelay(1, 2)
+        proxy.stall()
+        with deadline(0.2), taking_at_most(0.2 + SLACK):
+            mine = [add.adelay(1, 2), add.adelay(1, 2), add.aapply_async((1, 2), countdown=60)]
+            mine += [add.adelay_many([(1, 2)] * (CHUNK + 1))]
+            tasks = [asyncio.create_task(each) for each in mine]
+            others = asyncio.create_task(add.adelay(1, 2), context=contextvars.Context())
+            for task in tasks:
+                with pytest.raises(PublishError, match="'add' was not enqueued"):
+                    await task
+            for late in (add.adelay(1, 2), add.adelay_many([(1, 2)] * (CHUNK + 1))):
+                with pytest.raises(PublishError):
+                    await late
+        proxy.pass_through()
+        await others
 
     asyncio.run(main())
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, ref
 import celery
 import redis
 
-from backburner.queue.deadline import deadline, limited, remaining
+from backburner.queue.deadline import OutOfTime, deadline, limited, remaining
 from backburner.queue.delivery import ENQUEUE
 from backburner.queue.executor import in_thread
 from backburner.queue.publishing import FOREIGN, not_enqueued
@@ -277,6 +277,30 @@ class _Stream(PipelinedClient):
         return _together(self.pipeline(), commands).execute()
 
     def deliver(self, chunk: Chunk) -> Delivery:
+        return self._in_time(chunk, self._deliver)
+
+    def begin(self, chunk: Chunk) -> Delivery:
+        return self._in_time(chunk, self._begin)
+
+    def _in_time(self, chunk: Chunk, send: Callable[[Chunk], Delivery]) -> Delivery:
+        """As `send` gives it; inside a deadline, waiting ends with that. Others whose jobs leave together go on."""
+        left, began = remaining(), time.monotonic()
+        if left is None:
+            return send(chunk)
+        delivery = send(chunk) if left else None
+
+        async def arrival() -> None:
+            if delivery is None:
+                raise self._sender.not_enqueued(chunk, began, OutOfTime())
+            try:
+                async with asyncio.timeout(began + left - time.monotonic()):
+                    await delivery()
+            except TimeoutError as error:
+                raise self._sender.not_enqueued(chunk, began, error) from error
+
+        return arrival
+
+    def _deliver(self, chunk: Chunk) -> Delivery:
         if len(chunk.ids) > 1 or chunk.due is not None or not chunk.has_new_ids:
             return lambda: self._send(chunk)
         if self.is_idle and not self._gathering and self._sender.knows(chunk):
@@ -297,7 +321,7 @@ class _Stream(PipelinedClient):
                 self._send_gathered(template)
         return lambda: future
 
-    def begin(self, chunk: Chunk) -> Delivery:
+    def _begin(self, chunk: Chunk) -> Delivery:
         sending = self._start(self._send(chunk))
         return lambda: sending
 
