@@ -484,6 +484,15 @@ def test_the_record_of_a_job_outlives_its_eta(app: Celery, url: str) -> None:
         assert all(client.ttl(key) > 0 for key in client.keys("backburner:*"))
 
 
+def test_options_in_the_servers_url_are_for_all_that_know_them(make_app: MakeApp, url: str) -> None:
+    app = make_app(f"{url}?protocol=3&client_name=shop&health_check_interval=10")
+    job = app.tasks["add"].delay(1, 2)
+    app.tasks["add"].apply_async((1, 2), shadow="in Celery's way")
+    assert job.state == "PENDING"
+    assert app.control.ping(timeout=0.01) == []
+    assert len(queued(url)) == 2
+
+
 def test_a_key_prefix_holds_for_the_record_too(make_app: MakeApp, url: str) -> None:
     app = make_app(url, broker_transport_options={"global_keyprefix": "shop:"})
     job = app.tasks["add"].delay(1, 2)

@@ -135,7 +135,7 @@ class Celery(celery.Celery):
         # A Sentinel's master is named there, and must not be lost because the user sets another option.
         is_own = url == self.settings.celery_broker_url
         of_settings = servers(self.settings)["broker_transport_options"] if is_own else {}
-        url, implied = celery_url(url)
+        url, implied = celery_url(url, broker=True)
         check_broker(url)
         options["transport_options"] = {
             **(defaults if is_redis(url) else {}),

@@ -22,17 +22,17 @@ _CELERYS_SENTINEL = re.compile(r"sentinel://[^/]*(/\d*)?(\?.*)?$")
 _CLASS: Final = re.compile(r"[.:]")
 
 
-def celery_url(url: Any) -> tuple[Any, dict[str, object]]:
-    """The URL (or list of URLs) as Celery understands it, and the transport options it implies.
+def celery_url(url: Any, *, broker: bool = False) -> tuple[Any, dict[str, object]]:
+    """The URL (or list of URLs) as Celery understands it, or its `broker`, and the transport options it implies.
 
     Raises:
         ConfigError: the URL is meant for Redis or Valkey, and wrong.
     """
     if isinstance(url, str):
-        parts = [_one(part) for part in url.split(";")]
+        parts = [_one(part, broker=broker) for part in url.split(";")]
         return ";".join(part for part, _ in parts), _merged(options for _, options in parts)
     if isinstance(url, list | tuple):
-        parts = [celery_url(part) for part in url]
+        parts = [celery_url(part, broker=broker) for part in url]
         return [part for part, _ in parts], _merged(options for _, options in parts)
     return url, {}
 
@@ -56,12 +56,12 @@ def is_redis(url: Any) -> bool:
     return isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://"))
 
 
-def _one(url: str) -> tuple[str, dict[str, object]]:
+def _one(url: str, *, broker: bool) -> tuple[str, dict[str, object]]:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in SERVER_SCHEMES or _CELERYS_SENTINEL.match(url):
         return url, {}
     server = ServerURL.parse(url)
-    return server.celery_url, server.celery_options
+    return server.broker_url if broker else server.celery_url, server.celery_options
 
 
 def _check_schemes(what: str, url: Any, aliases: Iterable[str], extensions: str | None = None) -> None:

@@ -13,7 +13,7 @@ and each has its own idea of Sentinel. This module knows all of them and does no
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -230,7 +230,7 @@ class ServerURL:
 
     @property
     def celery_url(self) -> str:
-        """For kombu and Celery, broker and result backend alike. Sentinel also needs `celery_options`.
+        """For Celery, as a setting. Sentinel also needs `celery_options`, and a broker `broker_url`.
 
         Raises:
             ConfigError: it is a cluster, which Celery cannot use.
@@ -256,6 +256,11 @@ class ServerURL:
             return f"{unix}://{self._credentials}{quote(self.socket_path)}?{urlencode(query)}"
         tail = f"?{urlencode(query)}" if query else ""
         return f"{'rediss' if self.tls else 'redis'}://{self._credentials}{self._authority}/{self.database}{tail}"
+
+    @property
+    def broker_url(self) -> str:
+        """`celery_url` for kombu, which takes none but TLS's options in a URL."""
+        return replace(self, options=tuple(each for each in self.options if each[0] in _TLS_OPTIONS)).celery_url
 
     @property
     def celery_options(self) -> dict[str, object]:
