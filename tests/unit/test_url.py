@@ -19,7 +19,13 @@ from backburner.redis.url import ServerURL, for_prefix, mask_password
         ("redis://[::1]:7/3", "redis://[::1]:7/3", "redis://[::1]:7/3"),
         ("redis://host?db=4", "redis://host:6379/4", "redis://host:6379/4"),
         ("redis://host?protocol=3", "redis://host:6379/0?protocol=3", "redis://host:6379/0?protocol=3"),
+        ("redis://host?username=u&password=p%2F", "redis://u:p%2F@host:6379/0", "redis://u:p%2F@host:6379/0"),
         ("rediss://host", "rediss://host:6379/0", "rediss://host:6379/0?ssl_cert_reqs=required"),
+        (
+            "rediss://host?ssl_cert_reqs=CERT_NONE",
+            "rediss://host:6379/0?ssl_cert_reqs=none",
+            "rediss://host:6379/0?ssl_cert_reqs=none",
+        ),
         ("valkeys://host", "rediss://host:6379/0", "rediss://host:6379/0?ssl_cert_reqs=required"),
         ("unix:///run/v.sock", "unix:///run/v.sock?db=0", "redis+socket:///run/v.sock?virtual_host=0"),
         ("valkey+unix:///run/v.sock", "unix:///run/v.sock?db=0", "redis+socket:///run/v.sock?virtual_host=0"),
@@ -123,6 +129,7 @@ def test_an_at_sign_that_is_no_passwords_end_is_taken_as_it_is() -> None:
         ("redis+sentinel://one/m?decode_responses=1", "no option 'decode_responses'"),
         ("redis+cluster://one?foo=bar", "no option 'foo'"),
         ("redis://host?socket_timeout=abc", "socket_timeout"),
+        ("rediss://host?ssl_cert_reqs=maybe", "ssl_cert_reqs is required, optional, none"),
         ("redis://host?ssl_ca_certs=ca.crt", "'ssl_ca_certs' is for TLS, with rediss://"),
     ],
 )

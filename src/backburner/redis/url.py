@@ -14,13 +14,15 @@ and each has its own idea of Sentinel. This module knows all of them and does no
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from redis.connection import parse_url
 from redis.crc import key_slot
 
 from backburner.errors import ConfigError
+
+_Server = TypeVar("_Server", bound="ServerURL")
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
@@ -46,7 +48,7 @@ _EXAMPLES = (
 _SECRET_OPTION = re.compile(r"(?<=[?&])([^=&]*(?:password|secret|token)[^=&]*)=[^&]*", re.IGNORECASE)
 _OPTIONS = frozenset(
     {
-        *("username", "password", "client_name", "protocol", "max_connections", "health_check_interval"),
+        *("client_name", "protocol", "max_connections", "health_check_interval"),
         *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size", "retry_on_timeout"),
     }
 )
@@ -54,6 +56,7 @@ TLS_FILES = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfi
 _TLS_OPTIONS = TLS_FILES | {
     *("ssl_cert_reqs", "ssl_ca_data", "ssl_check_hostname", "ssl_ciphers", "ssl_min_version", "ssl_password"),
 }
+_CERTIFICATES = ("required", "optional", "none")
 _HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}")
 
 
@@ -127,7 +130,7 @@ class ServerURL:
         if scheme not in SERVER_SCHEMES:
             raise ConfigError(f"{mask_password(url)!r} is not a server URL: write {_EXAMPLES}")
         try:
-            server = cls._parse(scheme, _split(url))
+            server = _with_login(cls._parse(scheme, _split(url)))
             _ = server.redis_options
         except ValueError as error:
             raise ConfigError(
@@ -147,7 +150,7 @@ class ServerURL:
 
     @classmethod
     def _parse_tcp(cls, parts: SplitResult, *, tls: bool) -> Self:
-        query: dict[str, str] = dict(parse_qsl(parts.query))
+        query = _query(parts)
         return cls(
             host=unquote(parts.hostname or "localhost"),
             port=parts.port or REDIS_PORT,
@@ -160,7 +163,7 @@ class ServerURL:
 
     @classmethod
     def _parse_unix(cls, parts: SplitResult) -> Self:
-        query: dict[str, str] = dict(parse_qsl(parts.query))
+        query = _query(parts)
         path = unquote(parts.path)
         if not path or path == "/":
             raise ValueError("it names no socket file; a Unix socket has three slashes, unix:///run/valkey.sock")
@@ -174,7 +177,7 @@ class ServerURL:
 
     @classmethod
     def _parse_sentinel(cls, parts: SplitResult, *, tls: bool) -> Self:
-        query: dict[str, str] = dict(parse_qsl(parts.query))
+        query = _query(parts)
         username, password, hosts = _authority(parts.netloc, SENTINEL_PORT)
         master, _, database = parts.path.strip("/").partition("/")
         master = query.pop("master_name", "") or query.pop("master", "") or unquote(master)
@@ -192,7 +195,7 @@ class ServerURL:
 
     @classmethod
     def _parse_cluster(cls, parts: SplitResult, *, tls: bool) -> Self:
-        query: dict[str, str] = dict(parse_qsl(parts.query))
+        query = _query(parts)
         username, password, hosts = _authority(parts.netloc, REDIS_PORT)
         if not hosts:
             raise ValueError("it names no node; write redis+cluster://host1,host2")
@@ -215,7 +218,9 @@ class ServerURL:
         Raises:
             ValueError: there is no such option, or its value is none.
         """
-        for name, _ in self.options:
+        for name, value in self.options:
+            if name == "ssl_cert_reqs" and value not in _CERTIFICATES:
+                raise ValueError(f"ssl_cert_reqs is {', '.join(_CERTIFICATES)}")
             if name in _TLS_OPTIONS and not self.tls:
                 raise ValueError(f"the option {name!r} is for TLS, with rediss://")
             if name not in _OPTIONS | _TLS_OPTIONS:
@@ -290,6 +295,18 @@ class ServerURL:
         return f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
 
 
+def _with_login(server: _Server) -> _Server:
+    """Who logs in may be said by options, too."""
+    options = dict(server.options)
+    username, password = options.pop("username", None), options.pop("password", None)
+    return replace(
+        server,
+        username=server.username or username,
+        password=server.password or password,
+        options=tuple(options.items()),
+    )
+
+
 def _split(url: str) -> SplitResult:
     """Of a password with one of these characters in it, what follows would pass for a port, a database or a host."""
     unencoded = ValueError("a password with / ? # [ or ] in it must be percent-encoded, or put into REDIS_PASSWORD")
@@ -303,6 +320,13 @@ def _split(url: str) -> SplitResult:
     if beside or parts.fragment:
         raise unencoded
     return parts
+
+
+def _query(parts: SplitResult) -> dict[str, str]:
+    query = dict(parse_qsl(parts.query))
+    if "ssl_cert_reqs" in query:  # kombu and Celery know Python's names for it, too
+        query["ssl_cert_reqs"] = query["ssl_cert_reqs"].removeprefix("CERT_").lower()
+    return query
 
 
 def _text(part: str | None) -> str | None:
