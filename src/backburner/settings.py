@@ -147,7 +147,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _derive(self) -> Self:
         server = self.redis_url or self._server_from_parts().redis_url
-        celery = ServerURL.parse(server).celery_url
+        try:
+            celery = ServerURL.parse(server).celery_url
+        except ConfigError:  # raised again by who wants a Celery
+            celery = server
         followers = {
             "redis_url": server,
             "cache_url": server,

@@ -99,6 +99,17 @@ def test_sentinels_are_asked_for_their_master() -> None:
     assert pool.service_name == "shop"
 
 
+@pytest.mark.parametrize(
+    ("url", "says"), [("redis+cluster://one", "use a cluster"), ("rediss+sentinel://one/m", "Sentinels want TLS")]
+)
+def test_what_celery_cannot_use_is_said_where_an_app_would_use_it(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(settings=Settings(redis_url=url))
+    settings = Settings(redis_url=url, celery_broker_url="redis://two", celery_result_backend="redis://two")
+    assert build(settings=settings).connection_for_publishing().hostname == "two"
+    assert build(broker="redis://two", backend="redis://two", settings=None).conf.broker_url == "redis://two"
+
+
 def test_tls_is_verified_unless_told_otherwise() -> None:
     app = build(broker="rediss://host", backend="rediss://host")
     assert app.connection_for_read().ssl["ssl_cert_reqs"].name == "CERT_REQUIRED"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import model_validator
 
 from backburner import Cache, Settings
 from backburner.errors import ConfigError
@@ -121,10 +122,20 @@ def test_no_secret_is_shown_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_wrong_with_settings_together_is_told_without_any_of_them() -> None:
-    Path(".env").write_text("FOREIGN_TOKEN=hunter2\nREDIS_PASSWORD=hunter2\nREDIS_URL=redis+cluster://one,two\n")
-    with pytest.raises(ConfigError, match="REDIS_URL to a server of its own") as caught:
-        Settings()
+    class Paired(Settings):
+        @model_validator(mode="after")
+        def check(self) -> "Paired":
+            raise ValueError("write both")
+
+    Path(".env").write_text("FOREIGN_TOKEN=hunter2\nREDIS_PASSWORD=hunter2\n")
+    with pytest.raises(ConfigError, match="write both") as caught:
+        Paired()
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_cluster_may_be_the_only_server_where_there_are_no_jobs() -> None:
+    settings = Settings(redis_url="redis+cluster://one,two")
+    assert settings.cache_url == settings.redis_url
 
 
 @pytest.mark.parametrize("host", ["valkey", "db.internal", "127.0.0.1", "::1", "fe80::1%eth0"])

@@ -93,14 +93,14 @@ def results_kept(conf: Any) -> float:
 def servers(settings: Settings) -> dict[str, Any]:
     """Broker and result backend."""
     main = ServerURL.parse(settings.redis_url)
-    # A Sentinel URL of Celery's cannot carry the name of the master.
-    options = {
-        "broker_transport_options": main.celery_options if settings.celery_broker_url == main.celery_url else {},
-        "result_backend_transport_options": (
-            main.celery_options if settings.celery_result_backend == main.celery_url else {}
-        ),
-    }
-    return options | {
+
+    def options(url: str) -> dict[str, object]:
+        # A Sentinel URL of Celery's cannot carry the name of the master.
+        return main.celery_options if main.celery_options and url == main.celery_url else {}
+
+    return {
         "broker_url": settings.celery_broker_url,
+        "broker_transport_options": options(settings.celery_broker_url),
         "result_backend": settings.celery_result_backend,
+        "result_backend_transport_options": options(settings.celery_result_backend),
     }

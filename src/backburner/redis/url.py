@@ -238,8 +238,14 @@ class ServerURL:
         """For Celery, as a setting. Sentinel also needs `celery_options`, and a broker `broker_url`.
 
         Raises:
-            ConfigError: it is a cluster, which Celery cannot use.
+            ConfigError: it is a cluster, which Celery cannot use, or Sentinels with TLS, of which its URLs cannot tell.
         """
+        if self.sentinels and self.tls:
+            raise ConfigError(
+                f"Celery does not know from a URL that Sentinels want TLS ({self.masked}): set CELERY_BROKER_URL and "
+                "CELERY_RESULT_BACKEND to sentinel://…, and broker_use_ssl, redis_backend_use_ssl and master_name as "
+                "it documents them"
+            )
         if self.nodes:
             raise ConfigError(
                 f"Celery cannot use a cluster ({self.masked}): set CACHE_URL to the cluster, and REDIS_URL to a server "
@@ -270,14 +276,14 @@ class ServerURL:
     @property
     def celery_options(self) -> dict[str, object]:
         """Transport options that the URL cannot carry."""
-        return {"master_name": self.master} if self.sentinels else {}
+        return {"master_name": self.master} if self.sentinels and not self.tls else {}
 
     @property
     def masked(self) -> str:
         """For people and logs: no password."""
         if self.sentinels:
             hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
-            return f"redis+sentinel://{hosts}/{self.master}/{self.database}"
+            return f"{'rediss' if self.tls else 'redis'}+sentinel://{hosts}/{self.master}/{self.database}"
         if self.nodes:
             hosts = ",".join(f"{host}:{port}" for host, port in self.nodes)
             return f"{'rediss' if self.tls else 'redis'}+cluster://{hosts}"
