@@ -5,7 +5,6 @@ running event loop, which they block for as long as the server takes.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -34,6 +33,7 @@ from backburner.cache.trouble import TROUBLE, TroubleLog
 from backburner.cache.verbs import Verbs
 from backburner.errors import CodecError, ConfigError
 from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
+from backburner.forking import in_forked_child
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import connect
@@ -428,5 +428,4 @@ def _reset_after_fork() -> None:
         cache._after_fork()  # noqa: SLF001  # same module
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_reset_after_fork)
+in_forked_child(_reset_after_fork)

@@ -3,12 +3,12 @@
 Built when first asked for, as ``CACHE_*`` and ``REDIS_*`` describe it, unless the application says what it is.
 """
 
-import os
 from collections.abc import Callable
 from threading import RLock
 
 from backburner.cache.cache import Cache
 from backburner.errors import ConfigError
+from backburner.forking import in_forked_child
 from backburner.settings import Settings
 
 CacheSource = Cache | Callable[[], Cache]
@@ -68,5 +68,4 @@ def set_default_cache(cache: CacheSource | None) -> CacheSource:
         return before
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_default.forget_lock)
+in_forked_child(_default.forget_lock)

@@ -6,7 +6,6 @@ nothing, and to whoever asks that is the same as a 503.
 """
 
 import logging
-import os
 import socket
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from celery import bootsteps, signals
 from celery.bin.base import CeleryOption
 from celery.worker import state
 
+from backburner.forking import in_forked_child
 from backburner.queue import supervised
 from backburner.queue.transport import worker
 
@@ -83,7 +83,7 @@ class Health(bootsteps.StartStopStep):
             log.critical("nothing can listen at --health-port %s:%d: %s", *self._address, error.strerror)
             raise SystemExit(1) from None
         # A process of a pool would keep the port when this one is gone.
-        os.register_at_fork(after_in_child=self._server.socket.close)
+        in_forked_child(self._server.socket.close)
         Thread(target=self._server.serve_forever, name="backburner-health", daemon=True).start()
         signals.worker_shutdown.connect(self._close, weak=False)
 

@@ -7,7 +7,6 @@ it. A pool that has a loop of its own says so by `adopt`; nothing here stops tha
 
 import asyncio
 import atexit
-import os
 from collections.abc import Coroutine
 from concurrent.futures import Future, wait
 from contextvars import Context, ContextVar, copy_context
@@ -15,6 +14,8 @@ from threading import Event, Lock, Thread, current_thread
 from typing import Any, TypeVar, cast
 
 from celery.utils.threads import get_ident
+
+from backburner.forking import in_forked_child
 
 T = TypeVar("T")
 
@@ -154,5 +155,5 @@ def _after_fork() -> None:
     _process = _Process()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_forked_child(_after_fork)
 atexit.register(close)

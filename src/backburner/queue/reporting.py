@@ -24,6 +24,7 @@ import orjson
 import redis
 from celery import states
 
+from backburner.forking import in_forked_child
 from backburner.queue.cancellation import end_if_cancelled
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.stream import KEPT, stream_key
@@ -207,4 +208,4 @@ def _after_fork() -> None:
     _sender = _Sender()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_forked_child(_after_fork)
