@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -332,6 +333,40 @@ def test_a_process_that_runs_a_job_is_ended(
         with pytest.raises(celery.exceptions.TaskRevokedError):
             job.get(timeout=10)
         assert app.tasks["add"].apply_async((1, 2), queue="forked").get(timeout=10) == 3
+
+
+class Heard:
+    """A subscription, of a channel where nobody says anything."""
+
+    def __init__(self, channel: bytes) -> None:
+        self.channel = channel
+        self.looked = threading.Event()
+
+    def question(self) -> tuple[bytes, bytes]:
+        return b"GET", self.channel
+
+    def answered(self, _reply: Any) -> None:
+        self.looked.set()
+
+    def heard(self, _message: bytes) -> None: ...
+
+
+@pytest.mark.slow
+def test_threads_of_a_forked_child_that_listen_at_the_same_moment_all_hear(app: Celery) -> None:
+    listener = app.backend.listener
+    listener.add(parents := Heard(b"parent"))
+    assert parents.looked.wait(5)
+    for _ in range(20):  # of which each third would lose somebody
+        child = os.fork()
+        if not child:
+            sys.setswitchinterval(1e-7)
+            several = [Heard(b"child-%d" % number) for number in range(16)]
+            threads = [threading.Thread(target=listener.add, args=(each,)) for each in several]
+            for thread in threads:
+                thread.start()
+            os._exit(not all(each.looked.wait(5) for each in several))
+        assert os.waitpid(child, 0)[1] == 0
+    listener.remove(parents)
 
 
 @pytest.fixture

@@ -296,3 +296,19 @@ def test_a_forked_child_has_a_connection_of_its_own_even_if_the_parents_is_busy(
     assert client.execute_command("CLIENT", "ID") == mine_id
     mine.close()
     theirs.close()
+
+
+def test_no_thread_of_a_forked_child_takes_the_parents_connection(
+    client: BlockingClient, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = client.execute_command("CLIENT", "ID")
+    line, others = blocking._Line, []
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(blocking, "_Line", line)
+        others.append(threads.submit(client.execute_command, "CLIENT", "ID").result(5))
+        return line(*arguments)
+
+    monkeypatch.setattr(blocking, "_Line", overtaken)
+    client._pid = 0  # as a child would find it
+    assert parents not in {client.execute_command("CLIENT", "ID"), *others}

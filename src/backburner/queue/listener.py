@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 import redis
 import redis.backoff
@@ -22,6 +23,7 @@ import redis.exceptions
 import redis.retry
 from hiredis import PushNotification
 
+from backburner.forking import in_forked_child
 from backburner.redis.push import PushParser
 
 log = logging.getLogger("backburner.queue")
@@ -62,10 +64,11 @@ class Listener:
     def __init__(self, pool: Callable[[], Any], server: str) -> None:
         self._pool = pool
         self._server = server
-        self._begin()
+        self.begin()
+        _all.add(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def begin(self) -> None:
+        """Know of nobody: the thread that listened, and its connection, are a parent process's, if there are any."""
         self._lock = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
@@ -79,22 +82,18 @@ class Listener:
 
     def add(self, subscription: Subscription) -> None:
         """Subscribe. Returns at once."""
-        if self._pid != os.getpid():
-            self._begin()  # the parent's thread is not here, and its connection is the parent's
         if self._thread is None:
             self._start()
         self._change(subscription, wanted=True)
 
     def remove(self, subscription: Subscription) -> None:
         """Hear of it no more. Takes no lock: the garbage collector calls this too."""
-        if self._pid == os.getpid():
+        if self._thread is not None:
             # Who was told something is not held up by waking the thread that told it.
             self._change(subscription, wanted=False, waits=self._looks_soon)
 
     def stop(self) -> None:
         """Close the connection, and wait until that is done. Who subscribes next starts anew."""
-        if self._pid != os.getpid():
-            return
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -170,6 +169,17 @@ class Listener:
                     self._rung = False
                 elif not ready and not self._looks_soon:
                     session.prove_alive()
+
+
+_all: WeakSet[Listener] = WeakSet()
+
+
+def _after_fork() -> None:
+    for listener in list(_all):
+        listener.begin()
+
+
+in_forked_child(_after_fork)
 
 
 class _Session:

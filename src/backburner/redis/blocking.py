@@ -89,8 +89,8 @@ class BlockingClient:
         line.close()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._line = _Line(self._client.connection_pool, self._server)
+        self._pid = os.getpid()  # last: another thread that sees it takes the line for this process's
 
     def _send(self, commands: bytes, count: int) -> list[Any]:
         if self._pid != os.getpid():
