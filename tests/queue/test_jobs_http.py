@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +13,17 @@ import httpx2
 import psutil
 import pytest
 import uvicorn
+from celery import signals
 from fastapi import Depends, FastAPI, Header, HTTPException
 from fastapi.testclient import TestClient
 
-from backburner.errors import ConfigError
+from backburner.errors import ConfigError, PublishError
 from backburner.queue import Celery
 from backburner.queue.http import JobAccepted, Submission, jobs_router
+from backburner.redis.embedded import EmbeddedServer
+from backburner.testing import FaultProxy
 from tests.processes import Program, free_port
-from tests.queue.conftest import runs
+from tests.queue.conftest import MakeApp, runs
 
 Eventually = Callable[..., Any]
 
@@ -285,6 +289,35 @@ def test_a_key_whose_first_request_is_under_way_is_a_conflict_and_one_that_faile
     assert answers == [409]
     url = submit(client, "/divisions/4/2", headers=key).headers["location"]
     assert client.get(url, headers={"Prefer": "wait=10"}).json()["result"] == 2.0
+
+
+@pytest.mark.slow
+def test_a_hanging_server_is_a_503_in_time_and_a_job_that_it_did_not_take_a_publish_error(
+    make_app: MakeApp, server: EmbeddedServer, url: str
+) -> None:
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        app = make_app(proxy.url, timeout=0.3)
+        task = app.tasks["add"]
+        jobs = jobs_router(app, auth=lambda: "ada")
+        api = FastAPI()
+        api.include_router(jobs)
+
+        @api.post("/sums", status_code=202)
+        def add(submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
+            return submission.accept(task, (1, 2))
+
+        client = TestClient(api)
+        url = client.post("/sums").headers["location"]
+        signals.before_task_publish.connect(hang := lambda **_: proxy.stall(), weak=False)
+        try:
+            with pytest.raises(PublishError):
+                client.post("/sums")
+        finally:
+            signals.before_task_publish.disconnect(hang)
+        began = time.monotonic()
+        assert [client.post("/sums").status_code, client.get(url).status_code] == [503, 503]
+        assert time.monotonic() - began < 2 * 2 + 1.5
+        proxy.pass_through()
 
 
 def test_the_openapi_document_has_the_tasks_return_type(client: httpx2.Client) -> None:

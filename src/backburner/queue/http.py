@@ -12,20 +12,18 @@ is lies on the result backend's server, which must be Redis or Valkey, for as lo
 """
 
 import asyncio
-import contextlib
 import json
 import math
 import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_type_hints
 
 import orjson
-import redis
 from kombu.utils.json import dumps
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
@@ -35,7 +33,7 @@ from backburner.extras import extra
 from backburner.queue.app import Celery
 from backburner.queue.coroutines import signature_source
 from backburner.queue.defaults import results_kept
-from backburner.queue.result import Job
+from backburner.queue.result import Job, reading
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
 
 with extra("fastapi", needed_by="backburner.queue.http"):
@@ -134,10 +132,12 @@ class Submission:
             try:
                 task.apply_async(tuple(args), dict(kwargs or {}), **options)
             except BaseException:
-                self._jobs.disown(job_id)
+                with suppress(ResultUnavailable):  # the owner of nothing, until that is forgotten
+                    self._jobs.disown(job_id)
                 raise
             if self._has_key:
-                self._jobs.claim(job_id, record, lasting=True)
+                with _translated(job_id):
+                    self._jobs.claim(job_id, record, lasting=True)
         else:
             self._response.headers["Idempotency-Replayed"] = "true"
         within = self._request.app.url_path_for(self._jobs.read_name, job_id=job_id)
@@ -173,34 +173,46 @@ class JobsRouter(APIRouter):
         return backend
 
     def claim(self, job_id: str, record: dict[str, Any], *, lasting: bool) -> bool:
-        """Write down whose a job is. False if it was submitted before, in the same words, and enqueued."""
-        key, backend = _key(job_id), self._backend
-        value = orjson.dumps(record | {"enqueued": lasting})
-        seconds = math.ceil(results_kept(self.celery_app.conf)) if lasting else _SUBMITTING
-        if lasting or backend.client.set(key, value, nx=True, ex=seconds):
-            if lasting:
-                backend.client.set(key, value, ex=seconds)
-            return True
-        before = orjson.loads(backend.client.get(key) or value)
-        if before["asked"] != record["asked"] or before["owner"] != record["owner"]:
-            raise HTTPException(422, "This Idempotency-Key was used for another request.")
-        if not before["enqueued"] and self.celery_app.AsyncResult(job_id).state == "UNKNOWN":
-            raise HTTPException(
-                409, "The first request with this Idempotency-Key is being worked on.", {"Retry-After": "1"}
-            )
-        return False
+        """Write down whose a job is. False if it was submitted before, in the same words, and enqueued.
+
+        Raises:
+            ResultUnavailable: the result backend does not answer.
+        """
+        with reading(job_id):
+            key, backend = _key(job_id), self._backend
+            value = orjson.dumps(record | {"enqueued": lasting})
+            seconds = math.ceil(results_kept(self.celery_app.conf)) if lasting else _SUBMITTING
+            if lasting or backend.client.set(key, value, nx=True, ex=seconds):
+                if lasting:
+                    backend.client.set(key, value, ex=seconds)
+                return True
+            before = orjson.loads(backend.client.get(key) or value)
+            if before["asked"] != record["asked"] or before["owner"] != record["owner"]:
+                raise HTTPException(422, "This Idempotency-Key was used for another request.")
+            if not before["enqueued"] and self.celery_app.AsyncResult(job_id).state == "UNKNOWN":
+                raise HTTPException(
+                    409, "The first request with this Idempotency-Key is being worked on.", {"Retry-After": "1"}
+                )
+            return False
 
     def disown(self, job_id: str) -> None:
-        """Forget whose a job is."""
-        self._backend.client.delete(_key(job_id))
+        """Forget whose a job is.
+
+        Raises:
+            ResultUnavailable: the result backend does not answer.
+        """
+        with reading(job_id):
+            self._backend.client.delete(_key(job_id))
 
     def job_of(self, owner: Owner, job_id: str) -> Job[Any]:
         """The job, if it is for them.
 
         Raises:
             HTTPException: 404, it is not, or there is none.
+            ResultUnavailable: the result backend does not answer.
         """
-        record = self._backend.client.get(_key(job_id))
+        with reading(job_id):
+            record = self._backend.client.get(_key(job_id))
         if record is None or orjson.loads(record)["owner"] not in {None, str(owner)}:
             raise _not_found(job_id)
         return self.celery_app.AsyncResult(job_id)
@@ -325,7 +337,7 @@ async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[by
     """As `_represented`, when that is another than the known one, or at the latest after so many seconds."""
     # Only what happens from now on is news; the server's clock may be slow.
     after = f"{int((time.time() - _CLOCKS_DIFFER) * 1000)}-0"
-    with contextlib.suppress(TimeoutError):
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds), aclosing(job.aevents(after)) as events:
             async for event in events:
                 if event.kind != "log" and (known is not None or _is_end(event)):
@@ -391,7 +403,7 @@ def _translated(job_id: str) -> Iterator[None]:
         yield
     except UnknownJob as error:
         raise _not_found(job_id) from error
-    except (ResultUnavailable, redis.RedisError, OSError) as error:
+    except ResultUnavailable as error:
         raise HTTPException(
             503, "Background jobs cannot be reached at the moment; try again.", {"Retry-After": "5"}
         ) from error

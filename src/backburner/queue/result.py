@@ -99,7 +99,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             UnknownJob: nobody enqueued a job with this id, or it was so long ago that its record has expired.
             ResultUnavailable: the result backend, or the broker, does not answer.
         """
-        with _reading(self.id):
+        with reading(self.id):
             meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
             try:
                 record = self._record()
@@ -257,7 +257,7 @@ class Job(_Snapshots, Generic[T_co]):
         Raises:
             ResultUnavailable: the result backend, or the broker, does not answer.
         """
-        with _reading(self.id):
+        with reading(self.id):
             cancellation.cancel(self.app, self.id)
 
     async def acancel(self) -> None:
@@ -316,7 +316,7 @@ class Job(_Snapshots, Generic[T_co]):
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
         """One of Celery's states, or UNKNOWN."""
-        with _reading(self.id):
+        with reading(self.id):
             state: str = self._get_task_meta()["status"]
             return UNKNOWN if state == states.PENDING and self._record() == {} else state
 
@@ -326,7 +326,7 @@ class Job(_Snapshots, Generic[T_co]):
         return job_record(self.app, self.id)
 
     def _get_task_meta(self) -> dict[str, Any]:
-        with _reading(self.id):
+        with reading(self.id):
             return super()._get_task_meta()  # type: ignore[no-any-return,misc]  # the stubs leave it out
 
 
@@ -447,7 +447,12 @@ def _exists_here(kind: type) -> bool:
 
 
 @contextmanager
-def _reading(job_id: str) -> Iterator[None]:
+def reading(job_id: str) -> Iterator[None]:
+    """Ask the servers about a job in the block, for two seconds at most.
+
+    Raises:
+        ResultUnavailable: they do not answer.
+    """
     try:
         with deadline(_READ_TIMEOUT):
             yield
