@@ -20,10 +20,11 @@ import redis
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import Celery, Job, JobGroup
+from backburner.queue.http import jobs_router
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.processes import Program, free_port
-from tests.queue.conftest import MakeApp, StartWorker
+from tests.queue.conftest import MakeApp, StartWorker, close
 
 Eventually = Callable[..., Any]
 
@@ -402,3 +403,53 @@ def test_a_result_too_long_for_a_subscriber_arrives_and_the_others_are_waited_fo
         assert await waiting[1] == "JOB-2"
 
     asyncio.run(main())
+
+
+PREFIXED = """
+from backburner.queue import Celery, progress
+from backburner.settings import Settings
+
+options = {"global_keyprefix": "shop:"}
+app = Celery(
+    "prefixed", settings=Settings(), broker_transport_options=options, result_backend_transport_options=options
+)
+
+
+@app.task(name="tell", shared=False)
+def tell(step):
+    progress(step, 2)
+    return step
+"""
+
+
+@pytest.mark.slow
+def test_who_may_use_the_keys_with_a_prefix_alone_can_do_everything(
+    own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with redis.Redis.from_url(own_server.url) as client:
+        client.acl_setuser(
+            "shop",
+            enabled=True,
+            passwords="+secret",
+            keys="shop:*",
+            channels="*",
+            categories=["+@all", "-@admin", "-@dangerous"],
+            commands=["+info"],
+        )
+        url = own_server.url.replace("//", "//shop:secret@")
+        (tmp_path / "prefixed.py").write_text(PREFIXED)
+        program: dict[str, Any] = {}
+        with pytest.MonkeyPatch.context() as patch, start_worker(url, app="prefixed", cwd=tmp_path) as worker:
+            patch.setenv("REDIS_URL", url)
+            exec(PREFIXED, program)
+            app, tell = program["app"], program["tell"]
+            assert tell.delay(1).get(timeout=10) == 1
+            late = tell.apply_async((1,), countdown=3600)
+            late.cancel()
+            assert late.state == "REVOKED"
+            jobs = jobs_router(app, auth=lambda: "ada")
+            jobs.claim(late.id, {"owner": "ada", "asked": ""}, lasting=True)
+            assert jobs.job_of("ada", late.id) == late
+            close(app)
+            assert not worker.says("permission")
+        assert all(key.startswith(b"shop:") for key in client.scan_iter())

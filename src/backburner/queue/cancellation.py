@@ -23,11 +23,9 @@ from celery.worker.consumer.connection import Connection
 from backburner.queue import recording
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.defaults import results_kept
+from backburner.queue.keys import keys_of
 
 log = logging.getLogger("backburner.queue")
-
-_KEY = "backburner:cancelled"
-"""Sorted set on the result backend's server: the id of each cancelled job, by the time when it may be forgotten."""
 
 _TIMEOUT = 2.0
 
@@ -43,9 +41,10 @@ def cancel(app: celery.Celery, job_id: str) -> None:
             cancel_delayed(job_id)
     client, now = getattr(app.backend, "client", None), time.time()
     if client is not None:
+        cancelled = keys_of(app.backend).cancelled
         with client.pipeline(transaction=False) as pipeline:
-            pipeline.zremrangebyscore(_KEY, 0, now)
-            pipeline.zadd(_KEY, {job_id: now + results_kept(app.conf)})
+            pipeline.zremrangebyscore(cancelled, 0, now)
+            pipeline.zadd(cancelled, {job_id: now + results_kept(app.conf)})
             pipeline.execute()
     app.control.revoke(job_id, terminate=True)
     if app.backend.get_state(job_id) in {"PENDING", "RETRY"}:
@@ -108,6 +107,7 @@ class Remembered(bootsteps.StartStopStep):
             return
         try:
             with deadline(_TIMEOUT):
-                state.revoked.update(map(bytes.decode, client.zrangebyscore(_KEY, time.time(), "+inf")))
+                cancelled = client.zrangebyscore(keys_of(app.backend).cancelled, time.time(), "+inf")
+                state.revoked.update(map(bytes.decode, cancelled))
         except (OutOfTime, redis.RedisError, OSError) as error:
             log.warning("which jobs have been cancelled could not be read: %s", str(error) or "no answer")

@@ -33,6 +33,7 @@ from backburner.extras import extra
 from backburner.queue.app import Celery
 from backburner.queue.coroutines import signature_source
 from backburner.queue.defaults import results_kept
+from backburner.queue.keys import keys_of
 from backburner.queue.result import Job, reading
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
 
@@ -179,7 +180,7 @@ class JobsRouter(APIRouter):
             ResultUnavailable: the result backend does not answer.
         """
         with reading(job_id):
-            key, backend = _key(job_id), self._backend
+            key, backend = keys_of(self._backend).submission(job_id), self._backend
             value = orjson.dumps(record | {"enqueued": lasting})
             seconds = math.ceil(results_kept(self.celery_app.conf)) if lasting else _SUBMITTING
             if lasting or backend.client.set(key, value, nx=True, ex=seconds):
@@ -202,7 +203,7 @@ class JobsRouter(APIRouter):
             ResultUnavailable: the result backend does not answer.
         """
         with reading(job_id):
-            self._backend.client.delete(_key(job_id))
+            self._backend.client.delete(keys_of(self._backend).submission(job_id))
 
     def job_of(self, owner: Owner, job_id: str) -> Job[Any]:
         """The job, if it is for them.
@@ -212,7 +213,7 @@ class JobsRouter(APIRouter):
             ResultUnavailable: the result backend does not answer.
         """
         with reading(job_id):
-            record = self._backend.client.get(_key(job_id))
+            record = self._backend.client.get(keys_of(self._backend).submission(job_id))
         if record is None or orjson.loads(record)["owner"] not in {None, str(owner)}:
             raise _not_found(job_id)
         return self.celery_app.AsyncResult(job_id)
@@ -387,10 +388,6 @@ def _checked(asker: Any) -> Owner:
     if not isinstance(asker, Owner):
         raise TypeError(f"auth of jobs_router must give a text, a number or a UUID that names who asks, not {asker!r}")
     return asker
-
-
-def _key(job_id: str) -> str:
-    return f"backburner:submission:{job_id}"
 
 
 def _not_found(job_id: str) -> HTTPException:

@@ -1,10 +1,13 @@
-"""Names of the keys on the server; what is in them is told by the docstring of `backburner.queue.transport`."""
+"""Names of the keys on the servers; what is in them is told by the docstring of `backburner.queue.transport`."""
 
 from dataclasses import dataclass
+from typing import Any, Final
 
 from backburner.errors import ConfigError
 
 PRIORITIES = list(range(10))
+_RESULT: Final = b"celery-task-meta-"
+"""Behind the prefix, what Celery calls results."""
 
 
 def check_name(queue: str) -> None:
@@ -64,6 +67,15 @@ class Keys:
     def job(self, job_id: str) -> str:
         return f"{self.prefix}backburner:job:{job_id}"
 
+    @property
+    def cancelled(self) -> str:
+        """Where results are: a sorted set of the ids of cancelled jobs, by the time when they may be forgotten."""
+        return f"{self.prefix}backburner:cancelled"
+
+    def submission(self, job_id: str) -> str:
+        """Where results are: whose a job is."""
+        return f"{self.prefix}backburner:submission:{job_id}"
+
     def list(self, queue: str, priority: int) -> str:
         return f"{self.prefix}{queue}{self.separator}{priority}" if priority else f"{self.prefix}{queue}"
 
@@ -74,3 +86,8 @@ class Keys:
     def queue(self, list_: str) -> str:
         """The queue that a list belongs to."""
         return list_[len(self.prefix) :].partition(self.separator)[0]
+
+
+def keys_of(backend: Any) -> Keys:
+    """The keys on the server of a result backend of Celery's for Redis, with the prefix that it puts before its own."""
+    return Keys(backend.task_keyprefix.removesuffix(_RESULT).decode())

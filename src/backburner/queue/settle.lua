@@ -1,7 +1,7 @@
 -- Store states and results of jobs and acknowledge messages, in one step: no message is done with whose result is not
 -- there.
 --
--- KEYS[1]    the leases of a consumer; '' if nothing is acknowledged
+-- KEYS[1]    the leases of a consumer; any of the others if nothing is acknowledged
 -- KEYS[2..]  results, as Celery has them: JSON that begins with the state; what is stored is published there too
 -- ARGV[1]    how many leases are acknowledged
 -- ARGV[2..]  their numbers; then for each result its JSON, seconds to keep it (0 for ever), and when its job began, as

@@ -38,8 +38,15 @@ class Offer(NamedTuple):
 
 
 def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored]) -> tuple[Any, ...]:
-    """How many keys, KEYS and ARGV of the script."""
-    words: list[Any] = [1 + len(states), leases, *(state.key for state in states), len(acknowledged), *acknowledged]
+    """How many keys, KEYS and ARGV of the script. `leases` may be empty if nothing is acknowledged."""
+    # Who may use keys with a certain prefix only may not name an empty one.
+    words: list[Any] = [
+        1 + len(states),
+        leases or states[0].key,
+        *(state.key for state in states),
+        len(acknowledged),
+        *acknowledged,
+    ]
     for state in states:
         words += (state.json, state.keep, state.began)
     return tuple(words)
