@@ -11,9 +11,11 @@ import pytest
 
 from backburner.errors import ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import Celery, Job, Progress, progress
+from backburner.settings import Settings
 from backburner.testing import FaultProxy
 from tests.processes import Program
-from tests.queue.conftest import MakeApp
+from tests.queue.conftest import MakeApp, StartWorker
+from tests.queue.programs.jobs import define
 
 Eventually = Callable[..., Any]
 
@@ -238,3 +240,22 @@ def test_waiting_for_a_silent_result_backend_ends_in_time(
         job = make_app(url, proxy.url).tasks["add"].delay(1, 2)
         with pytest.raises(ResultTimeout):
             job.get(timeout=0.5)
+
+
+@pytest.mark.slow
+def test_jobs_run_report_and_are_cancelled_whatever_keeps_results(
+    url: str, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    backend = "cache+memory://"  # has a client, which is none of Redis's
+    settings = Settings(redis_url=url, celery_result_backend=backend)
+    app = define(Celery("elsewhere", settings=settings, set_as_current=False))
+    released = tmp_path / "released"
+    released.touch()
+    with start_worker(url, "--pool=threads -c 1 -Q elsewhere", CELERY_RESULT_BACKEND=backend) as worker:
+        app.tasks["wait_for"].apply_async((str(released), 3), queue="elsewhere")
+        eventually(lambda: worker.says("wait_for") and worker.says("succeeded"))
+        late = app.tasks["add"].apply_async((1, 2), queue="elsewhere", countdown=3600)
+        late.cancel()
+        assert late.state == "REVOKED"
+        assert not worker.says("Traceback")
+    app.close()

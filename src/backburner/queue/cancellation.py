@@ -16,6 +16,7 @@ from typing import Any, cast
 import celery.exceptions
 import redis
 from celery import bootsteps
+from celery.backends.redis import RedisBackend
 from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.consumer.connection import Connection
@@ -39,10 +40,9 @@ def cancel(app: celery.Celery, job_id: str) -> None:
         cancel_delayed = getattr(producer.channel, "cancel_delayed", None)
         if cancel_delayed is not None:  # with this broker, jobs wait on the server
             cancel_delayed(job_id)
-    client, now = getattr(app.backend, "client", None), time.time()
-    if client is not None:
-        cancelled = keys_of(app.backend).cancelled
-        with client.pipeline(transaction=False) as pipeline:
+    if isinstance(app.backend, RedisBackend):
+        cancelled, now = keys_of(app.backend).cancelled, time.time()
+        with app.backend.client.pipeline(transaction=False) as pipeline:
             pipeline.zremrangebyscore(cancelled, 0, now)
             pipeline.zadd(cancelled, {job_id: now + results_kept(app.conf)})
             pipeline.execute()
@@ -102,12 +102,11 @@ class Remembered(bootsteps.StartStopStep):
         """Read them. A server that does not answer is a line in the log."""
         app = parent.app
         state.revoked.expires = max(state.revoked.expires, results_kept(app.conf))
-        client = getattr(app.backend, "client", None)
-        if client is None:
+        if not isinstance(app.backend, RedisBackend):
             return
         try:
             with deadline(_TIMEOUT):
-                cancelled = client.zrangebyscore(keys_of(app.backend).cancelled, time.time(), "+inf")
+                cancelled = app.backend.client.zrangebyscore(keys_of(app.backend).cancelled, time.time(), "+inf")
                 state.revoked.update(map(bytes.decode, cancelled))
         except (OutOfTime, redis.RedisError, OSError) as error:
             log.warning("which jobs have been cancelled could not be read: %s", str(error) or "no answer")

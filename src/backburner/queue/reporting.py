@@ -50,8 +50,9 @@ def progress(done: float, total: float, message: str = "") -> None:
     """Tell how far the running task is. Call it as often as you like.
 
     About five calls a second are passed on, and always the last one. Outside of a worker (a test, a shell, an eager
-    task) and in a task whose result is ignored nothing happens, so functions that report progress can be called from
-    anywhere. Where a job cannot be ended from outside, being cancelled ends it here.
+    task), in a task whose result is ignored and with results elsewhere than in Redis or Valkey nothing happens, so
+    functions that report progress can be called from anywhere. Where a job cannot be ended from outside, being
+    cancelled ends it here.
     """
     _report("progress", {"done": done, "total": total, "message": message})
 
@@ -88,6 +89,8 @@ def _report(kind: str, data: dict[str, Any]) -> None:
     if request.called_directly or request.is_eager or request.ignore_result:
         return
     end_if_cancelled(task, request)
+    if not hasattr(task.backend, "listener"):
+        return
     line = _encoded(data | {"kind": kind})
     if line is None:
         return
