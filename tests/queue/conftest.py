@@ -90,8 +90,6 @@ def make_app() -> Iterator[MakeApp]:
 
 def close(app: Celery) -> None:
     kombu.pools.reset()
-    app.backend.result_consumer.stop()
-    app.backend.client.close()
     app.close()
 
 

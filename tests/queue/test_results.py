@@ -336,6 +336,28 @@ def test_a_process_that_runs_a_job_is_ended(
         assert app.tasks["add"].apply_async((1, 2), queue="forked").get(timeout=10) == 3
 
 
+def test_a_closed_app_leaves_no_connection_and_no_thread_behind_and_can_be_used_again(
+    make_app: MakeApp, url: str, eventually: Eventually
+) -> None:
+    app = make_app(url.removesuffix("0") + "6")
+
+    def left() -> list[Any]:
+        with redis.Redis.from_url(url) as client:
+            connections = [each for each in client.client_list() if each["db"] == "6"]
+        return connections + [each for each in threading.enumerate() if each.name == f"backburner-results {url[:-1]}6"]
+
+    for _ in range(2):
+        job = app.tasks["add"].delay(1, 2)
+        with pytest.raises(ResultTimeout):
+            job.get(timeout=0.01)
+        with pytest.raises(ResultTimeout):
+            asyncio.run(job.aget(timeout=0.01))
+        assert app.backend.get_state(job.id) == "PENDING"
+        assert left()
+        app.close()
+        eventually(lambda: not left())
+
+
 class Heard:
     """A subscription, of a channel where nobody says anything."""
 

@@ -238,8 +238,12 @@ class Celery(celery.Celery):
         return Producer(self)
 
     def close(self) -> None:
-        """Close the connections of the producer, and Celery's."""
+        """Close the connections of the producer and of the result backend, and Celery's. They are made anew if needed;
+        who waits for a result just then is left waiting."""
         self.producer.close()
+        backend: Any = self._backend  # type: ignore[attr-defined]  # the stubs leave it out
+        if hasattr(backend, "listener"):
+            backend.close()
         super().close()
 
     @cached_property

@@ -87,6 +87,7 @@ class ResultConsumer(BaseResultConsumer):
 
     def stop(self) -> None:
         self.backend.listener.stop()
+        self._subscriptions.clear()
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
         """Give a result that is there already the time to be read, however short the timeout."""
@@ -309,6 +310,12 @@ class _Patient:
     @called_by_celery
     def _call_task_errbacks(self, *args: Any) -> None:
         super()._call_task_errbacks(*args)  # type: ignore[misc]  # of the backend this stands before
+
+    def close(self) -> None:
+        """Close the connections, and end the thread that listens. They are made anew if needed."""
+        self.result_consumer.stop()
+        self._spare.close()
+        self.client.connection_pool.disconnect(inuse_connections=False)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""
