@@ -5,10 +5,12 @@ import gc
 import logging
 import random
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from backburner.redis import stream
 from backburner.redis.pipelined import PipelinedClient
@@ -222,9 +224,12 @@ def test_a_loop_that_ends_without_closing_leaves_no_open_connection(redis_url: s
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("new_loop", "last"), [(asyncio.new_event_loop, 1), (uvloop.new_event_loop, 0)], ids=["asyncio", "uvloop"]
+)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of asyncio, whose transports end with their loops only
 def test_a_loop_that_was_closed_with_all_that_was_at_work_leaves_no_more_than_the_last_connection(
-    redis_url: str, caplog: pytest.LogCaptureFixture
+    redis_url: str, caplog: pytest.LogCaptureFixture, new_loop: Callable[[], asyncio.AbstractEventLoop], last: int
 ) -> None:
     clients = [PipelinedClient(redis_url, name="left", timeout=5.0) for _ in range(5)]
 
@@ -238,12 +243,12 @@ def test_a_loop_that_was_closed_with_all_that_was_at_work_leaves_no_more_than_th
 
     loops = []
     for client in clients:
-        loop = asyncio.new_event_loop()
+        loop = new_loop()
         loops.append(loop.run_until_complete(ask(client)))
         loop.close()
     del loop
     gc.collect()
-    assert open_connections() == 1
+    assert open_connections() == last
     assert [each() is None for each in loops] == [True] * 4 + [False]
     asyncio.run(ask(PipelinedClient(redis_url, name="left", timeout=5.0)))
     gc.collect()

@@ -96,7 +96,7 @@ class Link(asyncio.BufferedProtocol):
         """Disconnect, where the loop was closed: the socket itself is freed with the transport."""
         connected: Any = self._transport and self._transport.get_extra_info("socket")
         if connected is not None:
-            with suppress(OSError):  # it has ended
+            with suppress(OSError, TypeError):  # it has ended, or is uvloop's, which ends it with its loop
                 connected.shutdown(socket.SHUT_RDWR)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
