@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import random
 import weakref
 from collections.abc import Callable
@@ -254,6 +255,24 @@ def test_a_loop_that_was_closed_with_all_that_was_at_work_leaves_no_more_than_th
     gc.collect()
     assert open_connections() == 0
     assert caplog.messages == []
+
+
+def test_a_forked_child_that_closes_a_loop_leaves_the_parents_connection_alone(redis_url: str) -> None:
+    client = PipelinedClient(redis_url, timeout=5.0)
+
+    async def ask(client: PipelinedClient) -> Any:
+        return await client.execute_command("CLIENT", "ID")
+
+    loop = asyncio.new_event_loop()
+    mine = loop.run_until_complete(ask(client))
+    child = os.fork()
+    if not child:
+        loop.close()
+        os._exit(asyncio.run(ask(PipelinedClient(redis_url, timeout=5.0))) == mine)
+    assert os.waitpid(child, 0)[1] == 0
+    assert loop.run_until_complete(ask(client)) == mine
+    loop.run_until_complete(client.aclose())
+    loop.close()
 
 
 def test_a_connection_is_retired_when_nothing_waits_for_a_reply(redis_url: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import redis
 from hiredis import PushNotification
 
+from backburner.forking import in_forked_child
 from backburner.redis.command import again
 from backburner.redis.link import Link
 from backburner.redis.linked import LinkedConnection
@@ -33,6 +34,7 @@ _SECOND_LOOK: Final = 0.01
 
 _living: "set[Stream]" = set()
 """Those that have not ended, of all event loops."""
+in_forked_child(_living.clear)  # whatever becomes of the loops there, the connections are the parent's
 
 
 class Stream:
