@@ -4,8 +4,9 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import celery
@@ -110,6 +111,59 @@ def test_functions_of_all_kinds_get_dependencies_of_all_kinds(jobs: Celery) -> N
     done = coroutine.apply(("x",), {"count": 5})
     assert done.get() == ["x", "db", "client of db", 5, done.id]
     assert told == ["open", "client open", "run", "client closed", "closed"]
+
+
+def traced(function: Callable[..., Any]) -> Any:
+    """A decorator as many write them, which knows nothing of coroutines and generators."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Traced:
+    @traced
+    async def __call__(self) -> str:
+        return "called"
+
+
+@traced
+async def answer() -> str:
+    return "answer"
+
+
+@contextmanager
+def managed() -> Iterator[str]:
+    yield "managed"
+
+
+def test_decorated_ones_are_what_they_are_to_fastapi(jobs: Celery) -> None:
+    @jobs.task
+    def blocking(
+        a: Annotated[str, Depends(answer)],
+        b: Annotated[str, Depends(traced(get_db))],
+        c: Annotated[str, Depends(traced(get_client))],
+        d: Annotated[str, Depends(Traced())],
+        e: Annotated[str, Depends(partial(answer))],
+        f: Annotated[Any, Depends(managed)],
+    ) -> list[str]:
+        with f as inside:
+            return [a, b, c, d, e, inside]
+
+    @jobs.task
+    async def awaiting(
+        a: Annotated[str, Depends(answer)],
+        b: Annotated[str, Depends(traced(get_db))],
+        c: Annotated[str, Depends(traced(get_client))],
+        d: Annotated[str, Depends(Traced())],
+    ) -> list[str]:
+        return [a, b, c, d]
+
+    assert run(blocking) == ["answer", "db", "client of db", "called", "answer", "managed"]
+    assert run(awaiting) == ["answer", "db", "client of db", "called"]
+    assert told.count("closed") == told.count("open") == 4
 
 
 def test_each_is_called_once_for_a_job_unless_it_says_otherwise(jobs: Celery) -> None:

@@ -5,6 +5,7 @@ order, also where the job fails: what FastAPI does for a request, done for a job
 function names a dependency; its own solver is no public name, and wants a request.
 """
 
+import contextlib
 import inspect
 import sys
 import typing
@@ -136,7 +137,7 @@ def check(function: Callable[..., Any], *, bound: bool, base: Any) -> None:
 
 
 class _Kind(Enum):
-    """What calling a function gives."""
+    """What calling a function gives; the later ones have the say where a decorator gives another than its function."""
 
     VALUE = auto()
     COROUTINE = auto()
@@ -145,15 +146,28 @@ class _Kind(Enum):
 
     @classmethod
     def of(cls, function: Any) -> "_Kind":
-        while isinstance(function, partial):
-            function = function.func
-        if not inspect.isroutine(function) and not inspect.isclass(function):
-            function = type(function).__call__
+        function = _called(function)
         if inspect.isasyncgenfunction(function):
             return cls.ASYNC_GENERATOR
         if inspect.isgeneratorfunction(function):
             return cls.GENERATOR
         return cls.COROUTINE if inspect.iscoroutinefunction(function) else cls.VALUE
+
+    @classmethod
+    def of_dependency(cls, function: Any) -> "_Kind":
+        """As to FastAPI, which looks behind decorators as well: they pass on what they get. Those that make a context
+        manager of a generator do not."""
+        behind = inspect.unwrap(
+            _called(function), stop=lambda each: getattr(each, "__globals__", None) is vars(contextlib)
+        )
+        return max(cls.of(function), cls.of(behind), key=lambda kind: kind.value)
+
+
+def _called(function: Any) -> Any:
+    """What runs when it is called."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
 
 
 _GENERATORS: Final = {_Kind.GENERATOR, _Kind.ASYNC_GENERATOR}
@@ -226,7 +240,7 @@ class _Plan:
                     f"{_chain(users)}, which needs {asks}, and a job has no request. Hand what the job needs from it "
                     "over as an argument"
                 )
-        self.steps.append(_Step(function, _Kind.of(function), arguments))
+        self.steps.append(_Step(function, _Kind.of_dependency(function), arguments))
         return self.shared.setdefault(function, len(self.steps) - 1) if depends.use_cache else len(self.steps) - 1
 
 
