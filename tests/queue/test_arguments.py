@@ -1,6 +1,8 @@
 """Arguments are checked where the job is enqueued, and arrive as they were."""
 
 import asyncio
+import re
+from decimal import Decimal
 from typing import Any
 
 import celery
@@ -73,22 +75,24 @@ def test_positional_only_arguments_are_not_given_by_name(app: Celery) -> None:
     assert halve.apply_async((4,), {"number": 1}).id
 
 
-def test_seconds_that_are_none_are_named(app: Celery) -> None:
+@pytest.mark.parametrize("seconds", ["5s", Decimal(5), 5j], ids=repr)
+def test_seconds_that_are_none_are_named(app: Celery, seconds: Any) -> None:
+    says = re.escape(f"={seconds!r}: write a number, of seconds")
     add = app.tasks["add"]
     for enqueue in (
-        lambda: add.apply_async((1, 2), countdown="5"),
-        lambda: asyncio.run(add.aapply_async((1, 2), countdown="5")),
-        lambda: add.delay_many([(1, 2)], countdown="5"),
+        lambda: add.apply_async((1, 2), countdown=seconds),
+        lambda: asyncio.run(add.aapply_async((1, 2), countdown=seconds)),
+        lambda: add.delay_many([(1, 2)], countdown=seconds),
     ):
-        with pytest.raises(TypeError, match="countdown='5': write a number"):
+        with pytest.raises(TypeError, match="countdown" + says):
             enqueue()
     job = add.apply_async((1, 2), countdown=60)
     for wait in (
-        lambda: job.get(timeout="5s"),
-        lambda: asyncio.run(job.aget(timeout="5s")),
-        lambda: asyncio.run(JobGroup([job]).aget(timeout="5s")),
+        lambda: job.get(timeout=seconds),
+        lambda: asyncio.run(job.aget(timeout=seconds)),
+        lambda: asyncio.run(JobGroup([job]).aget(timeout=seconds)),
     ):
-        with pytest.raises(TypeError, match="timeout='5s': write a number"):
+        with pytest.raises(TypeError, match="timeout" + says):
             wait()
 
 

@@ -11,7 +11,7 @@ but the block keeps a deadline: with its object gone, it is none.
 import time
 from contextvars import ContextVar, Token
 from functools import cache
-from numbers import Number
+from numbers import Real
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -131,7 +131,7 @@ def check_seconds(**named: Any) -> None:
         TypeError: one is not.
     """
     for name, value in named.items():
-        if value is not None and not isinstance(value, Number):
+        if value is not None and not isinstance(value, Real):
             raise TypeError(f"{name}={value!r}: write a number, of seconds")
 
 
