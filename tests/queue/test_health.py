@@ -101,10 +101,12 @@ def test_of_several_processes_each_has_a_port(app: Celery, ask: Callable[..., An
         assert len(hosts) == 2
 
 
-def test_a_port_that_is_taken_ends_the_worker(url: str, hangs: Path) -> None:
+@pytest.mark.parametrize(("port", "why"), [(None, "Address already in use"), (70_000, "bind(): port must be 0-65535.")])
+def test_a_port_that_is_taken_or_none_ends_the_worker(url: str, port: int | None, why: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+        port = port or taken.getsockname()[1]
         command = f"celery -A healthy worker {ALONE} --pool=solo --health-port {port}"
         with running(command, PROGRAMS, {"REDIS_URL": url, "PYTHONPATH": ""}) as worker:
             assert worker.process.wait(30) == 1
-            assert f"nothing can listen at --health-port 127.0.0.1:{port}: Address already in use" in worker.output
+            assert f"nothing can listen at --health-port 127.0.0.1:{port}: {why}" in worker.output
+            assert "Traceback" not in worker.output

@@ -79,8 +79,8 @@ class Health(bootsteps.StartStopStep):
         """Listen."""
         try:
             self._server = _Server(self._address, shared=_IS_SUPERVISED)
-        except OSError as error:
-            log.critical("nothing can listen at --health-port %s:%d: %s", *self._address, error.strerror)
+        except (OSError, OverflowError) as error:  # the latter of what is no port
+            log.critical("nothing can listen at --health-port %s:%d: %s", *self._address, error.args[-1])
             raise SystemExit(1) from None
         # A process of a pool would keep the port when this one is gone.
         in_forked_child(self._server.socket.close)
