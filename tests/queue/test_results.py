@@ -180,6 +180,21 @@ def test_a_timeout_and_a_cancelled_waiter_leave_nothing_behind(
     eventually(lambda: app.backend.listener.subscriptions == 0)
 
 
+@pytest.mark.parametrize("wait", [Job.get, lambda job, seconds: asyncio.run(job.aget(seconds))], ids=["get", "aget"])
+def test_asking_whether_a_job_exists_takes_no_longer_than_waiting_may(
+    make_app: MakeApp, proxy: FaultProxy, wait: Callable[[Job[Any], float], Any]
+) -> None:
+    app = make_app(proxy.url)
+    job = app.AsyncResult(app.tasks["add"].apply_async((1, 2), countdown=60).id)
+    assert job.state == "PENDING"
+    proxy.delay(0.6)  # of its state, and of its record
+    began = time.monotonic()
+    with pytest.raises(ResultTimeout):
+        wait(job, 0.1)
+    assert time.monotonic() - began < 0.1 + 0.25 + 0.6
+    proxy.pass_through()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", [Job.get, lambda job, seconds: asyncio.run(job.aget(seconds))], ids=["get", "aget"])
 def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(

@@ -7,7 +7,9 @@ other direction: UNKNOWN until a worker starts it.
 """
 
 import asyncio
+import math
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -176,12 +178,14 @@ class Job(_Snapshots, Generic[T_co]):
         check_seconds(timeout=timeout)
         if bridge.is_here():
             return self._get_on_loop(timeout, **options)
-        self._check_known()
         try:
             if timeout is None:
+                self._check_known()
                 return cast("T_co", super().get(**options))
+            ends = time.monotonic() + timeout
             with deadline(timeout + _GRACE):
-                return cast("T_co", super().get(timeout, **options))
+                self._check_known()
+                return cast("T_co", super().get(max(0.0, ends - time.monotonic()), **options))
         except celery.exceptions.TimeoutError as error:
             if timeout is None or self._cache is not None:
                 raise  # the job's own failure
@@ -206,11 +210,13 @@ class Job(_Snapshots, Generic[T_co]):
             return cast("T_co", None)
         if not hasattr(self.backend, "listener"):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
+        ends = math.inf if timeout is None else time.monotonic() + timeout
         if self._needs_check():
-            await asyncio.to_thread(self._check_known)
+            with deadline(ends + _GRACE - time.monotonic()):
+                await asyncio.to_thread(self._check_known)
         if self._cache is None:
             try:
-                async with asyncio.timeout(timeout) as patience:
+                async with asyncio.timeout(None if timeout is None else ends - time.monotonic()) as patience:
                     await self._ended(propagate=propagate)
             except TimeoutError:
                 if not patience.expired():
