@@ -24,6 +24,7 @@ from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.processes import Program, free_port
 from tests.queue.conftest import MakeApp, runs
+from tests.queue.programs.jobs import Order
 
 Eventually = Callable[..., Any]
 
@@ -55,6 +56,10 @@ def api(app: Celery) -> FastAPI:
         path: str, submission: Annotated[Submission, Depends(jobs.submission)], steps: int = 0, public: bool = False
     ) -> JobAccepted:
         return await submission.aaccept(app.tasks["wait_for"], (path,), {"steps": steps}, public=public)
+
+    @api.post("/orders", status_code=202)
+    async def order(order: Order, submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
+        return await submission.aaccept(app.tasks["aplace_order"], (order,))
 
     @api.get("/census")
     async def count() -> dict[str, int]:
@@ -270,6 +275,17 @@ def test_the_same_idempotency_key_gives_the_same_job_once(
     other = client.post("/waits", params={"path": "another"}, headers=key)
     assert (other.status_code, "another request" in other.text) == (422, True)
     assert submit(client, "/waits", headers=key | BOB, path=str(released)).json()["id"] != first.json()["id"]
+
+
+def test_arguments_may_be_all_that_tasks_take(client: httpx2.Client, worker: Program) -> None:
+    key = {"Idempotency-Key": "an order"}
+    order = {"book": 42, "colours": ["red"], "at": "2026-01-02T03:04:05"}
+    first, second = (client.post("/orders", json=order, headers=key) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert second.headers["idempotency-replayed"] == "true"
+    assert client.post("/orders", json=order | {"book": 43}, headers=key).status_code == 422
+    job = client.get(first.headers["location"], headers={"Prefer": "wait=10"}).json()
+    assert job["result"] == order
 
 
 def test_a_key_whose_first_request_is_under_way_is_a_conflict_and_one_that_failed_is_free(

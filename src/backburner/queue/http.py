@@ -120,18 +120,21 @@ class Submission:
 
         Raises:
             HTTPException: 409, the first such request is still being worked on; 422, it had other arguments.
+            TypeError: an argument is not what its annotation says.
             PublishError: the broker did not take the job. The key can be used again.
         """
         job_id = options.setdefault("task_id", self.job_id)
+        call = tuple(args), dict(kwargs or {})
+        sent = call if task.arguments is None else task.arguments.encode(*call)  # of what is no JSON by itself
         record = {
             "owner": None if public else str(self._owner),
-            "asked": blake2b(dumps([task.name, list(args), dict(kwargs or {})]).encode(), digest_size=16).hexdigest(),
+            "asked": blake2b(dumps([task.name, *sent]).encode(), digest_size=16).hexdigest(),
         }
         with _translated(job_id):
             is_new = self._jobs.claim(job_id, record, lasting=not self._has_key)
         if is_new:
             try:
-                task.apply_async(tuple(args), dict(kwargs or {}), **options)
+                task.apply_async(*call, **options)
             except BaseException:
                 with suppress(ResultUnavailable):  # the owner of nothing, until that is forgotten
                     self._jobs.disown(job_id)
