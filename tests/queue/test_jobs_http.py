@@ -342,6 +342,20 @@ def test_the_openapi_document_has_the_tasks_return_type(client: httpx2.Client) -
     assert {"type": "object", "additionalProperties": {"type": "integer"}} in resource["properties"]["result"]["anyOf"]
 
 
+class Foreign:
+    """Of which pydantic knows nothing."""
+
+
+@pytest.mark.parametrize("annotation", ["Nowhere", Foreign])
+def test_a_result_whose_type_means_nothing_may_be_anything(app: Celery, annotation: Any) -> None:
+    def odd() -> Any: ...
+
+    odd.__annotations__["return"] = annotation
+    api = FastAPI()
+    api.include_router(jobs_router(app, auth=lambda: "ada", tasks=[app.task(odd, name="odd", shared=False)]))
+    assert "JobResource" in str(api.openapi())
+
+
 def test_routes_without_an_auth_are_refused_in_words(app: Celery) -> None:
     with pytest.raises(ConfigError, match="give a dependency that says who asks"):
         jobs_router(app, auth=None)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_type_hint
 
 import orjson
 from kombu.utils.json import dumps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from backburner.errors import ConfigError, ResultUnavailable, UnknownJob
@@ -383,8 +383,18 @@ def _is_end(event: JobEvent) -> bool:
 
 def _result_of(tasks: Sequence[Any]) -> Any:
     """The type of these tasks' results."""
-    types = [get_type_hints(signature_source(task.run)).get("return", Any) for task in tasks]
+    types = [_result_of_one(task) for task in tasks]
     return Union[tuple(types)] if types else Any  # noqa: UP007  # of a list made here
+
+
+def _result_of_one(task: Any) -> Any:
+    """What its annotation says, if that means something at run time and to pydantic."""
+    try:
+        result = get_type_hints(signature_source(task.run)).get("return", Any)
+        TypeAdapter(result)
+    except Exception:  # noqa: BLE001  # annotations are anybody's expressions
+        return Any
+    return result
 
 
 def _checked(asker: Any) -> Owner:
