@@ -171,6 +171,16 @@ def test_eager_jobs_can_be_looked_at_like_others(make_app: MakeApp, url: str) ->
     assert (failed.state, failed.error) == ("FAILURE", "ZeroDivisionError: division by zero")
 
 
+def test_an_eager_coroutine_awaits_jobs_as_one_in_a_worker_does(make_app: MakeApp, url: str) -> None:
+    app = make_app(url, task_always_eager=True)
+
+    @app.task(name="ask", shared=False)
+    async def ask() -> int:
+        return await (await app.tasks["add"].adelay(1, 2)).aget(timeout=1)
+
+    assert ask.delay().get() == 3
+
+
 async def _use_eager(job: Any) -> None:
     await job.acancel()
     job.cancel()

@@ -349,7 +349,7 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ARG002, ASYNC109
         """What came of it, as from `Job.aget`."""
-        return self.get(propagate=propagate)
+        return self.get(propagate=propagate, disable_sync_subtasks=False)
 
     async def astatus(self) -> str:
         """Its state."""
