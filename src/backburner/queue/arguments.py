@@ -163,6 +163,11 @@ _BY_POSITION: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSI
 _MANY: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
+def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose parameters count: what `backburner.queue.coroutines.runnable` got."""
+    return getattr(function, "written_function", function)
+
+
 def _is_plain(annotation: Any) -> bool:
     if annotation is inspect.Parameter.empty:
         return True

@@ -13,22 +13,18 @@ from functools import cache, wraps
 from inspect import iscoroutinefunction
 from typing import Any, ParamSpec, TypeVar
 
-from celery import _state
-from celery.utils.threads import LocalStack
-
 from backburner.queue import loop, reporting
-from backburner.queue.arguments import Arguments
+from backburner.queue.arguments import Arguments, signature_source
 from backburner.queue.cancellation import cancellable
 from backburner.queue.dependencies import Overrides, dependencies_of
 from backburner.queue.pool import bridge, job
+from backburner.queue.stacks import task_stack, tell_apart_on_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _wants_results: ContextVar[bool] = ContextVar("backburner_wants_results", default=False)
 """Whether Celery calls tasks here as functions, and takes what they give for their results."""
-
-_task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
 
 
 @cache  # Celery registers a function more than once, and tells by its identity that it is the same one
@@ -47,7 +43,7 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        task: Any = _task_stack.top
+        task: Any = task_stack.top
         first, rest = args[:bound], args[bound:]
         request = task.request if task else None
         if not request or request.called_directly:
@@ -70,11 +66,6 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
     if dependencies:
         run.__signature__ = dependencies.call_signature  # type: ignore[attr-defined]  # of the function's otherwise
     return run
-
-
-def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose parameters count: what `runnable` got."""
-    return getattr(function, "written_function", function)
 
 
 def callers_view(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,23 +110,11 @@ def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any
     context = copy_context()
     context.run(reporting.attach, task, request)
     if not loop.is_busy_with_this():
-        _tell_apart(task)
+        tell_apart_on_loop(task)
         return loop.run(coroutine if request.called_directly else cancellable(request.id, coroutine), context)
     # An eager task called from a coroutine: this thread's loop is busy with the caller.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(context.run, asyncio.run, coroutine).result()
-
-
-def tell_coroutines_apart(app: Any) -> None:
-    """Have Celery find what runs by the context, and not by the thread, in all tasks of the app. None may run yet."""
-    for stack in (_task_stack, *(task.request_stack for task in app.tasks.values())):
-        stack._local = _Stacks()  # noqa: SLF001  # nothing public does
-        stack.__class__ = _Stack
-
-
-def _tell_apart(task: Any) -> None:
-    for stack in (_task_stack, task.request_stack):
-        stack.__ident_func__ = loop.ident
 
 
 def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -144,33 +123,3 @@ def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]
         return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
     reporting.attach(task, request)
     return running.complete(coroutine)
-
-
-class _Stack(LocalStack):  # type: ignore[misc, valid-type]  # the stubs know a variable
-    """Celery's `LocalStack` on `_Stacks`, where the lack of a stack is no exception."""
-
-    _local: "_Stacks"
-
-    @property
-    def top(self) -> Any:
-        stack = self._local.stack
-        return stack[-1] if stack else None
-
-
-class _Stacks:
-    """Does what Celery's `Local` does for a stack. That one finds by two exceptions that there is nothing yet, which
-    is so for each job, and is asked ten times in each."""
-
-    def __init__(self) -> None:
-        self._stacks: dict[Any, list[Any]] = {}
-
-    @property
-    def stack(self) -> list[Any] | None:
-        return self._stacks.get(loop.ident())
-
-    @stack.setter
-    def stack(self, stack: list[Any]) -> None:
-        self._stacks[loop.ident()] = stack
-
-    def __release_local__(self) -> None:
-        self._stacks.pop(loop.ident(), None)

@@ -31,7 +31,7 @@ from pydantic_core import PydanticSerializationError
 from backburner.errors import ConfigError, ResultUnavailable, UnknownJob
 from backburner.extras import extra
 from backburner.queue.app import Celery
-from backburner.queue.coroutines import signature_source
+from backburner.queue.arguments import signature_source
 from backburner.queue.defaults import results_kept
 from backburner.queue.keys import keys_of
 from backburner.queue.result import Job, reading

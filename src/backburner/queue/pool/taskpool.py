@@ -29,12 +29,13 @@ from celery.worker import state
 from backburner.errors import ConfigError
 from backburner.queue import loop as process_loop
 from backburner.queue import supervised
-from backburner.queue.coroutines import signature_source, tell_coroutines_apart
+from backburner.queue.arguments import signature_source
 from backburner.queue.pool import bridge
 from backburner.queue.pool.job import CoroutineJob, Job, ThreadJob
 from backburner.queue.pool.poller import Poller
 from backburner.queue.pool.threads import Threads
 from backburner.queue.pool.watchdog import Watchdog
+from backburner.queue.stacks import tell_coroutines_apart
 
 log = logging.getLogger("backburner.queue")
 
