@@ -136,6 +136,13 @@ def fill(client: Any) -> None:
     time.sleep(0.02)
 
 
+def demote(client: Any) -> None:
+    client.replicaof("127.0.0.1", 1)
+    time.sleep(0.2)
+    client.replicaof("NO", "ONE")
+    time.sleep(0.2)
+
+
 def churn(disturb: Callable[[Any], object], client: Any, eventually: Eventually, done: Callable[[], bool]) -> None:
     """Disturb the server again and again until all is done."""
 
@@ -146,11 +153,16 @@ def churn(disturb: Callable[[Any], object], client: Any, eventually: Eventually,
     eventually(step, timeout=40)
 
 
-@pytest.mark.parametrize("disturbance", ["cut connections", "flushed scripts", "full memory"])
+@pytest.mark.parametrize("disturbance", ["cut connections", "flushed scripts", "full memory", "read-only"])
 def test_nothing_is_lost_nor_repeated_while_the_server_is_disturbed(
     app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, disturbance: str, eventually: Eventually
 ) -> None:
-    disturb = {"cut connections": cut, "flushed scripts": lambda client: client.script_flush(), "full memory": fill}
+    disturb = {
+        "cut connections": cut,
+        "flushed scripts": lambda client: client.script_flush(),
+        "full memory": fill,
+        "read-only": demote,
+    }
     with (
         worker("-P threads -c 4", LEASE="10", KNOWS_NEW="") as one,
         worker("-P prefork -c 2 -n other@tests", LEASE="10") as two,

@@ -1255,16 +1255,32 @@ def test_a_connection_that_fell_silent_is_replaced_within_seconds(
         one.consumer.stop()
 
 
-def test_full_memory_while_a_worker_starts_is_an_error_after_which_it_tries_again(redis_url: str, client: Any) -> None:
+@pytest.mark.parametrize(
+    ("refuse", "accept", "refusal"),
+    [
+        (["CONFIG SET", "maxmemory", 1], ["CONFIG SET", "maxmemory", 0], "memory"),
+        (["REPLICAOF", "127.0.0.1", 1], ["REPLICAOF", "NO", "ONE"], "read only replica"),
+        (["CONFIG SET", "min-replicas-to-write", 1], ["CONFIG SET", "min-replicas-to-write", 0], "NOREPLICAS"),
+    ],
+    ids=["its memory is full", "it is a replica", "it has no replica"],
+)
+def test_a_server_that_takes_nothing_for_now_is_one_that_a_worker_tries_again_to_reach(
+    reader: MakeReader, redis_url: str, client: Any, refuse: list[Any], accept: list[Any], refusal: str
+) -> None:
+    begin = reader().channel.tick
     with kombu.Connection(redis_url, transport=TRANSPORT) as connection:
         queue = kombu.Queue("new", kombu.Exchange("new"), routing_key="new")(connection.channel())
-        client.config_set("maxmemory", 1)
+        client.execute_command(*refuse)
         try:
-            with pytest.raises(connection.connection_errors, match="memory"):
+            with pytest.raises(connection.connection_errors, match=refusal):
                 queue.declare()
+            if refusal != "memory":  # which is enough to begin to consume
+                with pytest.raises(connection.connection_errors, match=refusal):
+                    begin()
         finally:
-            client.config_set("maxmemory", 0)
+            client.execute_command(*accept)
         queue.declare()
+        begin()
 
 
 def test_acknowledgements_that_another_thread_takes_meanwhile_are_no_error(reader: MakeReader, send: Send) -> None:

@@ -16,11 +16,10 @@ from itertools import accumulate, repeat
 from typing import Any, Final
 
 import redis
-from redis.exceptions import ClusterError, TryAgainError
 
 from backburner.queue.settlement import SETTLE, Stored, settling
 from backburner.queue.transport.aside import Bell, gevent_is_here, original
-from backburner.queue.transport.wire import Call, Wire, pack
+from backburner.queue.transport.wire import Call, Wire, pack, will_pass
 
 __all__ = ["LONGEST", "Decisions"]
 
@@ -35,9 +34,6 @@ LONGEST: Final = 256 * 1024
 _MOST_AHEAD: Final = 16 * 1024
 """Bytes of results that leave from the thread that decided: no more than the system takes without waiting for the
 server, which has answered everything before."""
-_PASSING: Final = (redis.OutOfMemoryError, redis.ReadOnlyError, ClusterError, TryAgainError)
-_ALSO_PASSING: Final = ("MISCONF", "NOREPLICAS", "BUSY")
-"""Of a server that refuses what it will take another time. For the latter redis-py has no classes."""
 
 
 @dataclass(slots=True)
@@ -269,10 +265,11 @@ class Decisions:
         calls = [call for part in sent for call in part.calls]
         batch.wire.send_all(calls)
         for part, reply in zip(sent, batch.wire.read_all(calls), strict=True):
-            if isinstance(reply, _PASSING) or str(reply).startswith(_ALSO_PASSING):
+            if not isinstance(reply, redis.ResponseError):
+                continue
+            if will_pass(reply):
                 raise reply
-            if isinstance(reply, redis.ResponseError):
-                self._give_up(part, reply)
+            self._give_up(part, reply)
 
     def _give_up(self, part: _Batch, error: Exception) -> None:
         if part.states:

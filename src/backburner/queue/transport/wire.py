@@ -5,17 +5,27 @@ script (it was restarted, flushed or replaced) is given its text.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import redis
 from hiredis import PushNotification
-from redis.exceptions import NoScriptError
+from redis.exceptions import ClusterError, NoScriptError, TryAgainError
 
 from backburner.redis.command import packed
 from backburner.redis.script import Script
 
 Call = tuple[Any, ...]
 """A script, how many keys, the keys and the arguments; or the words of a command."""
+
+_PASSING: Final = (redis.OutOfMemoryError, redis.ReadOnlyError, ClusterError, TryAgainError)
+_ALSO_PASSING: Final = ("MISCONF", "NOREPLICAS", "BUSY")
+"""For these redis-py has no classes."""
+
+
+def will_pass(error: Any) -> bool:
+    """Whether an answer of the server's says that it will take another time what it refuses now."""
+    said = str(error).rpartition("of pipeline caused error: ")[2]  # redis-py's words before the server's
+    return isinstance(error, _PASSING) or said.startswith(_ALSO_PASSING)
 
 
 def script(name: str) -> Script:
