@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import celery
 import celery.result
@@ -19,7 +20,7 @@ from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import trace_ok_t
-from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, carrying
@@ -120,18 +121,44 @@ def test_a_message_is_acknowledged_when_the_failure_of_its_job_is_on_record_and_
             raise redis.ConnectionError("gone")
 
     monkeypatch.setattr(app.backend, "mark_as_failure", record)
-    request = Request(
+    request = make_request(app, done)
+    try:
+        raise error
+    except type(error):
+        request.on_failure(ExceptionInfo())
+    assert done == (settled if answers else ["given back"])
+
+
+def make_request(app: Celery, done: list[str]) -> Request:
+    """A worker's request for a job of `add`, which notes in `done` what becomes of its message."""
+    return Request(
         SimpleNamespace(headers={"id": "the-id", "task": "add"}, body=((), {}, {}), delivery_info={}, properties={}),
         app=app,
         decoded=True,
         on_ack=lambda *_: done.append("acknowledged"),
         on_reject=lambda _, __, requeue: done.append("given back" if requeue else "rejected"),
     )
-    try:
-        raise error
-    except type(error):
-        request.on_failure(ExceptionInfo())
-    assert done == (settled if answers else ["given back"])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "settled"), [("", "acknowledged"), ("backend", "given back"), ("hook", "acknowledged")]
+)
+def test_a_job_that_hits_its_hard_limit_keeps_no_place_of_its_worker_whatever_goes_wrong(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, trouble: str, settled: str
+) -> None:
+    done: list[str] = []
+    recorded = Mock(side_effect=redis.ConnectionError("gone") if trouble == "backend" else None)
+    monkeypatch.setattr(app.backend, "store_result", recorded)
+    monkeypatch.setattr(app.tasks["add"], "on_failure", Mock(side_effect=KeyError() if trouble == "hook" else None))
+    request = make_request(app, done)
+    with pytest.raises(TimeLimitExceeded) as raised:
+        raise TimeLimitExceeded(1)
+    # A prefork pool says it in both ways, and then kills the process.
+    request.on_failure(ExceptionInfo((raised.type, raised.value, raised.tb)))
+    assert not done, "it still runs"
+    request.on_timeout(soft=False, timeout=1)
+    assert done == [settled]
+    recorded.assert_called_once()
 
 
 @pytest.mark.parametrize("end", [states.FAILURE, states.REVOKED])

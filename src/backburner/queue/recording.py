@@ -5,9 +5,12 @@ with the message, or else the message stays with a worker that knows it no more,
 """
 
 import logging
+from traceback import walk_tb
 from typing import Any
 
 import celery.worker.request
+from celery.exceptions import TimeLimitExceeded
+from kombu.asynchronous import get_event_loop
 
 log = logging.getLogger("backburner.queue")
 
@@ -17,6 +20,8 @@ class Request(celery.worker.request.Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Handle the failure as Celery does; then acknowledge, or give the message back if that went wrong."""
+        if not return_ok and isinstance(getattr(exc_info.exception, "exc", None), TimeLimitExceeded):
+            return  # `on_timeout` follows, and does the same once more
         is_due, is_recorded = False, True
 
         def put_off() -> None:
@@ -40,3 +45,18 @@ class Request(celery.worker.request.Request):
             self.reject(requeue=True)
         elif is_due:
             self.acknowledge()
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Handle the limit as Celery does; but give the message back if the failure could not be recorded."""
+        try:
+            super().on_timeout(soft, timeout)
+        except Exception as error:
+            if soft or self.acknowledged:
+                raise
+            log.exception("what follows from the time limit of %s[%s] went wrong", self.name, self.id)
+            if all(frame.f_code.co_name != "mark_as_failure" for frame, _ in walk_tb(error.__traceback__)):
+                self.acknowledge()  # it was a hook of the task's: the failure is on record
+            elif hub := get_event_loop():
+                hub.call_soon(self.reject, True)  # when the process that runs it has been killed, which is next
+            else:
+                self.reject(requeue=True)
