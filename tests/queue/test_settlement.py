@@ -353,6 +353,28 @@ def test_a_changed_configuration_changes_what_is_stored(app: Celery) -> None:
     assert app.backend.get_task_meta("after")["name"] == "add"
 
 
+@pytest.mark.parametrize("configuration", [{}, {"result_extended": True}], ids=["our form", "Celery's form"])
+def test_what_the_server_refuses_for_now_is_stored_when_it_takes_it(
+    make_app: MakeApp, url: str, client: Any, monkeypatch: pytest.MonkeyPatch, configuration: dict[str, Any]
+) -> None:
+    app = make_app(url, **configuration)
+    refusals: list[Exception] = []
+
+    def promote(_: int, error: Exception, *__: Any) -> float:
+        refusals.append(error)
+        client.replicaof("NO", "ONE")
+        return 0
+
+    monkeypatch.setattr(app.backend, "on_connection_error", promote)
+    client.replicaof("127.0.0.1", 1)
+    try:
+        app.backend.store_result("the-id", 3, states.SUCCESS)
+    finally:
+        client.replicaof("NO", "ONE")
+    assert stored(app, "the-id") == "SUCCESS"
+    assert len(refusals) == 1
+
+
 SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 3}', 60)
 
 

@@ -35,6 +35,7 @@ from backburner.queue.settlement import SETTLE, Offer, Stored, server_of, settli
 from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
+from backburner.queue.transport.wire import tried_again
 from backburner.redis.spare import SpareConnections
 
 log = logging.getLogger("backburner.queue")
@@ -291,6 +292,7 @@ class _Patient:
         pool = self.client.connection_pool
         return server_of(pool.connection_class(**pool.connection_kwargs))
 
+    @tried_again()
     def _settle(self, stored: Sequence[Stored], leases: str = "", acknowledged: Sequence[int] = ()) -> None:
         words = settling(leases, acknowledged, stored)
         # Of a job on a loop only the client knows how to wait.
@@ -352,6 +354,7 @@ class _Patient:
     def _get_client(self) -> type[Client]:
         return Client
 
+    @tried_again()
     def _set(self, key: bytes, value: bytes, expires: int | None = None) -> None:
         # Stock Celery's, without a command that redis-py warns of.
         with self.client.pipeline() as pipeline:

@@ -7,8 +7,8 @@ acknowledge (replies to remote control), which lose nothing that anybody would m
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
 from backburner.queue.transport.reading import check, read
 from backburner.queue.transport.redis import PublishingChannel, unix_time
-from backburner.queue.transport.wire import Wire, script, will_pass
+from backburner.queue.transport.wire import Wire, script, tried_again
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class Channel(PublishingChannel):
         return [queue for queue in super().active_queues if queue not in leased]
 
     def _queue_bind(self, *args: Any) -> None:
-        with _tried_again():
+        with tried_again():
             super()._queue_bind(*args)  # type: ignore[misc]  # as above
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
@@ -137,7 +137,7 @@ class Channel(PublishingChannel):
         if self.claims is not None and self.claims.consumer.over:
             self._leave()
         if self.claims is None:
-            with _tried_again():
+            with tried_again():
                 self.consumer = self._consumer()
             self.consumer.give_back = self.give_back
             self._tell_consumer()
@@ -495,18 +495,6 @@ def _lease_requests() -> None:
     scheduled.answer()
     task: Any = current_app.Task
     task.Request = leased(symbol_by_name(task.Request))
-
-
-@contextmanager
-def _tried_again() -> Iterator[None]:
-    """Have Celery try again, as if it could not connect, what the server refuses for now. Of its other errors a worker
-    ends."""
-    try:
-        yield
-    except redis.ResponseError as error:
-        if will_pass(error):
-            raise redis.ConnectionError(str(error)) from error
-        raise
 
 
 def _ask(question: Callable[[], T]) -> T:

@@ -4,7 +4,8 @@ redis-py connects, logs in, speaks TLS, asks Sentinels and parses. Nothing is re
 script (it was restarted, flushed or replaced) is given its text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import redis
@@ -26,6 +27,22 @@ def will_pass(error: Any) -> bool:
     """Whether an answer of the server's says that it will take another time what it refuses now."""
     said = str(error).rpartition("of pipeline caused error: ")[2]  # redis-py's words before the server's
     return isinstance(error, _PASSING) or said.startswith(_ALSO_PASSING)
+
+
+@contextmanager
+def tried_again() -> Iterator[None]:
+    """Have Celery try again what the server refuses for now, as if that could not be reached. Of other errors a worker
+    or a job ends.
+
+    Raises:
+        redis.ConnectionError: the server refuses.
+    """
+    try:
+        yield
+    except redis.ResponseError as error:
+        if will_pass(error):
+            raise redis.ConnectionError(str(error)) from error
+        raise
 
 
 def script(name: str) -> Script:
