@@ -89,6 +89,24 @@ def test_coroutines_go_on_while_the_server_is_silent(
     assert runs(held) == 49, "each once"
 
 
+def test_coroutines_go_on_while_the_server_takes_nothing(
+    tasks: Any, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
+) -> None:
+    held = tmp_path / "released"
+    with (
+        start_worker(own_server.url, POOL, "coroutines", LEASE="30") as worker,
+        redis.Redis.from_url(own_server.url) as client,
+    ):
+        pause = tasks["co.longest_pause"].delay(str(held))
+        eventually(lambda: pause.state == "STARTED")
+        client.config_set("min-replicas-to-write", 1)
+        eventually(lambda: worker.output.count("Connection to broker lost") > 8, timeout=30)
+        client.config_set("min-replicas-to-write", 0)
+        held.touch()
+        assert pause.get(timeout=20) < 0.8, "Celery would sleep for a second"
+        assert tasks["co.add"].delay(1, 2).get(timeout=20) == 3
+
+
 def test_no_result_is_lost_while_the_server_starts_again(
     tasks: Any, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, eventually: Eventually
 ) -> None:

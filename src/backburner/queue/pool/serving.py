@@ -1,14 +1,19 @@
 """Celery's consumer on the loop of the asyncio pool: it connects, waits and reconnects while jobs go on."""
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from celery import bootsteps
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 
 from backburner.queue.pool import bridge, shutdown
+
+_PAUSE: Final = 0.25
+"""Seconds until a connection that was lost is made anew. After five in a second Celery itself would sleep for one, and
+with it the loop."""
 
 
 class Serving(bootsteps.StartStopStep):
@@ -32,8 +37,12 @@ def _serve(serve: Callable[[Callable[[], None]], None], consumer: Any, start: Ca
     for step in consumer.steps:
         if not isinstance(step, Evloop):
             step.start = partial(bridge.in_thread, step.start)
-    consumer.on_connection_error_after_connected = partial(
-        bridge.in_thread, consumer.on_connection_error_after_connected
-    )
+    tell = consumer.on_connection_error_after_connected
+
+    def lost(error: Exception) -> None:
+        tell(error)
+        time.sleep(_PAUSE)
+
+    consumer.on_connection_error_after_connected = partial(bridge.in_thread, lost)
     shutdown.install(consumer.pool)
     serve(start)
