@@ -1301,6 +1301,24 @@ def test_acknowledgements_that_another_thread_takes_meanwhile_are_no_error(reade
         mine._acks = before
 
 
+def test_nobody_acknowledges_what_waits_again_for_its_result_since_somebody_has_looked() -> None:
+    mine = decisions.Decisions("leases")
+
+    class WaitingAgain(deque[Stored]):
+        """The connection is lost on which the result was, just after it was asked whether one waits."""
+
+        def __bool__(self) -> bool:
+            waits = len(self) > 0
+            if (batch := mine._under_way) is not None:
+                mine._unsay(batch)
+            return waits
+
+    mine._states = WaitingAgain()
+    mine._under_way = decisions._Batch(cast("Any", None), states=[Stored(b"key", "{}", 60, number=1)])
+    mine._acks.append(1)
+    assert mine.take_acks() == []
+
+
 @pytest.fixture
 def proxy(client: Any) -> Iterator[FaultProxy]:
     with FaultProxy("127.0.0.1", _port(client)) as proxy:

@@ -97,8 +97,9 @@ class Decisions:
     def take_acks(self) -> list[int]:
         """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
         count = min(len(self._acks), _MOST)
-        # Looked at in this order: what is stored for a message that is counted waits, is on its way, or is there.
-        if self._states or self._under_way is not None:
+        # Looked at in this order: what is stored for a message that is counted waits, is on its way, waits again, or is
+        # there.
+        if self._states or self._under_way is not None or self._states:
             return []
         taken: list[int] = []
         _take(self._acks, taken, count)
