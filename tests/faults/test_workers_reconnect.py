@@ -199,6 +199,26 @@ def test_connections_that_are_reset_are_replaced_at_once(
     assert {ledger.starts(job) for job in ledger.jobs} == {1}
 
 
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_what_runs_is_not_ended_when_the_connection_is_lost_for_its_lease_is_not(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    released, live = tmp_path / "released", ledger.entry()
+    with (
+        worker(f"-P {pool} -c 1", LEASE="40", CANCELS="yes") as one,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        eventually(lambda: one.says("ready."), timeout=30)
+        app.send_task("hold", (live, str(released)))
+        eventually(lambda: ledger.starts(live))
+        cut(client)
+        eventually(lambda: one.output.count("Connected to") == 2, timeout=20)
+        released.touch()
+        eventually(lambda: ended(ledger, live))
+        eventually(lambda: not client.keys("backburner:leased:*"))
+    assert ledger.starts(live) == 1
+
+
 def test_a_process_of_the_pool_may_have_ended_unnoticed_when_the_connection_is_lost(
     app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, tmp_path: Path, eventually: Eventually
 ) -> None:

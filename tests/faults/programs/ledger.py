@@ -38,6 +38,7 @@ else:
         "max_deliveries": int(os.environ.get("MAX_DELIVERIES", "1000000")),
     }
     app.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT", "5"))
+    app.conf.worker_cancel_long_running_tasks_on_connection_loss = "CANCELS" in os.environ
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH", "4"))
 
 

@@ -58,8 +58,10 @@ def _ready(sender: Any, **_: Any) -> None:
     stoppable_in_a_signal(sender.pool)
     if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
         # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
-        # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection.
+        # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection. So there
+        # is no reason either to end what runs, as if it could not be acknowledged any more.
         sender.pool.flush = None
+        sender.app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
         _watch_again(getattr(sender.pool, "_pool", None))
 
 
