@@ -7,6 +7,7 @@ import statistics
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -762,6 +763,23 @@ def test_results_that_wait_when_the_lease_is_lost_are_stored(
     eventually(lambda: consumer._thread.join(0))
     assert consumer.over
     assert client.exists("celery-task-meta-hello")
+
+
+def test_nothing_stays_of_a_consumer_that_lost_its_lease(reader: MakeReader, eventually: Eventually) -> None:
+    one = reader()
+    one.channel.tick()
+    lost, name = weakref.ref(one.consumer), one.consumer.name
+    one.consumer.lost()
+    one.drain(1, timeout=0.1)
+    assert one.consumer.name != name
+    watched = [sock.fileno() for sock in one.channel.connection.cycle._chan_to_sock.values()]
+    assert watched == list(one.channel.connection.cycle.fds), "a closed one may have become another connection's"
+
+    def is_gone() -> bool:
+        gc.collect()
+        return lost() is None
+
+    eventually(is_gone)
 
 
 @pytest.mark.parametrize("is_here", [True, False])

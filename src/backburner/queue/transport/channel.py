@@ -353,9 +353,11 @@ class Channel(PublishingChannel):
         For the next channel it lives on if it holds messages, has something to say, or the server was `lost`.
         """
         self.connection.lost |= lost
-        claims, self.claims = self.claims, None
+        claims = self.claims
         if claims is None:
             return
+        self.connection.cycle.leave(self)
+        self.claims = None
         claims.close()
         claims.put_back()
         claims.consumer.rest()
@@ -406,6 +408,16 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
     def serve(self, channel: Channel) -> None:
         """Watch the connection that the channel's claims are made on."""
         self._register(channel, channel.claims, _CLAIM)
+
+    def leave(self, channel: Channel) -> None:
+        """Watch it no more: when the connection is closed, its file descriptor may become another's."""
+        sock = self._chan_to_sock.pop((channel, channel.claims, _CLAIM), None)
+        if sock is not None:
+            for fd, whose in list(self._fd_to_chan.items()):
+                if whose == (channel, _CLAIM):
+                    del self._fd_to_chan[fd]
+            with suppress(OSError, ValueError, KeyError):  # it is closed already
+                self.poller.unregister(sock)
 
     def on_poll_start(self) -> None:
         super().on_poll_start()

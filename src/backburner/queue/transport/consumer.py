@@ -288,15 +288,13 @@ class Consumer:
         self._decisions.hurry()
         if not self._thread.is_current:
             self._thread.join(self.lease)
-        atexit.unregister(self.stop)
-        worker.on_stop.discard(self._decisions.hurry)
         try:
             self.flush()
             self._call((_LEAVE, 2, self._keys.consumers, self._leased, self.name))
             self._unsort()
         except (redis.RedisError, OSError) as error:
             log.warning("consumer %s could not say goodbye, its lease runs out: %s", self.name, error)
-        self.over = True
+        self._end()
 
     def _unsort(self) -> None:
         """Leave behind what stock workers understand. Others of ours may be there; then nothing is done."""
@@ -308,10 +306,14 @@ class Consumer:
     def lost(self) -> None:
         """The server has taken it for dead."""
         if not self.over:
-            self.over = True
-            worker.on_stop.discard(self._decisions.hurry)
+            self._end()
             log.warning("consumer %s lost its lease: what it had taken goes to others", self.name)
             self._decisions.hurry()
+
+    def _end(self) -> None:
+        self.over = True
+        atexit.unregister(self.stop)
+        worker.on_stop.discard(self._decisions.hurry)
 
     def _wire(self) -> Wire:
         return Wire(self.connect, socket_timeout=max(0.5, min(_ANSWER, self.lease / 4)))
