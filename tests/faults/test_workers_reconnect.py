@@ -189,6 +189,9 @@ def test_connections_that_are_reset_are_replaced_at_once(
         worker(f"-P {pool} -c 2", LEASE="40", REDIS_URL=proxy.url) as one,
     ):
         eventually(lambda: one.says("ready."), timeout=30)
+        job = ledger.entry()
+        app.send_task("work", (job, 0))
+        eventually(lambda: ended(ledger, job))  # so it has made its connections
         for reset in range(1, 6):
             proxy.reset()
             job, sent = ledger.entry(), time.monotonic()
