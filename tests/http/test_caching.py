@@ -481,6 +481,30 @@ async def test_what_is_computed_when_its_resource_changes_is_not_stored(through:
     assert (await ask(app)).text == "/a 3"
 
 
+async def test_what_is_read_between_the_answer_to_a_change_and_its_commit_does_not_stay(
+    through: Through, origin: Origin
+) -> None:
+    app = through()
+    committed = asyncio.Event()
+
+    async def change(send: Any) -> None:
+        await respond(send, 204, {}, b"")
+        await committed.wait()
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await (change(send) if scope["method"] == "PUT" else origin(scope, receive, send))
+
+    app._app = answering
+    changing = asyncio.create_task(ask(app, method="PUT"))
+    await asyncio.sleep(0)
+    while (await ask(app))["cache-status"] != "bb; hit; ttl=60":
+        pass
+    calls = len(origin.calls)
+    committed.set()
+    await changing
+    assert (await ask(app)).text == f"/a {calls + 1}"
+
+
 async def test_cache_groups_are_tags(through: Through, cache: Cache, origin: Origin) -> None:
     origin.headers = {"cache-control": "max-age=60", "cache-groups": '"books", "book:1"'}
     app = through()

@@ -122,7 +122,7 @@ class ResponseCache:
         elif request.method in rules.SAFE or not request.target:
             await app(request.scope, receive, send)
         else:
-            await app(request.scope, receive, self._invalidating(request, policy, send))
+            await self._changing(request, policy, app, receive, send)
 
     async def _with_body(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
         body = b""
@@ -144,16 +144,27 @@ class ResponseCache:
 
     # Invalidation
 
-    def _invalidating(self, request: Request, policy: Policy, send: Send) -> Send:
+    async def _changing(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
+        """Call the application for a request that may change what is stored."""
+        changed: tuple[list[str], tuple[str, ...]] | None = None
+
         async def invalidate(message: Message) -> None:
+            nonlocal changed
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 headers = [(name.lower(), value) for name, value in message.get("headers", ())]
-                # Before the client knows: what it asks for next must not be from before.
                 tags = rules.groups(headers, b"cache-group-invalidation")
-                await self._drop(_invalidated(request, headers), policy.groups(tags, request.target))
+                changed = [*_invalidated(request, headers)], policy.groups(tags, request.target)
+                # Before the client knows: what it asks for next must not be from before.
+                await self._drop(*changed)
             await send(message)
 
-        return invalidate
+        try:
+            await app(request.scope, receive, invalidate)
+        finally:
+            if changed is not None:
+                # Again: what commits after the answer, as dependencies and background tasks may, was not seen by those
+                # who asked in between.
+                await self._drop(*changed)
 
     async def _drop(self, targets: Iterable[str], tags: tuple[str, ...]) -> None:
         engine = self._aengine()
