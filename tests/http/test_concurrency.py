@@ -9,6 +9,7 @@ import pytest
 
 from backburner import Cache
 from backburner.http import CacheMiddleware, Policy
+from tests.http.conftest import Clock
 from tests.http.exchanges import Message, Origin, ask, respond
 
 pytestmark = pytest.mark.anyio
@@ -18,16 +19,15 @@ Through = Callable[..., CacheMiddleware]
 class Client:
     """A client whose messages a test looks at one by one."""
 
-    def __init__(self, app: Any, target: str = "/a") -> None:
+    def __init__(self, app: Any, target: str = "/a", **headers: str) -> None:
         self.inbox: asyncio.Queue[Message] = asyncio.Queue()
         self.inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
         self.got: asyncio.Queue[Message] = asyncio.Queue()
         self.ready = asyncio.Event()
         self.ready.set()
         scope = {"type": "http", "method": "GET", "scheme": "http", "path": target, "query_string": b""}
-        self.task = asyncio.create_task(
-            app({**scope, "headers": [(b"host", b"shop.example")]}, self.inbox.get, self._send)
-        )
+        pairs = [(b"host", b"shop.example"), *((name.encode(), value.encode()) for name, value in headers.items())]
+        self.task = asyncio.create_task(app({**scope, "headers": pairs}, self.inbox.get, self._send))
 
     async def _send(self, message: Message) -> None:
         await self.ready.wait()
@@ -341,23 +341,64 @@ async def test_what_is_too_large_to_keep_is_called_for_by_each(through: Through,
     assert [(await ask(app)).text for _ in range(2)] == ["/a 1", "/a 2"]
 
 
-async def test_what_the_application_does_after_answering_belongs_to_the_request(through: Through) -> None:
+@pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])
+async def test_what_the_application_does_after_answering_belongs_to_the_request_and_delays_no_answer(
+    through: Through, shown: dict[str, str]
+) -> None:
     app = through()
     done = []
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await respond(send, 200, {"cache-control": "max-age=60"}, b"answered")
-        await asyncio.sleep(0.01)
+        await respond(send, 200, {"cache-control": "public, max-age=60"}, b"answered")
+        async with asyncio.timeout(2):
+            while client.got.qsize() < 2:  # noqa: ASYNC110 - a queue has no event for that
+                await asyncio.sleep(0.001)
         done.append(scope["path"])
         raise RuntimeError("the mail server is gone")
 
     app._app = answer
-    client = Client(app)
+    client = Client(app, **shown)
     with pytest.raises(RuntimeError, match="mail server"):
         await client.task
     assert done == ["/a"]
     assert client.got.qsize() == 2
     assert (await ask(app)).body == b"answered"
+
+
+@pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])
+@pytest.mark.parametrize("says_so", [False, True])
+async def test_a_stale_response_stands_in_where_the_application_raises_whoever_asks(
+    through: Through, origin: Origin, clock: Clock, says_so: bool, shown: dict[str, str]
+) -> None:
+    origin.headers = {"cache-control": "public, max-age=60, stale-if-error=30"}
+    app = through()
+    await ask(app)
+    clock.pass_(70)
+
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        if says_so:  # as frameworks do: first the answer, then the error for the server's log
+            await respond(send, 500, {}, b"sorry")
+        raise OSError("no database")
+
+    app._app = fail
+    client = Client(app, **shown)
+    await asyncio.wait([client.task])
+    assert isinstance(client.task.exception(), OSError if says_so else type(None))
+    start, body = client.got.get_nowait(), client.got.get_nowait()
+    assert (start["status"], body["body"]) == (200, b"/a 1")
+
+
+async def test_those_with_credentials_who_ask_at_once_make_nobody_else_ask(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.headers = {"cache-control": "public, max-age=60"}
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(app, cookie="session=alice")) for _ in range(2)]
+    await origin.called(2)
+    origin.gate.set()
+    etags = {(await reply)["etag"] for reply in asking}
+    assert len(etags) == 2
+    await app.responses.apurge(url="http://shop.example/a")
+    assert (await ask(app, cookie="session=alice"))["cache-status"] == "bb; fwd=uri-miss; fwd-status=200; stored"
 
 
 async def test_responses_with_trailers_pass_through(through: Through) -> None:

@@ -241,7 +241,7 @@ class Call:
         self._turn: Turn | None = None
         self._validates = False
         self._terms: rules.Terms | None = None
-        self._started = 0.0
+        self._started = self._engine.runtime.elapsed()
         self._reason = ""
         self._rest = 0.0
         self._named: dict[str, bytes] = {}

@@ -182,13 +182,25 @@ class Visit:
         flight, leads = self._engine.flights.join(self._place.key, self._engine.runtime.loop())
         call = self._call(found, flight if leads else Flight(self._place.key, None))
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
+        answered = False
+
+        async def send(message: Message) -> None:
+            nonlocal answered
+            await exchange.send(message)
+            if call.response is not None and not answered:
+                answered = True
+                await self._answer(call, exchange)
+
         try:
             if leads:
                 await call.begin(may_wait=False)
-            await self._app(call.scope(), self._receive, exchange.send)
+            await self._app(call.scope(), self._receive, send)
+        except Exception as error:
+            if answered or exchange.streamed or not call.stand_in(error):
+                raise
+            await self._answer(call, exchange)
         finally:
             await call.end()
-        await self._answer(call, exchange)
 
     async def _lead(self, flight: Flight, found: Found | None) -> None:
         call = self._call(found, flight)
