@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, delete, select
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, delete, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.orm.exc import StaleDataError
 
 MAX_ID = 2**31 - 1
 
@@ -61,15 +60,16 @@ class Record:
         Raises:
             IntegrityError: another row has what must be unique; the session is rolled back.
         """
-        row = cls.get(db, id=id)
+        columns = cls.columns(obj_in.model_dump(exclude_unset=True))
+        # A write that changes nothing: nobody else writes the row until we commit, so what is derived from several
+        # columns is derived from what they are.
+        locked = update(cls).where(cls.id == id).values(id=id).returning(cls)
+        row = db.scalar(locked, execution_options={"populate_existing": True})
         if row is None:
             return None
-        for name, value in cls.columns(obj_in.model_dump(exclude_unset=True)).items():
+        for name, value in columns.items():
             setattr(row, name, value)
-        try:
-            cls._commit(db)
-        except StaleDataError:  # somebody removed it meanwhile
-            return None
+        cls._commit(db)
         return row
 
     @classmethod

@@ -131,6 +131,24 @@ def test_any_text_may_be_searched_for(client: httpx2.Client, q: str) -> None:
     assert client.get("/books", params={"q": q}).status_code == 200
 
 
+def test_a_book_that_two_change_at_once_is_found_by_the_words_of_both(reader: httpx2.Client) -> None:
+    urls = [reader.post("/books", json=a_book()).headers["location"] for _ in range(20)]
+    words = [uuid.uuid4().hex for _ in urls]
+
+    def change(url: str, **changes: str) -> int:
+        return reader.patch(url, json=changes).status_code
+
+    with ThreadPoolExecutor() as threads:
+        changes = [
+            threads.submit(change, url, **{part: f"{part} {word}"})
+            for url, word in zip(urls, words, strict=True)
+            for part in ("title", "author")
+        ]
+        assert {answer.result() for answer in changes} == {200}
+    found = [reader.get("/books", params={"q": f"title author {word}"}).json()["total"] for word in words]
+    assert found == [1] * len(urls)
+
+
 def test_who_changes_what_somebody_removes_gets_an_answer(reader: httpx2.Client) -> None:
     urls = [reader.post("/books", json=a_book()).headers["location"] for _ in range(20)]
 
