@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
 from app import uploads
@@ -99,7 +100,7 @@ def delete_book(book_id: Id, db: DB, _user: CurrentUser) -> None:
     "/import",
     status_code=202,
     summary="Import a CSV file",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 503),
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 def import_file(
@@ -118,22 +119,34 @@ def import_file(
     that are there are brought up to date, so importing the same file again changes nothing.
     """
     job_id = submission.job_id
-    if db.get(BookImport, job_id):  # sent again, with the same Idempotency-Key
+    if not _keep(db, BookImport(id=job_id, user_id=user.id), str(import_id)):
         uploads.discard(str(import_id))
         return submission.accept(import_books, (job_id,))
-    book_import = BookImport(id=job_id, user_id=user.id)
+    try:
+        return submission.accept(import_books, (job_id,))
+    except Exception as error:
+        # With a 409, somebody who sent the same goes on with it.
+        if not (isinstance(error, HTTPException) and error.status_code == 409):
+            db.execute(delete(BookImport).where(BookImport.id == job_id))
+            db.commit()
+            uploads.discard(job_id)
+        raise
+
+
+def _keep(db: DB, book_import: BookImport, file: str) -> bool:
+    """Store an import together with its file; False if it was sent before, with the same Idempotency-Key."""
     try:
         db.add(book_import)
-        db.commit()  # first: the worker may be faster than we are
-        uploads.rename(str(import_id), job_id)
-        return submission.accept(import_books, (job_id,))
-    except Exception:
-        uploads.discard(str(import_id))
-        uploads.discard(job_id)
+        db.flush()  # who sends the same at the same time waits here
+        uploads.rename(file, book_import.id)
+        db.commit()  # before it is enqueued: the worker may be faster than we are
+    except IntegrityError:
         db.rollback()
-        db.delete(book_import)
-        db.commit()
+        return False
+    except Exception:
+        uploads.discard(file)
         raise
+    return True
 
 
 def _taken() -> HTTPException:

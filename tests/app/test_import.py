@@ -5,6 +5,8 @@ import io
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import httpx2
@@ -190,4 +192,27 @@ def test_a_file_sent_twice_with_the_same_key_is_imported_once(store: Bookstore, 
     first, second = (upload(reader, f"title,author\n{uuid.uuid4().hex},A\n") for _ in range(2))
     assert first.json() == second.json()
     assert counts(store.finished(reader, first.headers["location"])["result"]) == (1, 0, 0, 0)
+    store.eventually(lambda: not list(store.uploads.iterdir()))
+
+
+def test_a_file_sent_twice_at_once_with_the_same_key_is_imported_once(store: Bookstore, reader: httpx2.Client) -> None:
+    jobs = []
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(12):
+            both_are_here = Barrier(2)
+            key, title = uuid.uuid4().hex, uuid.uuid4().hex
+
+            def body(title: str = title, both_are_here: Barrier = both_are_here) -> Iterator[bytes]:
+                yield b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+                yield f"title,author\n{title},A\r\n".encode()
+                both_are_here.wait(10)
+                yield b"--x--\r\n"
+
+            headers = {"Content-Type": "multipart/form-data; boundary=x", "Idempotency-Key": key}
+            sent = [threads.submit(reader.post, "/books/import", content=body(), headers=headers) for _ in range(2)]
+            answers = [request.result() for request in sent]
+            assert {answer.status_code for answer in answers} <= {202, 409}
+            jobs.append(next(answer.headers["location"] for answer in answers if answer.status_code == 202))
+    for job in jobs:
+        assert counts(store.finished(reader, job)["result"]) == (1, 0, 0, 0)
     store.eventually(lambda: not list(store.uploads.iterdir()))
