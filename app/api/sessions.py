@@ -20,8 +20,14 @@ def log_in(credentials: Credentials, db: DB, request: Request, response: Respons
     """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
     user = User.authenticate(db, email=credentials.email, password=credentials.password)
     if user is None:
-        raise HTTPException(401, "E-mail and password do not fit.", {"WWW-Authenticate": "Bearer"})
+        raise _refused()
+    password_hash = user.password_hash
     token = login.open_session(user.id)
+    db.refresh(user)
+    if user.password_hash != password_hash:
+        # A new password ends all sessions, and may have done so before this one was there.
+        login.close_session(token)
+        raise _refused()
     # The cookie itself has no end: the session's end moves with each request, in the server.
     response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=request.url.hostname not in _LOCAL)
     return SessionOpened(token=token, expires_in=settings.session_ttl, user=Account.model_validate(user))
@@ -33,3 +39,7 @@ def log_out(token: Token, response: Response) -> None:
     if token:
         login.close_session(token)
     response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+
+
+def _refused() -> HTTPException:
+    return HTTPException(401, "E-mail and password do not fit.", {"WWW-Authenticate": "Bearer"})

@@ -1,6 +1,7 @@
 """Registering, logging in and out, and what a session lets one do."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -118,6 +119,25 @@ def test_a_new_password_ends_all_other_sessions(store: Bookstore, member: httpx2
         assert member.get("/users/me").status_code == 200
         assert log_in(phone, me["email"]).status_code == 401
         assert log_in(phone, me["email"], "another good password").status_code == 201
+
+
+def test_who_logs_in_with_the_old_password_while_it_changes_is_out(store: Bookstore, member: httpx2.Client) -> None:
+    me = member.get("/users/me").json()
+
+    def until_refused() -> list[str]:
+        tokens = []
+        with store.client() as phone:
+            while (answer := log_in(phone, me["email"])).status_code == 201:
+                tokens.append(answer.json()["token"])
+        return tokens
+
+    with ThreadPoolExecutor() as threads:
+        phones = [threads.submit(until_refused) for _ in range(3)]
+        assert member.patch(f"/users/{me['id']}", json={"password": "another good password"}).status_code == 200
+        tokens = [token for phone in phones for token in phone.result()]
+    with store.client() as client:
+        shown = [client.get("/users/me", headers={"Authorization": f"Bearer {token}"}) for token in tokens]
+    assert all(answer.status_code == 401 for answer in shown)
 
 
 @pytest.mark.parametrize(
