@@ -24,17 +24,18 @@ def _is_a_year(year: int) -> int:
     return year
 
 
+# Composed, a letter may become two: the length counts before and after that.
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TITLE),
     AfterValidator(tidy),
-    Field(examples=["The Left Hand of Darkness"]),
+    Field(max_length=MAX_TITLE, examples=["The Left Hand of Darkness"]),
 ]
 Author = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_AUTHOR),
     AfterValidator(tidy),
-    Field(examples=["Ursula K. Le Guin"]),
+    Field(max_length=MAX_AUTHOR, examples=["Ursula K. Le Guin"]),
 ]
 Year = Annotated[
     int,
@@ -51,7 +52,7 @@ Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
     AfterValidator(tidy),
-    Field(examples=["Ada Lovelace"]),
+    Field(max_length=100, examples=["Ada Lovelace"]),
 ]
 Email = Annotated[EmailStr, Field(examples=["ada@example.org"])]
 NewPassword = Annotated[str, Field(min_length=8, max_length=200, examples=["correct horse battery staple"])]
@@ -156,7 +157,7 @@ class Registered(Account):
 class Credentials(BaseModel):
     """What one logs in with."""
 
-    email: Annotated[str, Field(max_length=320, examples=["ada@example.org"])]
+    email: Annotated[str, Field(max_length=320, examples=["ada@example.org"]), AfterValidator(tidy)]
     password: Annotated[str, Field(max_length=200, examples=["correct horse battery staple"])]
 
 

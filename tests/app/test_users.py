@@ -39,7 +39,7 @@ def test_an_email_belongs_to_one_user_whatever_its_case(store: Bookstore, client
     "wrong",
     [
         {"email": "nobody"}, {"email": "a@b.c\r\nBcc: all@example.org"}, {"name": ""}, {"name": "a\nb\x00"},
-        {"password": "short"}, {"password": "x" * 201}, {"admin": True},
+        {"name": "\u0958" * 60}, {"password": "short"}, {"password": "x" * 201}, {"admin": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -50,6 +50,10 @@ def test_impossible_registrations_are_refused_without_repeating_the_password(
     answer = client.post("/users", json=new)
     assert answer.status_code == 422
     assert new["password"] not in answer.text
+
+
+def test_a_control_character_in_an_email_is_no_bug_of_ours(client: httpx2.Client) -> None:
+    assert log_in(client, "ada\x00@example.org").status_code == 422  # which PostgreSQL cannot even look for
 
 
 def test_wrong_email_and_wrong_password_get_the_same_answer(store: Bookstore, client: httpx2.Client) -> None:
