@@ -46,6 +46,16 @@ def test_a_hostile_mail_is_escaped_everywhere(mailbox: Mailbox, client: TestClie
         assert "script-src" not in answer.headers["content-security-policy"]
 
 
+@pytest.mark.parametrize("address", ["<", "-:;\\", ".:", "\xe4@["])
+def test_a_mail_whose_addresses_are_none_is_shown_beside_the_others(
+    mailbox: Mailbox, client: TestClient, address: str
+) -> None:
+    mail = mailbox.add("a@b.c", ["d@e.f"], f"To: {address}\r\nSubject: odd\r\n\r\nHello".encode("latin-1"))
+    assert "odd" in client.get("/").text
+    assert "Hello" in client.get(f"/messages/{mail.id}").text
+    assert [found["subject"] for found in client.get("/api/messages").json()] == ["odd"]
+
+
 def test_the_html_of_a_mail_is_sandboxed(mailbox: Mailbox, client: TestClient) -> None:
     mail = mailbox.add("a@b.c", ["d@e.f"], hostile())
     assert f'<iframe sandbox src="/messages/{mail.id}/html"' in client.get(f"/messages/{mail.id}").text

@@ -4,13 +4,27 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes, policy
+from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 _KEPT = 500
+
+_structured = HeaderRegistry()
+_text = HeaderRegistry(use_default_map=False)
+
+
+def _header(name: str, value: str) -> Any:
+    try:
+        return _structured(name, value)
+    except Exception:  # noqa: BLE001 - some that are no addresses make the standard library raise whatever comes
+        return _text(name, value)
+
+
+_POLICY = policy.default.clone(header_factory=_header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +36,7 @@ class Mail:
 
     @property
     def message(self) -> EmailMessage:
-        return message_from_bytes(self.raw, policy=policy.default)
+        return message_from_bytes(self.raw, policy=_POLICY)
 
 
 class Mailbox:
