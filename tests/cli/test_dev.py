@@ -201,6 +201,19 @@ def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start, name: str, value
     assert running.lines[0].startswith(says)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_the_api_listens_at_addresses_of_the_newer_kind(dev: Start, host: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    running = dev("--host", host)
+    running.wait_for("ready in")
+    assert running.where("api").startswith("http://[::1]:")
+    assert get(running.where("api")) == b"hello"
+
+
 def test_an_address_of_another_machine_is_said_and_nothing_starts(dev: Start) -> None:
     running = dev("--host", "192.0.2.1")
     assert running.end() == 1

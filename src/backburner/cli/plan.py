@@ -34,8 +34,8 @@ def api(app: Found, host: str, port: int, *, reload: bool) -> Program:
 
 def local_url(host: str, port: int) -> str:
     """Where a server that listens on `host` is found from this machine."""
-    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
-    return f"http://{'127.0.0.1' if everywhere else host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def worker(celery: Found, options: Sequence[str] = (), *, reload: bool) -> Program:
