@@ -37,6 +37,25 @@ def listen(wanted: int | None) -> socket.socket:
     raise ConfigError(f"no free port near {wanted}")
 
 
+def claim(wanted: int | None, host: str = LOOPBACK) -> socket.socket:
+    """A socket with the number of a free port, for a program that is about to listen there: as long as it is open,
+    nobody else gets that number here.
+
+    Raises:
+        ConfigError: there is no free port.
+    """
+    for port in free_ports(wanted, host):
+        # UDP, so that it is in nobody's way. Whatever becomes of us, the system takes it back.
+        token = socket.socket(_family(host), socket.SOCK_DGRAM)
+        try:
+            token.bind((host, port))
+        except OSError:  # somebody else's program is about to listen
+            token.close()
+        else:
+            return token
+    raise ConfigError(f"no free port near {wanted}")
+
+
 def _is_free(port: int, host: str) -> bool:
     with socket.socket(_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

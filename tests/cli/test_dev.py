@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import smtplib
 import socket
@@ -199,6 +200,24 @@ def test_a_wrong_setting_is_said_and_nothing_starts(dev: Start, name: str, value
     running = dev(**{name: value})
     assert running.end() == 1
     assert running.lines[0].startswith(says)
+
+
+@pytest.mark.slow
+def test_of_two_projects_that_start_at_once_each_has_its_own_ports(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "with spaces"
+    shutil.copytree(project, other)
+    (other / "main.py").write_text((project / "main.py").read_text().replace("hello", "other"))
+    port = str(free_port())
+    started = [Dev(directory, "--port", port, REDIS_PORT=str(free_port())) for directory in (project, other)]
+    try:
+        for running in started:
+            running.wait_for("ready in")
+        assert {get(running.where("api")) for running in started} == {b"hello", b"other"}
+    finally:
+        for running in started:
+            running.stop()
 
 
 @pytest.mark.slow

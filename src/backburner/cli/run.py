@@ -16,7 +16,7 @@ from backburner.cli.project import Found, Project
 from backburner.cli.screen import Row
 from backburner.cli.service import Crashes, Log, Program, Service, run_to_the_end
 from backburner.errors import ConfigError, StoreUnavailable
-from backburner.ports import free_ports, listen
+from backburner.ports import claim, listen
 from backburner.redis.client import connect
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.url import ServerURL, mask_password
@@ -52,6 +52,7 @@ class Run:
         self._log = log
         self._server: EmbeddedServer | None = None
         self._keeping_server: asyncio.Task[None] | None = None
+        self._claims: list[socket.socket] = []
         self._mail_sockets: tuple[socket.socket, socket.socket] | None = None
         self._mail: MailServer | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -146,8 +147,8 @@ class Run:
         mail, self._mail = self._mail, None
         if mail is not None:
             await mail.stop()
-        for listening in self._mail_sockets or ():
-            listening.close()
+        for taken in (*self._claims, *(self._mail_sockets or ())):
+            taken.close()
         sentry, self._guard = self._guard, None
         if sentry is not None:
             sentry.communicate()
@@ -226,9 +227,8 @@ class Run:
         self.services.append(Service(program, directory, self.environment, self._family, self._show))
 
     def _port(self, whose: str, wanted: int | None, host: str = "127.0.0.1") -> int:
-        port = next(free_ports(wanted, host), None)
-        if port is None:
-            raise ConfigError(f"no free port for {whose} near {wanted}")
+        self._claims.append(claim(wanted, host))
+        port: int = self._claims[-1].getsockname()[1]
         self._note_if_moved(whose, wanted, port)
         return port
 
