@@ -505,6 +505,30 @@ async def test_what_is_read_between_the_answer_to_a_change_and_its_commit_does_n
     assert (await ask(app)).text == f"/a {calls + 1}"
 
 
+@pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])
+async def test_an_application_inside_may_have_a_middleware_with_the_same_cache(
+    through: Through, cache: Cache, origin: Origin, clock: Clock, shown: dict[str, str]
+) -> None:
+    origin.headers = {"cache-control": "public, max-age=60, stale-while-revalidate=30"}
+    app = through()
+    app._app = CacheMiddleware(origin, cache=cache)
+    assert [(await ask(app, **shown)).text for _ in range(2)] == ["/a 1", "/a 1"]
+    clock.pass_(70)
+    assert (await ask(app, **shown)).text == "/a 1"
+    await until(lambda: ask(app, **shown), lambda reply: (reply.text, reply["age"]) == ("/a 2", "0"))
+    await ask(app, method="PUT")
+    assert (await ask(app, **shown)).text == "/a 4"
+
+
+async def test_an_application_inside_may_keep_answers_to_queries_in_the_same_cache(
+    through: Through, cache: Cache, origin: Origin
+) -> None:
+    methods = frozenset({"GET", "QUERY"})
+    app = through(methods=methods)
+    app._app = CacheMiddleware(origin, cache=cache, policy=Policy(methods=methods))
+    assert [(await ask(app, method="QUERY", body=b"q")).text for _ in range(2)] == ["/a 1", "/a 1"]
+
+
 async def test_cache_groups_are_tags(through: Through, cache: Cache, origin: Origin) -> None:
     origin.headers = {"cache-control": "max-age=60", "cache-groups": '"books", "book:1"'}
     app = through()

@@ -315,6 +315,10 @@ class Call:
             self._unfit = "store-unavailable"
             self._engine.degraded("respond", (self._place.key,), error)
 
+    def computes(self, key: str, engine: Engine) -> bool:
+        """Whether it is what computes the response under a key of a cache."""
+        return self._engine is engine and self._place.primary == key
+
     def give_way(self) -> None:
         """Learn that a cache further inside answers, which knows more about the response."""
         self._unfit = "inner"

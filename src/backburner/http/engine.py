@@ -15,7 +15,7 @@ from backburner.cache.runtime import run
 from backburner.errors import StoreError
 from backburner.http import rules
 from backburner.http.answer import answer
-from backburner.http.call import Looked, Passing, Place, value_of, variant_key
+from backburner.http.call import CALL, Call, Looked, Passing, Place, value_of, variant_key
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.headers import Headers
 from backburner.http.policy import Policy
@@ -50,6 +50,9 @@ class ResponseCache:
             await app(scope, receive, send)
             return
         cache, key = self._cache, request.key
+        if self._is_computed_further_out(key, scope):
+            await app(scope, receive, send)
+            return
         looked: Looked | None = None
         entry = here = cache._peek(key)  # noqa: SLF001
         hit = None if entry is None else self._hit(request, policy, key, entry)
@@ -76,6 +79,11 @@ class ResponseCache:
         start, body = answer(stored, method, request.seen, now, status)
         await send(start)
         await send(body)
+
+    def _is_computed_further_out(self, key: str, scope: Any) -> bool:
+        """Whether a middleware in front of this one, with the same cache, is at it; it would be waiting for itself."""
+        outer: Call | None = scope.get(CALL)
+        return outer is not None and outer.computes(key, self._aengine())
 
     def _hit(self, request: Request, policy: Policy, key: str, entry: Entry) -> tuple[Stored, str, Entry] | None:
         """The response that a fresh entry of the target leads to, and where it lies, if it may be given without a
@@ -135,8 +143,9 @@ class ResponseCache:
             if not message.get("more_body", False):
                 break
         tags = policy.tags_of(request.scope)
-        if tags is not None and request.target and not request.is_uncommon(may_have_body=True):
-            key = key_of(request.target, request.method, self._layer)
+        key = key_of(request.target, request.method, self._layer)
+        common = request.target and not request.is_uncommon(may_have_body=True)
+        if tags is not None and common and not self._is_computed_further_out(key, request.scope):
             place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, tags)
             await Visit(place, request, policy, self._passing, app, receive, send, body).run()
         else:
