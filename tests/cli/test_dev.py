@@ -280,6 +280,18 @@ def test_the_check_has_a_job_done_and_leaves_nothing(
     assert not processes_of(with_celery)
 
 
+@pytest.mark.slow
+def test_the_check_migrates_a_database_of_yours_only_when_it_is_told_to(project: Path, dev: Start) -> None:
+    (project / "alembic.ini").write_text("[alembic]\nscript_location = nowhere\n")
+    yours = "postgresql://tests@127.0.0.1:9/yours"
+    careful = dev("--check", DATABASE_URL=yours)
+    assert careful.end(20) == 0, careful.output
+    assert "DATABASE_URL is left as it is; --migrate brings" in careful.output
+    told = dev("--check", "--migrate", DATABASE_URL=yours)
+    assert told.end(20) == 1
+    assert "the migrations failed" in told.output
+
+
 def test_the_check_fails_with_the_reason(project: Path, dev: Start) -> None:
     (project / "pyproject.toml").write_text('[tool.backburner]\napp = "main:app"\ncheck = "/nowhere"\n')
     main = (project / "main.py").read_text().replace("200", "404")

@@ -34,8 +34,12 @@ _LINES_SHOWN = 30
 _KEYS_COUNTED = 10_000
 
 
-def check() -> int:
-    """Check the project in the current directory. Gives the exit code."""
+def check(*, migrate: bool) -> int:
+    """Check the project in the current directory. Gives the exit code.
+
+    Args:
+        migrate: bring a database up to date that is not of our own, too.
+    """
     screen = Screen()
     with errors_told(screen) as outcome:
         project = Project.read(Path.cwd())
@@ -44,7 +48,7 @@ def check() -> int:
         with home.claimed():
             home.family.end(patience=0)
             home.empty()
-            check = _Check(screen, project, home, settings)
+            check = _Check(screen, project, home, settings, migrate=migrate)
             outcome.code = asyncio.run(until_signalled(screen, check.run, check.work()))
             home.empty()
     return outcome.code
@@ -55,11 +59,12 @@ class _Failed(BackburnerError):
 
 
 class _Check:
-    def __init__(self, screen: Screen, project: Project, home: Home, settings: Settings) -> None:
+    def __init__(self, screen: Screen, project: Project, home: Home, settings: Settings, *, migrate: bool) -> None:
         self.run = Run(project, home, settings, plan.Ports.any_free(), self._log)
         self._screen = screen
         self._project = project
         self._home = home
+        self._migrate = migrate
         self._on_shared_server = settings.names_a_server or "celery_broker_url" in settings.model_fields_set
         self._said: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_LINES_SHOWN))
         self._step = ""
@@ -108,13 +113,17 @@ class _Check:
 
     async def _migrations(self) -> str:
         database = self.run.settings.database_url
-        scratch = {}
-        if database.startswith("sqlite"):
-            # Four slashes: the path is absolute.
-            scratch["DATABASE_URL"] = f"{database.partition(':')[0]}:///{self._home.directory.absolute()}/app.db"
-        if not await self.run.prepare(scratch):
+        own = database.startswith("sqlite")
+        # Four slashes: the path is absolute.
+        scratch = f"{database.partition(':')[0]}:///{self._home.directory.absolute()}/app.db"
+        migrate = own or self._migrate
+        if not await self.run.prepare({"DATABASE_URL": scratch} if own else {}, migrate=migrate):
             raise _Failed("the migrations failed:")
-        return "the database is up to date" if self._project.has_migrations else "no alembic.ini: nothing to migrate"
+        if not self._project.has_migrations:
+            return "no alembic.ini: nothing to migrate"
+        if not migrate:
+            return "the database of DATABASE_URL is left as it is; --migrate brings it up to date"
+        return "the database is up to date"
 
     async def _ready(self, service: Service) -> str:
         await service.settled()

@@ -20,6 +20,9 @@ def dev(
     check: Annotated[
         bool, typer.Option("--check", help="Start everything beside, send one job and one request through, stop.")
     ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="With --check: migrate also a database that is not SQLite.")
+    ] = False,
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the API; if it is busy, the next free one.")
     ] = 8000,
@@ -41,7 +44,7 @@ def dev(
     from backburner.cli import check as checking
     from backburner.cli import dev as running
 
-    raise typer.Exit(checking.check() if check else running.dev(host, port, fresh=fresh))
+    raise typer.Exit(checking.check(migrate=migrate) if check else running.dev(host, port, fresh=fresh))
 
 
 @app.command(

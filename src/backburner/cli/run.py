@@ -77,10 +77,12 @@ class Run:
         kept = self._home.directory.relative_to(self.project.directory) / "valkey"
         self._row("valkey", self._server.url, f"{'taken over' if self._server.adopted else 'embedded'}, data in {kept}")
 
-    async def prepare(self, extra: Mapping[str, str]) -> bool:
+    async def prepare(self, extra: Mapping[str, str], *, migrate: bool = True) -> bool:
         """Take the ports for mail and bring the database up to date. Gives whether the migrations went well.
 
-        `extra` are further variables for the programs' environment.
+        Args:
+            extra: further variables for the programs' environment.
+            migrate: whether the database may be changed.
         """
         self._guard = guard.post(self._family)
         self.environment = plan.environment(
@@ -89,7 +91,7 @@ class Run:
         if self.project.celery is not None:
             # Slow to start and in need of nothing, so it goes first.
             self._start_flower(self.project.celery)
-        if not self.project.has_migrations:
+        if not (migrate and self.project.has_migrations):
             return True
         return await self.once(plan.migrations()) == 0
 
