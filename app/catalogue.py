@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.books_csv import BookRow
@@ -27,7 +26,7 @@ def store_books(db: Session, rows: Sequence[BookRow]) -> Stored:
     A book that is there already gets the row's title, author and year; an empty year leaves the old one.
     """
     rows_by_identity = {identity_of(row.title, row.author, row.isbn): row for row in rows}
-    books = db.scalars(select(Book).where(Book.identity.in_(rows_by_identity)))
+    books = db.scalars(Book.locking(Book.identity.in_(rows_by_identity)))
     updated = []
     known = set()
     for book in books:

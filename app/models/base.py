@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, delete, select, update
+from sqlalchemy import ColumnElement, DateTime, Dialect, MetaData, TypeDecorator, delete, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.sql.dml import ReturningUpdate
 
 MAX_ID = 2**31 - 1
 
@@ -61,16 +62,21 @@ class Record:
             IntegrityError: another row has what must be unique; the session is rolled back.
         """
         columns = cls.columns(obj_in.model_dump(exclude_unset=True))
-        # A write that changes nothing: nobody else writes the row until we commit, so what is derived from several
-        # columns is derived from what they are.
-        locked = update(cls).where(cls.id == id).values(id=id).returning(cls)
-        row = db.scalar(locked, execution_options={"populate_existing": True})
+        row = db.scalar(cls.locking(cls.id == id))
         if row is None:
             return None
         for name, value in columns.items():
             setattr(row, name, value)
         cls._commit(db)
         return row
+
+    @classmethod
+    def locking(cls, *conditions: ColumnElement[bool]) -> ReturningUpdate[Self]:
+        """Reads rows, and keeps others from writing them until the commit, so that what is derived from several columns
+        is derived from what they are. A write that changes nothing, for not every database has another way.
+        """
+        locked = update(cls).where(*conditions).values(id=cls.id).returning(cls)
+        return locked.execution_options(populate_existing=True, synchronize_session=False)
 
     @classmethod
     def delete(cls, db: Session, *, id: int) -> bool:  # noqa: A002  # as above

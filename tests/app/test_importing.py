@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from app import importing, uploads
+from app.books_csv import BookRow
+from app.catalogue import store_books
 from app.core.config import settings
 from app.models import Base, Book, BookImport, User
+from app.models.book import search_text_of
+from app.schemas import BookCreate, BookUpdate
 
 
 @pytest.fixture
@@ -104,6 +109,27 @@ def test_of_two_workers_with_the_same_import_the_slower_one_rolls_back(
         run(engine, import_id)
     assert {name: run(engine, import_id)[name] for name in COMPLETE} == COMPLETE
     assert count(engine) == 1200
+
+
+def test_who_changes_a_book_during_its_import_waits_and_its_words_are_those_of_both(engine: Engine) -> None:
+    isbn = "9780141439587"
+    with Session(engine) as db:
+        book_id = Book.create(db, obj_in=BookCreate(title="Emma", author="Austen", isbn=isbn)).id
+
+    def change() -> None:
+        with Session(engine) as db:
+            Book.update(db, id=book_id, obj_in=BookUpdate(author="Jane Austen"))
+
+    changing = Thread(target=change)
+    with Session(engine) as db:
+        store_books(db, [BookRow(2, "Emma: A Novel", "Austen", None, isbn)])
+        changing.start()
+        changing.join(0.3)
+        db.commit()
+    changing.join()
+    with Session(engine) as db:
+        book = db.get_one(Book, book_id)
+        assert book.search_text == search_text_of(book.title, book.author, isbn) == f"emma a novel jane austen {isbn}"
 
 
 def test_an_import_that_nobody_asked_for_is_an_error(engine: Engine) -> None:
