@@ -72,8 +72,8 @@ class Visit:
                 verdict = rules.use(found.stored.terms, found.fresh_until, found.refresh_at, now, self._asked)
                 if verdict is not rules.Use.VALIDATE:
                     engine.count(self._place.key, found.stored, found.entry, stale=now >= found.fresh_until)
-                    if verdict is rules.Use.RENEW:
-                        self._renew(found)
+                    if verdict is rules.Use.RENEW and self._request.method != "HEAD":
+                        self._renew(found)  # a HEAD would bring nothing that answers a GET
                     await self._serve(found.stored, f"hit; ttl={round(found.fresh_until - now)}")
                     return
             if self._asked is not None and "only-if-cached" in self._asked:
