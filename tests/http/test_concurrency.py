@@ -347,21 +347,23 @@ async def test_what_the_application_does_after_answering_belongs_to_the_request_
 ) -> None:
     app = through()
     done = []
+    got: asyncio.Queue[Message] = asyncio.Queue()
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         await respond(send, 200, {"cache-control": "public, max-age=60"}, b"answered")
         async with asyncio.timeout(2):
-            while client.got.qsize() < 2:  # noqa: ASYNC110 - a queue has no event for that
+            while got.qsize() < 2:  # noqa: ASYNC110 - a queue has no event for that
                 await asyncio.sleep(0.001)
         done.append(scope["path"])
         raise RuntimeError("the mail server is gone")
 
     app._app = answer
     client = Client(app, **shown)
+    client.got = got
     with pytest.raises(RuntimeError, match="mail server"):
         await client.task
     assert done == ["/a"]
-    assert client.got.qsize() == 2
+    assert got.qsize() == 2
     assert (await ask(app)).body == b"answered"
 
 
