@@ -172,7 +172,7 @@ def test_a_computation_apart_that_is_cancelled_before_it_begins_keeps_nobody_fro
             cache.expire("key")
         spawned = cache._aengine().runtime._spawned  # type: ignore[attr-defined]
         first = asyncio.create_task(read(1))
-        while not spawned:  # noqa: ASYNC110 - nobody says when it is there
+        while not spawned:  # noqa: ASYNC110  # nobody says when it is there
             await asyncio.sleep(0)
         for task in tuple(spawned):
             task.cancel()

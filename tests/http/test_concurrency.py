@@ -100,7 +100,7 @@ async def test_a_response_that_another_process_finds_to_vary_is_gone_when_that_o
     first = asyncio.create_task(ask(elsewhere, accept_language="en"))
     await origin.called(1)
     second = asyncio.create_task(ask(app, accept_language="de"))
-    while not here._flights._under_way:  # noqa: ASYNC110 - nobody says when it has looked
+    while not here._flights._under_way:  # noqa: ASYNC110  # nobody says when it has looked
         await asyncio.sleep(0.001)
     origin.gate.set()
     assert {(await first).text, (await second).text} == {"/a 1", "/a 2"}
@@ -352,7 +352,7 @@ async def test_what_the_application_does_after_answering_belongs_to_the_request_
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         await respond(send, 200, {"cache-control": "public, max-age=60"}, b"answered")
         async with asyncio.timeout(2):
-            while got.qsize() < 2:  # noqa: ASYNC110 - a queue has no event for that
+            while got.qsize() < 2:  # noqa: ASYNC110  # a queue has no event for that
                 await asyncio.sleep(0.001)
         done.append(scope["path"])
         raise RuntimeError("the mail server is gone")

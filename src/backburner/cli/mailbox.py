@@ -20,7 +20,7 @@ _text = HeaderRegistry(use_default_map=False)
 def _header(name: str, value: str) -> Any:
     try:
         return _structured(name, value)
-    except Exception:  # noqa: BLE001 - some that are no addresses make the standard library raise whatever comes
+    except Exception:  # noqa: BLE001  # some that are no addresses make the standard library raise whatever comes
         return _text(name, value)
 
 
