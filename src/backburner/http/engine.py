@@ -15,9 +15,10 @@ from backburner.cache.runtime import run
 from backburner.errors import StoreError
 from backburner.http import rules
 from backburner.http.answer import answer
-from backburner.http.call import CALL, Call, Looked, Passing, Place, value_of, variant_key
+from backburner.http.call import CALL, Call, Passing
 from backburner.http.exchange import ASGIApp, Message, Receive, Send
 from backburner.http.headers import Headers
+from backburner.http.place import Looked, Place, value_of, variant_key
 from backburner.http.policy import Policy
 from backburner.http.request import INNER, Request, key_of, keys_of, target_of
 from backburner.http.stored import Stored, Variants

@@ -14,8 +14,9 @@ from backburner.cache.flight import Flight, leading
 from backburner.errors import StoreError
 from backburner.http import rules
 from backburner.http.answer import answer
-from backburner.http.call import Call, Found, Landed, NotShared, Passing, Place
+from backburner.http.call import Call, NotShared, Passing
 from backburner.http.exchange import ASGIApp, Direct, Message, Receive, Send, Shared
+from backburner.http.place import Found, Landed, Place
 from backburner.http.policy import Policy
 from backburner.http.request import Request
 from backburner.http.stored import Stored
