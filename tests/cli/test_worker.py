@@ -1,18 +1,15 @@
 """`backburner worker`: the project's worker, found, shown and run."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from backburner import Celery, Settings
+from tests.conftest import Eventually
 from tests.processes import free_port, running
 from tests.queue.conftest import close
-
-Eventually = Callable[..., Any]
 
 
 @pytest.mark.slow

@@ -18,12 +18,12 @@ from billiard.exceptions import WorkerLostError
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
 from backburner.settings import Settings
+from tests.conftest import Eventually
 from tests.faults.chaos.account import History, account
 from tests.faults.ledger import Ledger
 from tests.processes import Program, running
 from tests.queue.conftest import close
 
-Eventually = Callable[..., Any]
 PROGRAMS = Path(__file__).parent / "programs"
 LEASE = 2.0
 _KILLS = 7

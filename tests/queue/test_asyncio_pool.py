@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from backburner.queue import Job
 from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
 from tests.processes import Program
 from tests.queue.conftest import MakeApp, StartWorker, runs
 from tests.queue.programs.coroutines import define
-
-Eventually = Callable[..., Any]
 
 PLACES = 200
 POOL = f"--pool=asyncio -c {PLACES} -Q coroutines"

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import redis
 
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.queue.conftest import MakeApp, StartWorker, runs
 from tests.queue.programs.coroutines import define
-
-Eventually = Callable[..., Any]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -13,10 +13,9 @@ import pytest
 
 from backburner.queue import Celery
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.processes import Program, free_port, running
 from tests.queue.conftest import ALONE, PROGRAMS, StartWorker, runs
-
-Eventually = Callable[..., Any]
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +22,10 @@ from backburner.queue import Celery
 from backburner.queue.http import JobAccepted, Submission, jobs_router
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.processes import Program, free_port
 from tests.queue.conftest import MakeApp, runs
 from tests.queue.programs.jobs import Order
-
-Eventually = Callable[..., Any]
 
 ADA, BOB = {"X-User": "ada"}, {"X-User": "bob"}
 

@@ -1,18 +1,15 @@
 """The lifespan of worker processes: entered before jobs, left after them, on the loop of their coroutines."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backburner.errors import ConfigError
 from backburner.queue import Celery
+from tests.conftest import Eventually
 from tests.processes import running
 from tests.queue.conftest import ALONE, PROGRAMS, MakeApp, StartWorker
-
-Eventually = Callable[..., Any]
 
 POOLS = [
     "--pool=threads",

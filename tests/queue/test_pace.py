@@ -1,17 +1,14 @@
 """Short jobs are taken ahead, as many as begin within a moment, and none waits behind a long one for longer."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from backburner.queue.transport.pace import LATEST, Pace
 from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
 from tests.queue.conftest import MakeApp, StartWorker, runs
-
-Eventually = Callable[..., Any]
 
 
 def asked(pace: Pace, seconds_for_each: float, claims: int) -> list[int]:

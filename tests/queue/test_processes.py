@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, runs
 from tests.queue.programs.coroutines import define
-
-Eventually = Callable[..., Any]
 
 pytestmark = pytest.mark.slow
 

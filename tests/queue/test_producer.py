@@ -38,10 +38,10 @@ from backburner.redis.blocking import BlockingClient
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.pipelined import PipelinedClient
 from backburner.redis.spare import SpareConnections
+from tests.conftest import Eventually
 from tests.queue.conftest import MakeApp, StartWorker
 
 Lists = dict[str, list[dict[str, Any]]]
-Eventually = Callable[..., Any]
 
 
 @pytest.fixture

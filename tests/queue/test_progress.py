@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import redis
 from backburner.errors import UnknownJob
 from backburner.queue import Celery, Job, JobEvent, log, reporting
 from backburner.queue.stream import _Reader
+from tests.conftest import Eventually
 from tests.processes import Program
-
-Eventually = Callable[..., Any]
 
 
 async def followed(job: Job, after: str = "0-0") -> list[JobEvent]:

@@ -16,10 +16,9 @@ import pytest
 
 from backburner.queue import Celery
 from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
 from tests.processes import Program
 from tests.queue.conftest import MakeApp, StartWorker, runs
-
-Eventually = Callable[..., Any]
 
 SOURCE = """
 import os, time

@@ -23,10 +23,9 @@ from backburner.queue import Celery, Job, JobGroup
 from backburner.queue.http import jobs_router
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.processes import Program, free_port
 from tests.queue.conftest import MakeApp, StartWorker, close
-
-Eventually = Callable[..., Any]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,9 +33,8 @@ from backburner.queue.transport.consumer import Consumer, _at_work, offer_for, s
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.spare import SpareConnections
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.queue.conftest import MakeApp, StartWorker, runs
-
-Eventually = Callable[..., Any]
 
 
 @pytest.fixture

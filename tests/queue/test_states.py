@@ -1,7 +1,6 @@
 """What a job says about itself, with a real worker."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from backburner.errors import ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import Celery, Job, Progress, progress
 from backburner.settings import Settings
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 from tests.processes import Program
 from tests.queue.conftest import MakeApp, StartWorker
 from tests.queue.programs.jobs import define
-
-Eventually = Callable[..., Any]
 
 
 def test_a_job_is_pending_then_started_then_done(

@@ -34,11 +34,10 @@ from backburner.queue.transport.held import QoS
 from backburner.queue.transport.wire import Wire, pack
 from backburner.redis import command
 from backburner.testing import FaultProxy
+from tests.conftest import Eventually
 
 TRANSPORT = "backburner.queue.transport:Transport"
 KEYS = Keys()
-
-Eventually = Callable[..., Any]
 
 
 class Reader:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Queue
@@ -22,11 +21,10 @@ from celery.concurrency.thread import TaskPool
 from backburner.queue import Celery
 from backburner.queue.pool.caught import Catching
 from backburner.redis.embedded import EmbeddedServer
+from tests.conftest import Eventually
 from tests.processes import Program
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close, runs
 from tests.queue.programs import coroutines
-
-Eventually = Callable[..., Any]
 
 
 def celery_command(arguments: str, url: str, cwd: Path = PROGRAMS) -> str:
