@@ -126,7 +126,8 @@ def client(redis_url: str) -> Iterator["redis.Redis"]:
 
 
 @pytest.fixture
-def reader(redis_url: str) -> Iterator[MakeReader]:
+def reader(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeReader]:
+    monkeypatch.setattr(channel_module, "_idle", {})  # with whatever another test has left on this server
     readers = []
 
     def make(*queues: str, url: str = redis_url, **options: Any) -> Reader:
