@@ -86,6 +86,7 @@ def test_a_job_is_one_write_and_none_is_lost_when_the_pipe_is_full() -> None:
     assert written == [header + b"a message"]
 
 
+@pytest.mark.slow
 def test_an_idle_process_has_a_job_before_the_event_loop_comes_round(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_A_LOOP, str(tmp_path)],

@@ -182,6 +182,7 @@ def test_an_error_past_the_tracer_is_told_by_a_pool_of_threads() -> None:
     assert isinstance(failures.get(timeout=5).exception.exc, redis.ConnectionError)
 
 
+@pytest.mark.slow
 def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "pong" in celery_command("-A jobs.app inspect ping", url)
     usage = celery_command("-A jobs worker --help", url)
