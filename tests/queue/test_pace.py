@@ -1,10 +1,14 @@
 """Short jobs are taken ahead, as many as begin within a moment, and none waits behind a long one for longer."""
 
+import time
 from pathlib import Path
+from typing import Any
 
+import kombu
 import pytest
 import redis
 
+from backburner.queue.transport import claims as claims_module
 from backburner.queue.transport.pace import LATEST, Pace
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
@@ -42,6 +46,31 @@ def test_what_was_taken_is_overdue_after_five_times_the_time_it_was_to_take() ->
     pace.took(3, 100.0)
     assert pace.overdue_in(100.0) == pytest.approx(LATEST)
     assert pace.overdue_in(100.0 + LATEST) <= 0
+
+
+def test_only_what_was_taken_ahead_is_put_back_however_long_the_first_takes(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = []
+
+    def take(_: Any, message: kombu.Message) -> None:
+        if not left:  # it takes an hour
+            with monkeypatch.context() as later:
+                later.setattr(claims_module, "monotonic", lambda: time.monotonic() + 3600)
+                channel.claims.release()
+            left.append(len(channel.claims.unseen))
+        message.ack()
+
+    with kombu.Connection(own_server.url, transport="backburner.queue.transport:Transport") as connection:
+        producer = connection.Producer()
+        for number in range(3):
+            producer.publish(number, routing_key="q")
+        channel: Any = connection.channel()
+        channel.basic_qos(0, 3, False)
+        with kombu.Consumer(channel, kombu.Queue("q"), callbacks=[take]):
+            while not left:
+                connection.drain_events(timeout=5)
+    assert left == [2]
 
 
 def claims(server: EmbeddedServer) -> int:

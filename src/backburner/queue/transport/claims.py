@@ -69,8 +69,11 @@ class Claims:
         self._is_told = self._ask_to_be_told()
         self._asked_at: float | None = None
         self._asked: Call = ()
-        self._credit = 0
         self._pace = Pace()
+        self._credit = 0
+        """What there was room for when it was asked."""
+        self._is_ahead = False
+        """Whether more than that is here."""
         self._acks: list[int] = []
         self._woken = False
         self._pause_until = 0.0
@@ -93,13 +96,14 @@ class Claims:
         Raises:
             redis.ConnectionError: the server has not answered for too long.
         """
-        now, self._credit = monotonic(), credit
+        now = monotonic()
         if credit <= 0:
             worker.signs.claim = now
         if self._asked_at is not None:
             if now - self._asked_at > _ANSWER and not self.connection.can_read(timeout=0):
                 raise redis.ConnectionError(f"the server has not answered for {_ANSWER:g} s")
         elif credit > 0 and not self.unseen and now >= self.next_at:
+            self._credit = credit
             self._ask(queues, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
     def read(self) -> None:
@@ -143,9 +147,9 @@ class Claims:
         self.unseen.appendleft(message)
 
     def release(self) -> float:
-        """Put the unseen messages back if they have waited for too long. Seconds until that is to be looked at again.
-        From any thread."""
-        if not self.unseen:
+        """Put the unseen messages back if they were taken ahead, and have waited for too long. Seconds until that is to
+        be looked at again. From any thread."""
+        if not (self._is_ahead and self.unseen):
             return inf
         if (seconds := self._pace.overdue_in(monotonic())) > 0:
             return seconds
@@ -204,12 +208,13 @@ class Claims:
         self.now = float(now)
         moment = worker.signs.contact = worker.signs.claim = monotonic()
         self._pace.took(len(entries), moment)
+        self._is_ahead = len(entries) > self._credit
         for number, entry in zip(self.consumer.number_next(len(entries)), entries, strict=True):
             list_, _, text = entry.partition(b"\n")
             self.consumer.live.add(number)
             self.unseen.append(Message(number, list_.decode(), text))
         self._pause_until = moment
-        if len(entries) > self._credit:
+        if self._is_ahead:
             self.consumer.look()  # at what waits here, for whoever reads this may be busy until that has begun
         if not drained:
             self.next_at = moment
