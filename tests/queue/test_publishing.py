@@ -522,3 +522,113 @@ def test_threads_share_few_connections(make_app: MakeApp, url: str) -> None:
         connections = [each for each in client.client_list() if each["name"] == "backburner-producer"]
     assert len({job.id for job in jobs}) == len(queued(url)) - 1 == 600
     assert 1 <= len(connections) <= 3, "one of a thread alone, one for all others; rarely two threads were alone"
+
+
+# One job at a time, from one thread: a transaction in place of the script
+
+
+def line_of(app: Celery) -> Any:
+    """What sends for threads; connected, and the queue declared."""
+    app.tasks["add"].delay(0, 0)
+    return app.producer._setup.sender.line
+
+
+@pytest.fixture
+def transactions(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """The replies to each that was sent."""
+    told: list[list[Any]] = []
+    ahead = line_of(app)._ahead
+    ask_all = ahead.ask_all
+
+    def spy(commands: bytes, count: int) -> Callable[[], list[Any]]:
+        replies = ask_all(commands, count)
+
+        def reply() -> list[Any]:
+            found: list[Any] = replies()
+            if count > 1:
+                told.append(found)
+            return found
+
+        return reply
+
+    monkeypatch.setattr(ahead, "ask_all", spy)
+    return told
+
+
+def test_a_transaction_leaves_what_the_script_does(app: Celery, url: str, transactions: list[list[Any]]) -> None:
+    add, line = app.tasks["add"], app.producer._setup.sender.line
+    before = time.time()
+    transacted = add.delay(1, 2)
+    line._may_transact = False
+    scripted = add.delay(1, 2)
+    assert len(transactions) == 1
+    records = [app.AsyncResult(job.id)._record() for job in (transacted, scripted)]
+    assert [(record["name"], record["queue"]) for record in records] == [("add", "celery")] * 2
+    for record in records:
+        assert 0 <= int(record["enqueued"]) - int(1000 * before) < 1000 * SLACK
+    with redis.Redis.from_url(url) as client:
+        kept = [client.pttl(f"backburner:job:{job.id}") for job in (transacted, scripted)]
+    assert abs(kept[0] - kept[1]) < 1000 * SLACK
+    later, sooner = (message["headers"] for message in queued(url)[:2])
+    assert sooner.pop("id") == sooner.pop("root_id") == transacted.id
+    assert later.pop("id") == later.pop("root_id") == scripted.id
+    assert sooner == later
+
+
+def test_a_job_that_is_enqueued_again_was_first_enqueued_when_it_was(
+    app: Celery, transactions: list[list[Any]]
+) -> None:
+    job = app.tasks["add"].delay(1, 2)
+    assert len(transactions) == 1
+    first = app.AsyncResult(job.id).snapshot().enqueued_at
+    app.tasks["add"].apply_async((1, 2), task_id=job.id)  # as a retry does
+    assert app.AsyncResult(job.id).snapshot().enqueued_at == first
+
+
+def test_a_transaction_whose_reply_is_lost_is_not_repeated(
+    app: Celery, url: str, transactions: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = app.producer._setup.sender.line._ahead
+    ask_all = ahead.ask_all
+
+    def ask(commands: bytes, count: int) -> Callable[[], list[Any]]:
+        replies = ask_all(commands, count)
+
+        def lose() -> list[Any]:
+            replies()
+            raise redis.ConnectionError("lost")
+
+        return lose
+
+    monkeypatch.setattr(ahead, "ask_all", ask)
+    app.tasks["add"].delay(1, 2)
+    assert len(transactions) == 1
+    assert len(queued(url)) == 2
+
+
+def test_what_the_list_does_not_take_is_not_enqueued(app: Celery, url: str, transactions: list[list[Any]]) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.set("celery", "something else")
+        with pytest.raises(PublishError, match="WRONGTYPE"):
+            app.tasks["add"].delay(1, 2)
+        assert len(transactions) == 1
+        client.delete("celery")
+        app.tasks["add"].delay(1, 2)
+    assert len(queued(url)) == 1
+
+
+def test_who_may_not_use_transactions_does_without(make_app: MakeApp, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.acl_setuser(
+            "plain", enabled=True, passwords=["+x"], commands=["+@all", "-multi"], keys=["*"], channels=["*"]
+        )
+    try:
+        app = make_app(url.replace("redis://", "redis://plain:x@"))
+        line = line_of(app)
+        for _ in range(3):
+            app.tasks["add"].delay(1, 2)
+        assert not line._may_transact
+        assert len(queued(url)) == 4
+    finally:
+        with redis.Redis.from_url(url) as client:
+            client.acl_deluser("plain")

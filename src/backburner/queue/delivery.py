@@ -1,18 +1,20 @@
 """What the server is asked when jobs are enqueued: one call of ``enqueue.lua``, for one message or for many.
 
 Celery's own path (through the transport) and the producer both end here, so that both leave the same on the server.
-Nothing is sent here.
+What the script comes to in the most common case, one message of a new job that is due now, can be said as a transaction
+too: to enter a script takes the server longer than that. Nothing is sent here.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import redis
 
 from backburner.queue.keys import Keys, check_name
+from backburner.redis.command import packed
 from backburner.redis.script import Script
 
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
@@ -20,10 +22,24 @@ _FOR_REPLICAS: Final = 0.25
 """Part of a budget in which replicas are waited for. It is less than what any reply may take."""
 _TICK: Final = 0.1
 """Seconds until the server has noticed that a wait has ended, at most."""
+_MULTI, _EXEC = packed(("MULTI",)), packed(("EXEC",))
+TRANSACTION: Final = 4
+"""Commands of `Place.transaction`."""
 
 
 class NotReplicated(redis.ResponseError):
     """Too few replicas have the job. The server has it."""
+
+
+def is_delivered(replies: Sequence[Any]) -> bool:
+    """Whether a `Place.transaction` has put the message into its list."""
+    begun, *each, ended = replies
+    if isinstance(ended, list):
+        each = ended
+    elif not isinstance(begun, redis.ResponseError):
+        return False
+    # Of a user who may not use MULTI, they were carried out one by one.
+    return not isinstance(each[-1], redis.ResponseError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,8 @@ class Place:
     _record: str = field(init=False)
     _line: str = field(init=False)
     """What records call the task: they are lines."""
+    _keep: str = field(init=False)
+    """Whole seconds."""
 
     def __post_init__(self) -> None:
         check_name(self.queue)
@@ -56,6 +74,7 @@ class Place:
         object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
         object.__setattr__(self, "_record", keys.job(""))
         object.__setattr__(self, "_line", self.task.replace("\n", " "))
+        object.__setattr__(self, "_keep", str(math.ceil(self.keep)))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
         """KEYS of the script."""
@@ -84,6 +103,13 @@ class Place:
             *messages,
             *announcements,
         ]
+
+    def transaction(self, job_id: str, message: str, token: str) -> bytes:
+        """What the script does for a message of a new job that is due now and that nobody is told of, as so many
+        commands. Its record has no time in it: it is that at which the record expires, less what it says."""
+        record = f"-{self._keep}\n{self._line}\n{token}\n{self.queue}"
+        set_ = packed(("SET", self._record + job_id, record, "EX", self._keep))
+        return b"".join((_MULTI, set_, packed(("LPUSH", self.key, message)), _EXEC))
 
     def wait(self, budget: float) -> tuple[str, str, str]:
         """The command that waits for replicas, behind the script on its connection. `budget` in seconds, for both."""

@@ -4,8 +4,9 @@
 -- KEYS[2]    the consumers that lease messages
 -- KEYS[3]    the delayed set
 -- KEYS[4]    its entries
--- KEYS[5..]  for each message its job's record, a string of lines: enqueued (ms since 1970), name of the task, token of
---            the last delivery, the queues it went to; then lists that expire unless used (queues with x-expires)
+-- KEYS[5..]  for each message its job's record, a string of lines: enqueued (ms since 1970, or, if negative, seconds
+--            before the record expires), name of the task, token of the last delivery, the queues it went to; then lists
+--            that expire unless used (queues with x-expires)
 -- ARGV[1]    a token of this delivery: the same token is not delivered to the same queue twice
 -- ARGV[2]    seconds to keep the records
 -- ARGV[3]    name of the task
@@ -33,7 +34,7 @@ if redis.call('SET', KEYS[5], record, 'EX', ARGV[2], 'NX') then
 else
     -- A message of more than one queue, a retry of the task, or of the caller.
     local known, queues = redis.call('GET', KEYS[5]), queue
-    local before, last, delivered = string.match(known, '^(%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
+    local before, last, delivered = string.match(known, '^(-?%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
     if last == token then
         if string.find('\n' .. delivered .. '\n', '\n' .. queue .. '\n', 1, true) then
             -- A write, for a caller who waits for replicas: they are to have what its connection wrote last.
@@ -41,6 +42,9 @@ else
             return -1
         end
         queues = delivered .. '\n' .. queue
+    end
+    if before and tonumber(before) < 0 then
+        before = string.format('%d', redis.call('PEXPIRETIME', KEYS[5]) + 1000 * before)
     end
     record = (before or enqueued) .. '\n' .. task .. '\n' .. token .. '\n' .. queues
 end

@@ -8,6 +8,7 @@ How long a name lookup takes is the one thing that nobody can bound.
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import celery
 import redis
 
 from backburner.queue.deadline import OutOfTime, deadline, limited, remaining
-from backburner.queue.delivery import ENQUEUE
+from backburner.queue.delivery import ENQUEUE, TRANSACTION, is_delivered
 from backburner.queue.executor import in_thread
 from backburner.queue.publishing import FOREIGN, not_enqueued
 from backburner.queue.template import Template
@@ -63,6 +64,11 @@ class Chunk:
     token: str
     due: float | None
     has_new_ids: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one message of a new job that is due now, with nothing else to be done."""
+        return len(self.ids) == 1 and self.due is None and self.has_new_ids and not self.announcements
 
     def words(self) -> tuple[str, ...]:
         """How many keys, the keys and the arguments of the script."""
@@ -196,6 +202,7 @@ class _Line(BlockingClient):
         self._budget = budget
         self._sender = sender
         self._ahead = SpareConnections(pool)
+        self._may_transact = True
         self._alone: Callable[[], _Turn | None] = lambda: None
         """A weak reference to that of the thread that has a connection of its own."""
 
@@ -223,20 +230,39 @@ class _Line(BlockingClient):
 
     def begin(self, chunk: Chunk, turn: "_Turn | None" = None) -> Delivery:
         began = time.monotonic()
-        reply: Callable[[], Any] | None = None
+        arrived: Callable[[], bool] | None = None
         if self._sender.knows(chunk):
             with suppress(*_SENT_AGAIN), deadline(self._budget):
-                reply = self._ahead.ask("EVALSHA", ENQUEUE.sha, *chunk.words())
+                arrived = self._transact(chunk) if turn and chunk.is_plain and self._may_transact else self._ask(chunk)
 
         async def arrival(_: "_Turn | None" = turn) -> None:
             with deadline(began + self._budget - time.monotonic()):
-                if reply is not None:
+                if arrived is not None:
                     with suppress(*_SENT_AGAIN):
-                        reply()
-                        return
+                        if arrived():
+                            return
+                        chunk.token = uuid.uuid4().hex  # it is certain that this delivery has failed
                 await self._sender.send(self, chunk, began)
 
         return arrival
+
+    # Both send a chunk. What they return reads whether it was delivered; what is an error says nothing about that.
+
+    def _ask(self, chunk: Chunk) -> Callable[[], bool]:
+        reply = self._ahead.ask("EVALSHA", ENQUEUE.sha, *chunk.words())
+        return lambda: reply() is not None
+
+    def _transact(self, chunk: Chunk) -> Callable[[], bool]:
+        [job_id], [message] = chunk.ids, chunk.messages
+        replies = self._ahead.ask_all(chunk.template.place.transaction(job_id, message, chunk.token), TRANSACTION)
+
+        def arrived() -> bool:
+            found = replies()
+            # Without MULTI, a connection that is cut between two commands would leave one of them undone.
+            self._may_transact = not isinstance(found[0], redis.ResponseError)
+            return is_delivered(found)
+
+        return arrived
 
     def close(self) -> None:
         super().close()

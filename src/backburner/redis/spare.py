@@ -30,6 +30,23 @@ class SpareConnections:
         Raises:
             redis.RedisError: it could not be sent; or, on reading, as from redis-py.
         """
+        replies = self.ask_all(packed(command), 1)
+
+        def reply() -> Any:
+            [found] = replies()
+            if isinstance(found, redis.ResponseError):
+                raise found
+            return found
+
+        return reply
+
+    def ask_all(self, commands: bytes, count: int) -> Callable[[], list[Any]]:
+        """Send so many commands, packed. What is returned reads the replies; what the server refuses has its error for
+        a reply.
+
+        Raises:
+            redis.RedisError: they could not be sent; or, on reading, the connection was lost.
+        """
         if self._pid != os.getpid():
             self._pid, self._free = os.getpid(), []  # the parent's connections are the parent's
         try:
@@ -37,27 +54,30 @@ class SpareConnections:
         except IndexError:
             connection = self._pool.connection_class(**self._pool.connection_kwargs)
         try:
-            connection.send_packed_command((packed(command),))
+            connection.send_packed_command((commands,))
         except BaseException:
             connection.disconnect()
             raise
 
         def reply() -> Any:
             try:
-                found = connection.read_response()
-            except redis.ReadOnlyError:
-                connection.disconnect()  # a master that became a replica; a new connection finds the new one
-                raise
-            except redis.ResponseError:
-                self._free.append(connection)
-                raise
+                return connection.read_response()
+            except redis.ResponseError as error:
+                return error
+
+        def replies() -> list[Any]:
+            try:
+                found = [reply() for _ in range(count)]
             except BaseException:
                 connection.disconnect()
                 raise
-            self._free.append(connection)
+            if any(isinstance(each, redis.ReadOnlyError) for each in found):
+                connection.disconnect()  # a master that became a replica; a new connection finds the new one
+            else:
+                self._free.append(connection)
             return found
 
-        return reply
+        return replies
 
     def close(self) -> None:
         """Close those that nobody has."""

@@ -84,12 +84,19 @@ class PublishingChannel(stock.Channel):
         return Keys(self.global_keyprefix, self.sep)
 
     def job_record(self, job_id: str) -> dict[str, str]:
-        """What `enqueue.lua` wrote about the job: name, queue, enqueued (ms since 1970); empty if it is not there."""
-        record: Any = self._plain_client.get(self.keys.job(job_id))
+        """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970); empty if it is not
+        there."""
+        key = self.keys.job(job_id)
+        with self._plain_client.pipeline() as pipeline:  # one transaction
+            pipeline.get(key)
+            pipeline.pexpiretime(key)
+            record, expires = pipeline.execute()
         if record is None:
             return {}
         enqueued, name, _, *queues = record.decode().split("\n")
-        return {"name": name, "queue": queues[-1], "enqueued": enqueued}
+        if (since := int(enqueued)) < 0:
+            since = expires + 1000 * since
+        return {"name": name, "queue": queues[-1], "enqueued": str(since)}
 
     @property
     def wanted_replicas(self) -> int:
