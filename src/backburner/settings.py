@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from backburner.errors import ConfigError
 from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
@@ -66,6 +66,7 @@ class Settings(BaseSettings):
 
     Raises:
         ConfigError: a value is wrong. The message names each variable, its value (secrets masked) and what is right.
+            Or ``.env`` cannot be read.
     """
 
     model_config = SettingsConfigDict(
@@ -143,6 +144,13 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(_explain(error, type(self))) from None
+        except SettingsError as error:  # a setting of a subclass that is written as JSON, and is none
+            raise ConfigError(f"{error}: it is written as JSON") from None
+        except OSError as error:
+            raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:  # it quotes what may be a part of a password
+            file = values.get("_env_file", self.model_config.get("env_file"))
+            raise ConfigError(f"{file} cannot be read: it is not UTF-8; save it as that") from None
 
     @model_validator(mode="after")
     def _derive(self) -> Self:

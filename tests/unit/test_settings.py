@@ -121,6 +121,31 @@ def test_no_secret_is_shown_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.__suppress_context__
 
 
+def test_a_file_that_cannot_be_read_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_bytes("REDIS_PASSWORD=caf\xe9".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"^\.env cannot be read: it is not UTF-8; save it as that$") as caught:
+        Settings()
+    assert caught.value.__suppress_context__
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", ".env")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ConfigError, match=r"^\.env cannot be read: Permission denied$"):
+        Settings()
+
+
+def test_a_setting_of_a_subclass_that_is_no_json_is_told_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Several(Settings):
+        tokens: list[str]
+
+    monkeypatch.setenv("TOKENS", "hunter2,hunter2")
+    with pytest.raises(ConfigError, match=r"tokens.*: it is written as JSON") as caught:
+        Several()
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_what_is_wrong_with_settings_together_is_told_without_any_of_them() -> None:
     class Paired(Settings):
         @model_validator(mode="after")
