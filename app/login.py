@@ -1,10 +1,27 @@
-"""Who is logged in: sessions, kept in the server and known to the client by a random token."""
+"""Who is logged in: sessions, kept in the server and known to the client by a random token. And who tries too often."""
 
 import secrets
 from hashlib import sha256
 
 from app.core.cache import sessions
 from app.core.config import settings
+from backburner.cache import Allowance
+
+PER_ACCOUNT = "10/minute"
+"""Attempts to log in to one account from one address; by the account alone, anybody could lock its owner out."""
+PER_ADDRESS = "100/minute"
+"""Attempts from one address: one password tried on many accounts is a guess, too."""
+
+
+def attempt(email: str, address: str) -> Allowance:
+    """Count an attempt to log in, before the password is looked at; false if there were too many.
+
+    Raises:
+        StoreUnavailable: it cannot be counted, and so must not be made.
+    """
+    attempts = sessions().limiter("login")
+    account = _key(f"{address} {email.lower()}")
+    return attempts.allow(account, PER_ACCOUNT) and attempts.allow(address, PER_ADDRESS)
 
 
 def open_session(user_id: int) -> str:

@@ -27,6 +27,7 @@ _MEANINGS = {
     413: "The file is too large.",
     415: "The body is of the wrong kind.",
     422: "Something in the request cannot be used; `errors` says what and where.",
+    429: "Too often; `Retry-After` says when to try again.",
     500: "Something went wrong on our side.",
     503: "A server behind the bookstore does not answer; try again.",
 }

@@ -1,5 +1,7 @@
 """Logging in and out."""
 
+from math import ceil
+
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from app import login
@@ -15,9 +17,12 @@ router = APIRouter(prefix="/sessions", tags=["sessions"])
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
-@router.post("", status_code=201, summary="Log in", responses=problems(400, 401, 403, 422, 503))
+@router.post("", status_code=201, summary="Log in", responses=problems(400, 401, 403, 422, 429, 503))
 def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
     """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
+    allowance = login.attempt(credentials.email, request.client.host if request.client else "unknown")
+    if not allowance:
+        raise HTTPException(429, "Too many attempts to log in.", {"Retry-After": str(ceil(allowance.retry_after))})
     user = User.authenticate(db, email=credentials.email, password=credentials.password)
     if user is None:
         raise _refused()

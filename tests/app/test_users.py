@@ -7,6 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from app import login
+from backburner import Cache
 from tests.app.bookstore import PASSWORD, Bookstore
 
 
@@ -63,6 +65,30 @@ def test_wrong_email_and_wrong_password_get_the_same_answer(store: Bookstore, cl
     assert wrong_password.status_code == wrong_email.status_code == 401
     assert wrong_password.json() == wrong_email.json()
     assert "set-cookie" not in wrong_password.headers
+
+
+def test_who_guesses_passwords_must_wait_and_the_owner_elsewhere_need_not(
+    store: Bookstore, client: httpx2.Client
+) -> None:
+    email = store.register(client)["email"]
+    guesses = [email, email.upper()] * 8
+    # Those that come at once are counted as those one after the other.
+    with store.client(headers={"x-forwarded-for": "203.0.113.7"}) as guesser, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda name: log_in(guesser, name, "a guess"), guesses))
+    assert {answer.status_code for answer in answers} == {401, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert 1 <= int(refused.headers["retry-after"]) <= 6
+    assert refused.json()["detail"] == "Too many attempts to log in."
+    assert log_in(client, email).status_code == 201
+
+
+def test_a_password_is_not_tried_on_one_account_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Cache("memory://")
+    monkeypatch.setattr(login, "sessions", lambda: counted)
+    attempts = [login.attempt(f"reader{number}@example.org", "203.0.113.8") for number in range(120)]
+    assert all(attempts[:100])
+    assert not attempts[-1]
+    assert login.attempt("reader0@example.org", "203.0.113.9")
 
 
 def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(store: Bookstore, client: httpx2.Client) -> None:
