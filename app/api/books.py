@@ -1,6 +1,5 @@
 """Books. Everybody may read them, from the cache where it can; users may change them."""
 
-import uuid
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
@@ -104,7 +103,7 @@ def delete_book(book_id: Id, db: DB, _user: CurrentUser) -> None:
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 def import_file(
-    import_id: Annotated[uuid.UUID, Depends(receive_books_file)],
+    file: Annotated[str, Depends(receive_books_file)],
     db: DB,
     user: CurrentUser,
     submission: Annotated[Submission, Depends(jobs.router.submission)],
@@ -119,8 +118,7 @@ def import_file(
     that are there are brought up to date, so importing the same file again changes nothing.
     """
     job_id = submission.job_id
-    if not _keep(db, BookImport(id=job_id, user_id=user.id), str(import_id)):
-        uploads.discard(str(import_id))
+    if not _keep(db, BookImport(id=job_id, user_id=user.id), file):
         return submission.accept(import_books, (job_id,))
     try:
         return submission.accept(import_books, (job_id,))
@@ -143,9 +141,6 @@ def _keep(db: DB, book_import: BookImport, file: str) -> bool:
     except IntegrityError:
         db.rollback()
         return False
-    except Exception:
-        uploads.discard(file)
-        raise
     return True
 
 

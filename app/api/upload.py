@@ -4,6 +4,7 @@ The framework's own way reads the whole request before anybody may judge it.
 """
 
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,27 @@ _ENVELOPE = 64 * 1024
 """Bytes that a body may have beyond its file."""
 
 
-async def receive_books_file(request: Request, db: DB, _user: CurrentUser) -> uuid.UUID:
-    """Store the file of the request for an import; gives the id it is stored under."""
+async def receive_books_file(request: Request, db: DB, _user: CurrentUser) -> AsyncIterator[str]:
+    """Store the file of the request; gives the id it is stored under. Who keeps the file renames it before the end."""
     db.commit()  # an upload may take minutes; let others have the connection meanwhile
-    import_id = uuid.uuid4()
+    file = str(uuid.uuid4())
     try:
-        await _receive(request, uploads.path_of(str(import_id)))
-    except BaseException as error:
-        uploads.discard(str(import_id))
-        if isinstance(error, FormParserError | ClientDisconnect):
-            raise HTTPException(400, "The request ended early, or is no proper multipart/form-data.") from error
-        if isinstance(error, NoBooksError):
-            raise HTTPException(422, f"{error}.") from error
-        raise
-    return import_id
+        await _receive(request, uploads.path_of(file))
+        yield file
+    finally:  # also where the request is refused for something else in it
+        uploads.discard(file)
 
 
 async def _receive(request: Request, path: Path) -> None:
+    try:
+        await _store(request, path)
+    except (FormParserError, ClientDisconnect) as error:
+        raise HTTPException(400, "The request ended early, or is no proper multipart/form-data.") from error
+    except NoBooksError as error:
+        raise HTTPException(422, f"{error}.") from error
+
+
+async def _store(request: Request, path: Path) -> None:
     body = _Body(request.headers.get("content-type", ""))
     start = b""
     header: Header | None = None

@@ -187,6 +187,14 @@ def test_a_job_that_nobody_handed_in_here_is_nobodys_business(store: Bookstore, 
         assert reader.get(f"/jobs/{program.output}").status_code == 404
 
 
+def test_nothing_stays_of_a_file_whose_request_is_refused_for_something_else(
+    store: Bookstore, reader: httpx2.Client
+) -> None:
+    reader.headers["Idempotency-Key"] = "x" * 256
+    assert upload(reader, "title,author\nT,A\n").status_code == 422
+    assert not list(store.uploads.iterdir())
+
+
 def test_a_file_sent_twice_with_the_same_key_is_imported_once(store: Bookstore, reader: httpx2.Client) -> None:
     reader.headers["Idempotency-Key"] = uuid.uuid4().hex
     first, second = (upload(reader, f"title,author\n{uuid.uuid4().hex},A\n") for _ in range(2))
