@@ -1,5 +1,7 @@
 """The log: one line for each line, without the programs' own decoration, and harmless."""
 
+import os
+
 import pytest
 
 from backburner.cli.screen import Row, Screen
@@ -38,6 +40,16 @@ def test_a_traceback_has_the_colour_of_the_error_it_follows(
         screen.log("api", line)
     lines = capsys.readouterr().out.splitlines()
     assert ["\x1b[31m" in line for line in lines] == [True, True, True, False]
+
+
+def test_a_pipe_that_was_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        screen = Screen()
+        screen.log("api", "INFO:     nobody reads this")
+        screen.say("stopped")
 
 
 def test_no_color_is_honoured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

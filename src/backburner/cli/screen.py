@@ -34,7 +34,7 @@ class Row:
 
 
 class Screen:
-    """Writes to standard output. A terminal that has gone away is no error."""
+    """Writes to standard output. A terminal or a pipe that has gone away is no error."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -93,7 +93,8 @@ class Screen:
         self._print(prefix + text)
 
     def _print(self, what: Text, console: Console | None = None) -> None:
-        with suppress(OSError):  # the terminal was closed; what runs must still be stopped in order
+        # The terminal was closed, or the pipe, at which rich would exit; what runs must still be stopped in order.
+        with suppress(OSError, SystemExit):
             (console or self._console).print(what)
 
 
