@@ -58,6 +58,13 @@ def test_passwords_are_not_shown(with_celery: Path, eventually: Eventually) -> N
         assert "secret" not in worker.output
 
 
+def test_where_there_is_nothing_it_says_how_to_name_what_it_looks_for(tmp_path: Path) -> None:
+    with running("backburner worker", tmp_path) as worker:
+        assert worker.process.wait(20) == 1
+        assert worker.output.startswith("nothing to run in ")
+        assert 'celery = "package.module:celery_app"' in worker.output
+
+
 def test_where_there_is_no_celery_application_that_is_said(project: Path) -> None:
     with running("backburner worker", project) as worker:
         assert worker.process.wait(30) == 1

@@ -65,8 +65,8 @@ class Project:
         if project.app is None and project.celery is None:
             raise ConfigError(
                 f"nothing to run in {directory}: no FastAPI application in {', '.join(_APP_FILES)}, and no Celery "
-                "application. If yours is elsewhere, say so in pyproject.toml: "
-                '[tool.backburner] app = "package.module:app"'
+                "application. If yours are elsewhere, say so in pyproject.toml, under [tool.backburner]: "
+                'app = "package.module:app", celery = "package.module:celery_app"'
             )
         return project
 
