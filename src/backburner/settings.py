@@ -7,9 +7,19 @@ unless they are told otherwise. Every field can be set by an environment variabl
 import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from backburner.errors import ConfigError
@@ -199,13 +209,22 @@ def _explain(error: ValidationError, settings: type[Settings]) -> str:
             lines.append(message)
             continue
         name = str(problem["loc"][0])
-        field = settings.model_fields.get(name)
+        field = next(
+            (each for own, each in settings.model_fields.items() if name in (own, each.validation_alias)), None
+        )
         what = f" ({field.description[0].lower()}{field.description[1:]})" if field and field.description else ""
-        lines.append(f"{name.upper()}={_shown(name, problem['input'])}: {message}{what}")
+        lines.append(f"{name.upper()}={_shown(name, field, problem['input'])}: {message}{what}")
     return "\n".join(lines)
 
 
-def _shown(name: str, value: object) -> str:
-    if any(word in name for word in ("password", "key", "secret", "token")):
+def _shown(name: str, field: FieldInfo | None, value: object) -> str:
+    if field is None or _is_secret(name, field):
         return "***"
     return repr(mask_password(value) if isinstance(value, str) else value)
+
+
+def _is_secret(name: str, field: FieldInfo) -> bool:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(word in name.lower() for word in ("password", "key", "secret", "token")) or any(
+        isinstance(kind, type) and issubclass(kind, Secret | SecretBytes | SecretStr) for kind in kinds
+    )

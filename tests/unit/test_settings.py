@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import model_validator
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 
 from backburner import Cache, Settings
 from backburner.errors import ConfigError
@@ -144,6 +144,22 @@ def test_a_setting_of_a_subclass_that_is_no_json_is_told_without_its_value(monke
         Several()
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_what_a_subclass_declares_a_secret_is_one_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shop(Settings):
+        stripe: SecretStr = Field(min_length=8)
+        smtp_pass: SecretStr | None = Field(default=None, min_length=8)
+        pin: SecretStr = Field(validation_alias="SHOP_PIN", min_length=8)
+        mail: str = Field(validation_alias=AliasChoices("SHOP_PASSWORD", "PASSWORD"), min_length=8)
+
+    for name in ("STRIPE", "SMTP_PASS", "SHOP_PIN", "SHOP_PASSWORD"):
+        monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(ConfigError) as caught:
+        Shop()
+    assert "hunter2" not in str(caught.value)
+    told = [line.partition(":")[0] for line in str(caught.value).splitlines()]
+    assert told == ["STRIPE=***", "SMTP_PASS=***", "SHOP_PIN=***", "SHOP_PASSWORD=***"]
 
 
 def test_what_is_wrong_with_settings_together_is_told_without_any_of_them() -> None:
