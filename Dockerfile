@@ -17,7 +17,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --no-create-home bookstore \
-    && install --directory --owner=bookstore /data /data/uploads
+    && install --directory --owner=bookstore /data /data/beat /data/uploads
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
     DATABASE_URL=sqlite:////data/app.db UPLOAD_DIR=/data/uploads
@@ -28,4 +28,4 @@ USER bookstore
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "5"]

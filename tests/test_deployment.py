@@ -100,6 +100,26 @@ def test_uploads_are_where_both_the_api_and_the_worker_look() -> None:
     assert any(f"UPLOAD_DIR={folder}" in words for words in instructions("ENV"))
 
 
+def test_what_is_due_is_remembered_when_beat_is_replaced() -> None:
+    beat = compose()["services"]["beat"]
+    folder = re.search(r"--schedule (\S+)/", beat["command"])[1]
+    assert [volume.partition(":")[2] for volume in beat["volumes"]] == [folder]
+
+
+def test_a_volume_belongs_to_the_user_of_the_image() -> None:
+    made = {word for words in instructions("RUN") if "--owner=bookstore" in words for word in words}
+    mounted = {
+        volume.partition(":")[2] for name in FROM_OUR_IMAGE for volume in compose()["services"][name].get("volumes", [])
+    }
+    assert mounted <= made
+
+
+def test_a_stream_does_not_keep_the_api_until_it_is_killed() -> None:
+    api = compose()["services"]["api"]
+    seconds = re.search(r"--timeout-graceful-shutdown (\d+)", api["command"])[1]
+    assert int(seconds) < int(api.get("stop_grace_period", "10s").removesuffix("s"))
+
+
 def test_volumes_are_declared_and_images_have_a_version() -> None:
     services = compose()["services"].values()
     used = {volume.partition(":")[0] for service in services for volume in service.get("volumes", [])}
