@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -128,6 +129,14 @@ def test_health_tells_what_is_ill_and_soon(
     assert health["status"] == "degraded"
     assert health["database"] == "ok"
     assert "ok" not in (health["cache"], health["queue"])
+
+
+def test_a_crowd_that_asks_for_the_health_does_not_make_it_ill(own_store: Bookstore) -> None:
+    with own_store.api(), own_store.client() as client, ThreadPoolExecutor(20) as crowd:
+        answers = list(crowd.map(lambda _: client.get("/health"), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    well = {"status": "degraded", "database": "ok", "cache": "ok"}  # there is no worker, which takes a second to tell
+    assert all(answer.json().items() >= well.items() for answer in answers)
 
 
 def test_what_was_written_while_the_server_was_away_is_read_when_it_is_back(
