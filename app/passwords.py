@@ -1,11 +1,8 @@
 """Passwords: hashed with Argon2, compared in the same time whether there is a hash to compare with or not."""
 
 from functools import cache
-from threading import BoundedSemaphore
 
 from pwdlib import PasswordHash
-
-_room = BoundedSemaphore(4)  # Argon2 takes 64 MB each time; a crowd that logs in must not take all the memory
 
 
 @cache
@@ -20,8 +17,7 @@ def _hash_of_nobody() -> str:
 
 def hash_password(password: str) -> str:
     """A salted hash to keep in place of the password."""
-    with _room:
-        return _argon2().hash(password)
+    return _argon2().hash(password)
 
 
 def password_matches(password: str, password_hash: str | None) -> bool:
@@ -30,6 +26,5 @@ def password_matches(password: str, password_hash: str | None) -> bool:
     Without a hash: no, but not sooner, so that a stopwatch cannot tell which e-mails have an account.
     """
     expected = password_hash or _hash_of_nobody()
-    with _room:
-        matches = _argon2().verify(password, expected)
+    matches = _argon2().verify(password, expected)
     return matches and password_hash is not None

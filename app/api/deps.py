@@ -1,5 +1,7 @@
 """What routes ask for: the database, and who is asking."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,6 +18,8 @@ COOKIE = "session"
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="Set by `POST /sessions`")
 _bearer = HTTPBearer(auto_error=False, description="The token that `POST /sessions` gave")
 
+_turns = asyncio.Semaphore(4)  # Argon2 takes 64 MB each time; a crowd that logs in must not take all the memory
+
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
@@ -31,6 +35,15 @@ def refuse_other_sites(request: Request) -> None:
         foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
     if foreign:
         raise HTTPException(403, "Another site may not do that here.")
+
+
+async def room_to_hash() -> AsyncIterator[None]:
+    """For routes that hash passwords: waits on the event loop, where it keeps no thread from other routes."""
+    async with _turns:
+        yield
+
+
+RoomToHash = Depends(room_to_hash)
 
 
 def session_token(

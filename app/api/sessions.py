@@ -5,7 +5,7 @@ from math import ceil
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from app import login
-from app.api.deps import COOKIE, Token
+from app.api.deps import COOKIE, RoomToHash, Token
 from app.core.config import settings
 from app.core.database import DB
 from app.models import User
@@ -17,7 +17,13 @@ router = APIRouter(prefix="/sessions", tags=["sessions"])
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
-@router.post("", status_code=201, summary="Log in", responses=problems(400, 401, 403, 422, 429, 503))
+@router.post(
+    "",
+    status_code=201,
+    summary="Log in",
+    dependencies=[RoomToHash],
+    responses=problems(400, 401, 403, 422, 429, 503),
+)
 def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
     """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
     allowance = login.attempt(credentials.email, request.client.host if request.client else "unknown")

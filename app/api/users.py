@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException, Response
 from sqlalchemy.exc import IntegrityError
 
 from app import login
-from app.api.deps import CurrentUser, Id, Token
+from app.api.deps import CurrentUser, Id, RoomToHash, Token
 from app.core.database import DB
 from app.models import User
 from app.problems import not_found, problems
@@ -20,7 +20,13 @@ router = APIRouter(prefix="/users", tags=["users"])
 log = logging.getLogger("app.users")
 
 
-@router.post("", status_code=201, summary="Register", responses=problems(400, 403, 409, 422, 503))
+@router.post(
+    "",
+    status_code=201,
+    summary="Register",
+    dependencies=[RoomToHash],
+    responses=problems(400, 403, 409, 422, 503),
+)
 def register(new: UserCreate, db: DB, response: Response) -> Registered:
     """Open an account. A welcome e-mail is sent in the background."""
     try:
@@ -47,7 +53,12 @@ def read_user(user_id: Id, db: DB) -> UserRead:
     return UserRead.model_validate(user)
 
 
-@router.patch("/{user_id}", summary="Change one's own account", responses=problems(400, 401, 403, 409, 422, 503))
+@router.patch(
+    "/{user_id}",
+    summary="Change one's own account",
+    dependencies=[RoomToHash],
+    responses=problems(400, 401, 403, 409, 422, 503),
+)
 def update_user(user_id: Id, changes: UserUpdate, db: DB, user: CurrentUser, token: Token) -> Account:
     """Change what is given, and nothing else. A new password ends all other sessions."""
     if user_id != user.id:

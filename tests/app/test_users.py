@@ -1,7 +1,7 @@
 """Registering, logging in and out, and what a session lets one do."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import httpx2
@@ -21,6 +21,15 @@ def test_a_new_user_is_told_everything_but_the_password(store: Bookstore, client
     assert user.keys() == {"id", "email", "name", "created_at", "welcome_email"}
     assert user["welcome_email"] == "queued"
     assert user["created_at"].endswith("Z")
+
+
+@pytest.mark.slow
+def test_a_crowd_that_registers_keeps_nobody_from_reading(store: Bookstore, client: httpx2.Client) -> None:
+    with ThreadPoolExecutor(60) as threads:
+        crowd = [threads.submit(store.register, client) for _ in range(60)]
+        next(as_completed(crowd))
+        assert client.get("/").status_code == 200
+        assert sum(registered.done() for registered in crowd) < 15  # all have been sent, and most still wait
 
 
 def test_others_see_name_and_date_only(store: Bookstore, client: httpx2.Client) -> None:
