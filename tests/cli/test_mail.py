@@ -56,6 +56,14 @@ def test_a_mail_whose_addresses_are_none_is_shown_beside_the_others(
     assert [found["subject"] for found in client.get("/api/messages").json()] == ["odd"]
 
 
+def test_an_envelope_that_is_no_utf_8_is_kept_as_it_was_sent(mailbox: Mailbox, client: TestClient) -> None:
+    sender = b"caf\xe9@b.c".decode("utf-8", "surrogateescape")  # as the SMTP server hands it on
+    mail = mailbox.add(sender, ["d@e.f"], b"Subject: odd\r\n\r\nHello")
+    assert mail.raw.startswith(b"Return-Path: <caf\xe9@b.c>\r\n")
+    assert "Hello" in client.get(f"/messages/{mail.id}").text
+    assert [found["subject"] for found in client.get("/api/messages").json()] == ["odd"]
+
+
 def test_the_html_of_a_mail_is_sandboxed(mailbox: Mailbox, client: TestClient) -> None:
     mail = mailbox.add("a@b.c", ["d@e.f"], hostile())
     assert f'<iframe sandbox src="/messages/{mail.id}/html"' in client.get(f"/messages/{mail.id}").text

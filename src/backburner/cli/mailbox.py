@@ -67,7 +67,7 @@ class Mailbox:
     def add(self, sender: str, recipients: Iterable[str], content: bytes) -> Mail:
         """Keep a mail; the oldest ones go."""
         envelope = [f"Return-Path: <{sender}>", *(f"Delivered-To: {recipient}" for recipient in recipients)]
-        raw = "".join(f"{header}\r\n" for header in envelope).encode() + content
+        raw = "".join(f"{header}\r\n" for header in envelope).encode(errors="surrogateescape") + content
         mail = Mail(f"{time.time_ns():020}", raw)
         draft = self._directory / f"{mail.id}.new"
         draft.write_bytes(raw)
