@@ -163,15 +163,15 @@ def test_a_new_password_ends_all_other_sessions(store: Bookstore, member: httpx2
 def test_who_logs_in_with_the_old_password_while_it_changes_is_out(store: Bookstore, member: httpx2.Client) -> None:
     me = member.get("/users/me").json()
 
-    def until_refused() -> list[str]:
+    def until_refused(address: str) -> list[str]:
         tokens = []
-        with store.client() as phone:
+        with store.client(headers={"x-forwarded-for": address}) as phone:
             while (answer := log_in(phone, me["email"])).status_code == 201:
                 tokens.append(answer.json()["token"])
         return tokens
 
     with ThreadPoolExecutor() as threads:
-        phones = [threads.submit(until_refused) for _ in range(3)]
+        phones = [threads.submit(until_refused, f"203.0.113.{number}") for number in range(3)]
         assert member.patch(f"/users/{me['id']}", json={"password": "another good password"}).status_code == 200
         tokens = [token for phone in phones for token in phone.result()]
     with store.client() as client:
