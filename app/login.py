@@ -1,27 +1,46 @@
-"""Who is logged in: sessions, kept in the server and known to the client by a random token. And who tries too often."""
+"""Who is logged in: sessions, kept in the server and known to the client by a random token. And who guesses."""
 
 import secrets
 from hashlib import sha256
 
 from app.core.cache import sessions
 from app.core.config import settings
-from backburner.cache import Allowance
 
-PER_ACCOUNT = "10/minute"
-"""Attempts to log in to one account from one address; by the account alone, anybody could lock its owner out."""
-PER_ADDRESS = "100/minute"
-"""Attempts from one address: one password tried on many accounts is a guess, too."""
+_PER_ACCOUNT = "10/minute", 6
+"""Wrong passwords for one account from one address, and seconds until one more. By the account alone, anybody could
+lock out its owner."""
+_PER_ADDRESS = "100/minute", 1
+"""Those from one address: one password tried on many accounts is a guess, too."""
 
 
-def attempt(email: str, address: str) -> Allowance:
-    """Count an attempt to log in, before the password is looked at; false if there were too many.
+def seconds_to_wait(email: str, address: str) -> int:
+    """Until a password may be tried: there were too many wrong ones lately. 0 for now.
 
     Raises:
-        StoreUnavailable: it cannot be counted, and so must not be made.
+        StoreUnavailable: it cannot be told, and so none may be tried.
     """
-    attempts = sessions().limiter("login")
-    account = _key(f"{address} {email.lower()}")
-    return attempts.allow(account, PER_ACCOUNT) and attempts.allow(address, PER_ADDRESS)
+    wrong = sessions().limiter("login")
+    waits = [
+        seconds
+        for key, (rate, seconds) in _limits(email, address).items()
+        if not wrong.allow(key, rate, cost=0).remaining
+    ]
+    return max(waits, default=0)
+
+
+def note_wrong_password(email: str, address: str) -> None:
+    """Count it.
+
+    Raises:
+        StoreUnavailable: it cannot be counted.
+    """
+    wrong = sessions().limiter("login")
+    for key, (rate, _) in _limits(email, address).items():
+        wrong.allow(key, rate)
+
+
+def _limits(email: str, address: str) -> dict[str, tuple[str, int]]:
+    return {_key(f"{address} {email.lower()}"): _PER_ACCOUNT, address: _PER_ADDRESS}
 
 
 def open_session(user_id: int) -> str:

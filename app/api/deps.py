@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from fastapi import Depends, HTTPException, Path, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
@@ -18,7 +19,9 @@ COOKIE = "session"
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="Set by `POST /sessions`")
 _bearer = HTTPBearer(auto_error=False, description="The token that `POST /sessions` gave")
 
-_turns = asyncio.Semaphore(4)  # Argon2 takes 64 MB each time; a crowd that logs in must not take all the memory
+_HASHED_AT_ONCE = 4
+"""Argon2 takes 64 MB each time; a crowd that logs in must not take all the memory."""
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
@@ -39,7 +42,7 @@ def refuse_other_sites(request: Request) -> None:
 
 async def room_to_hash() -> AsyncIterator[None]:
     """For routes that hash passwords: waits on the event loop, where it keeps no thread from other routes."""
-    async with _turns:
+    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_HASHED_AT_ONCE)):
         yield
 
 

@@ -1,7 +1,5 @@
 """Logging in and out."""
 
-from math import ceil
-
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from app import login
@@ -26,11 +24,12 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 )
 def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
     """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
-    allowance = login.attempt(credentials.email, request.client.host if request.client else "unknown")
-    if not allowance:
-        raise HTTPException(429, "Too many attempts to log in.", {"Retry-After": str(ceil(allowance.retry_after))})
+    address = request.client.host if request.client else "unknown"
+    if wait := login.seconds_to_wait(credentials.email, address):
+        raise HTTPException(429, "Too many wrong passwords.", {"Retry-After": str(wait)})
     user = User.authenticate(db, email=credentials.email, password=credentials.password)
     if user is None:
+        login.note_wrong_password(credentials.email, address)
         raise _refused()
     password_hash = user.password_hash
     token = login.open_session(user.id)
