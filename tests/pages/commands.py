@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import dropwhile, groupby
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from alembic import command as alembic_commands
@@ -97,10 +98,11 @@ def _backburner(arguments: list[str], _folder: Path) -> None:
     if arguments[0] == "worker":
         _options_of_celery("worker", [word for word in arguments[1:] if word not in {"-A", "--app"}])
         return
-    group = get_command(backburner_app)
-    command = group.commands[arguments[0]]  # type: ignore[attr-defined]  # several commands make a group
+    command: Any = get_command(backburner_app)
+    while hasattr(command, "commands"):  # of a group
+        command, arguments = command.commands[arguments[0]], arguments[1:]
     known = {name for parameter in command.params for name in parameter.opts}
-    assert {word.partition("=")[0] for word in arguments[1:] if word.startswith("-")} <= known
+    assert {word.partition("=")[0] for word in arguments if word.startswith("-")} <= known
 
 
 def _pip(arguments: list[str], _folder: Path) -> None:

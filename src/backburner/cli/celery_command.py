@@ -5,6 +5,7 @@ programs that `backburner dev` starts, and the worker's reloads, that would be t
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from celery.app.utils import find_app
 from celery.bin.base import CLIContext
 from kombu.utils.imports import symbol_by_name
 
+from backburner.cli.project import Project
 from backburner.errors import ConfigError
 
 _COMMANDS = {
@@ -23,7 +25,7 @@ _COMMANDS = {
 
 def main(command: str, app_name: str, *arguments: str) -> None:
     """Run one of Celery's commands; does not return."""
-    app = _app(app_name)
+    app = application(app_name)
     run = symbol_by_name(_COMMANDS[command])
     run.params.extend(app.user_options.get(command, []))
     context = CLIContext(app=app, no_color=True, workdir=None, quiet=True)
@@ -31,7 +33,27 @@ def main(command: str, app_name: str, *arguments: str) -> None:
     click.Group("celery", commands={command: run}).main([command, *arguments], prog_name="celery", obj=context)
 
 
-def _app(name: str) -> Any:
+def found(name: str | None) -> str:
+    """The name of the Celery application: the one given, or else that of the project in this directory, which can be
+    imported from here on. Where there is none, the program ends with one sentence."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `celery` has it; our commands lie elsewhere
+        sys.path.insert(0, here)
+    if name is not None:
+        return name
+    try:
+        project = Project.read(Path.cwd())
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
+    if project.celery is None:
+        raise SystemExit(
+            f"no Celery application was found in {Path.cwd()}. Name it, as in --app package.module:variable, or in "
+            'pyproject.toml: [tool.backburner] celery = "package.module:variable"'
+        )
+    return project.celery.name
+
+
+def application(name: str) -> Any:
     """The application of this name; where there is none, or settings are wrong, the program ends with one sentence."""
     try:
         return find_app(name)

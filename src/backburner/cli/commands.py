@@ -15,6 +15,9 @@ app = typer.Typer(
 )
 
 
+App = Annotated[str | None, typer.Option("--app", "-A", help="The Celery application, if it is not found.")]
+
+
 @app.command()
 def dev(
     check: Annotated[
@@ -54,22 +57,66 @@ def dev(
 )
 def worker(
     context: typer.Context,
-    celery_app: Annotated[
-        str | None, typer.Option("--app", "-A", help="The Celery application, if it is not found.")
-    ] = None,
+    celery_app: App = None,
 ) -> None:
     """Run a Celery worker for the project in this directory: --queues, --pool, --concurrency, --health-port, --reload …
 
     All options of `celery worker` are understood; `backburner worker --help` lists them.
     """
-    from importlib.util import find_spec
-
-    if find_spec("celery") is None:
-        typer.echo('`backburner worker` needs celery: pip install "backburner[celery]"', err=True)
-        raise typer.Exit(1)
+    _need_celery("worker")
     from backburner.cli import worker as working
 
     working.worker(celery_app, context.args)
+
+
+failed = typer.Typer(
+    help="Jobs that workers could not do, and kept with the reason: look at them, try them again, let them go.",
+    no_args_is_help=True,
+)
+app.add_typer(failed, name="failed")
+
+Names = Annotated[list[str] | None, typer.Argument(help="Jobs, as `list` names them.", show_default=False)]
+Every = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@failed.command("list")
+def list_failed(
+    celery_app: App = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All that is known of each, a line of JSON; arguments of jobs are in it.")
+    ] = False,
+) -> None:
+    """Show them: name, when, task, queue, and why."""
+    _need_celery("failed")
+    from backburner.cli import failed as commands
+
+    commands.show(celery_app, as_json=as_json)
+
+
+@failed.command()
+def retry(names: Names = None, celery_app: App = None, every: Every = False) -> None:
+    """Put them back, each to the end of its queue, as it was."""
+    _need_celery("failed")
+    from backburner.cli import failed as commands
+
+    commands.retry(celery_app, names or (), every=every)
+
+
+@failed.command()
+def forget(names: Names = None, celery_app: App = None, every: Every = False) -> None:
+    """Let them go, for good."""
+    _need_celery("failed")
+    from backburner.cli import failed as commands
+
+    commands.forget(celery_app, names or (), every=every)
+
+
+def _need_celery(command: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("celery") is None:
+        typer.echo(f'`backburner {command}` needs celery: pip install "backburner[celery]"', err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

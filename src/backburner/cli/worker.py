@@ -5,15 +5,12 @@ All options are those of ``celery worker`` and go there as they are. What runs i
 
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 from celery import concurrency, signals
 
 from backburner.cli import celery_command
-from backburner.cli.project import Project
-from backburner.errors import ConfigError
 from backburner.queue import supervised
 from backburner.redis.url import mask_password
 
@@ -32,27 +29,11 @@ def worker(app: str | None, options: Sequence[str]) -> None:
             directory.
         options: of ``celery worker``.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `celery` has it; this command lies elsewhere
-        sys.path.insert(0, here)
-    try:
-        name = app or _found()
-    except ConfigError as error:
-        raise SystemExit(str(error)) from None
+    name = celery_command.found(app)
     signals.celeryd_after_setup.connect(_show, weak=False)
     if not any(option.partition("=")[0] in {"--loglevel", "-l"} for option in options):
         options = ("--loglevel=info", *options)
     celery_command.main("worker", name, *options)
-
-
-def _found() -> str:
-    found = Project.read(Path.cwd()).celery
-    if found is None:
-        raise ConfigError(
-            f"no Celery application was found in {Path.cwd()}. Name it, as in --app package.module:variable, or in "
-            'pyproject.toml: [tool.backburner] celery = "package.module:variable"'
-        )
-    return found.name
 
 
 def _show(instance: Any, **_: Any) -> None:

@@ -5,6 +5,7 @@ from backburner.extras import extra
 with extra("celery", needed_by="backburner.queue"):
     from backburner.queue.app import Celery
     from backburner.queue.dependencies import INJECTED
+    from backburner.queue.failed import FailedJob, FailedJobs
     from backburner.queue.lifespan import Lifespan
     from backburner.queue.reporting import log, progress
     from backburner.queue.result import Job, JobGroup, JobSnapshot, Progress
@@ -13,6 +14,8 @@ with extra("celery", needed_by="backburner.queue"):
 __all__ = [
     "INJECTED",
     "Celery",
+    "FailedJob",
+    "FailedJobs",
     "Job",
     "JobEvent",
     "JobGroup",

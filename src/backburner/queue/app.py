@@ -19,6 +19,7 @@ from backburner.queue.backend import OVERRIDES
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, results_kept, servers
+from backburner.queue.failed import FailedJobs
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.pool import bridge
 from backburner.queue.pool.caught import Catching
@@ -236,6 +237,11 @@ class Celery(celery.Celery):
     def producer(self) -> Producer:
         """What enqueues the jobs that need nothing special."""
         return Producer(self)
+
+    @property
+    def failed_jobs(self) -> FailedJobs:
+        """The jobs that workers could not do and that are kept on the broker's server, to be tried again or let go."""
+        return FailedJobs(self)
 
     def close(self) -> None:
         """Close the connections of the producer and of the result backend, and Celery's. They are made anew if needed;

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from datetime import datetime
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from celery import Task
+from celery.exceptions import Reject
 from pydantic import BaseModel
 
 from backburner.queue import Celery, log, progress
@@ -42,6 +44,20 @@ def define(app: Celery) -> Celery:
     @task(name="when", bind=True)
     def when(self):
         return self.request.eta
+
+    @task(name="reject_until", bind=True)
+    def reject_until(self, path):
+        """Be rejected until the file `path` is there."""
+        if not Path(path).exists():
+            raise Reject("not yet", requeue=False)
+        return self.request.id
+
+    @task(name="kill_until")
+    def kill_until(path):
+        """Kill whoever runs this until the file `path` is there."""
+        if not Path(path).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
 
     @task(name="whoami")
     def whoami():

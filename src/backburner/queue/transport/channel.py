@@ -322,7 +322,7 @@ class Channel(PublishingChannel):
         return _ask(lambda: self._due_next(lists, most))
 
     def _due_next(self, lists: set[str], most: int) -> list[tuple[float, Any]]:
-        client: Any = self._plain_client
+        client: Any = self.plain_client
         due = client.zrange(self.keys.delayed, 0, most - 1, withscores=True)
         entries = client.hmget(self.keys.delayed_entries, [member for member, _ in due]) if due else []
         found = []

@@ -87,7 +87,7 @@ class PublishingChannel(stock.Channel):
         """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970); empty if it is not
         there."""
         key = self.keys.job(job_id)
-        with self._plain_client.pipeline() as pipeline:  # one transaction
+        with self.plain_client.pipeline() as pipeline:  # one transaction
             pipeline.get(key)
             pipeline.pexpiretime(key)
             record, expires = pipeline.execute()
@@ -112,7 +112,7 @@ class PublishingChannel(stock.Channel):
     def cancel_delayed(self, job_id: str) -> bool:
         """Remove a job that waits for its time. Whether it was there."""
         keys = self.keys
-        with self._plain_client.pipeline() as pipeline:  # one transaction
+        with self.plain_client.pipeline() as pipeline:  # one transaction
             pipeline.zrem(keys.delayed, job_id)
             pipeline.hdel(keys.delayed_entries, job_id)
             removed, _ = pipeline.execute()
@@ -140,9 +140,9 @@ class PublishingChannel(stock.Channel):
         arguments = place.arguments([dumps(message)], token, unix_time(headers.get("eta")))
         call = {"keys": place.keys([headers["id"]]), "args": arguments}
         if not place.replicas:
-            self._enqueue(**call, client=self._plain_client)
+            self._enqueue(**call, client=self.plain_client)
             return
-        with self._plain_client.pipeline(transaction=False) as pipeline:  # has one connection for both
+        with self.plain_client.pipeline(transaction=False) as pipeline:  # has one connection for both
             self._enqueue(**call, client=pipeline)
             pipeline.execute_command(*place.wait(remaining() or _BUDGET))  # type: ignore[no-untyped-call]
             place.check_replicas(pipeline.execute()[-1])
@@ -171,7 +171,7 @@ class PublishingChannel(stock.Channel):
     def _purge_delayed(self, queue: str) -> int:
         keys = self.keys
         places = [keys.delayed, keys.delayed_entries, *keys.lists(queue)]
-        purge: Any = self._plain_client.register_script(_PURGE.text)
+        purge: Any = self.plain_client.register_script(_PURGE.text)
         removed, cursor = 0, b"0"
         some: int
         while True:
@@ -207,13 +207,13 @@ class PublishingChannel(stock.Channel):
             raise
 
     @property
-    def _plain_client(self) -> "redis.Redis":
-        # kombu's own client prefixes one key of a script only, so keys are prefixed here instead.
+    def plain_client(self) -> "redis.Redis":
+        """A client that takes keys as they are, prefix and all; kombu's own prefixes one key of a script only."""
         return redis.Redis(connection_pool=self.pool)
 
     @cached_property
     def _enqueue(self) -> Any:
-        return self._plain_client.register_script(ENQUEUE.text)
+        return self.plain_client.register_script(ENQUEUE.text)
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         if getattr(self.connection, "client", None) is None:
