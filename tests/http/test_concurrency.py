@@ -3,8 +3,10 @@ from those who cannot, and nobody harmed by another one's leaving."""
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from backburner import Cache
@@ -184,6 +186,20 @@ async def test_who_shows_credentials_does_not_wait_for_others(
     replies = [(await reply).text for reply in asking]
     assert len(set(replies)) == 3
     assert replies[0] == replies[2]
+
+
+async def test_who_shows_credentials_and_leaves_keeps_nobody_waiting(through: Through, origin: Origin) -> None:
+    app = through()
+    origin.headers["cache-control"] = "public, max-age=60"
+    origin.gate = asyncio.Event()
+    with anyio.CancelScope() as scope:  # as some middleware has around a request: it cancels again with each await
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(ask, app, cookie="a=b"))
+            await origin.called(1)
+            scope.cancel()
+    origin.gate.set()
+    async with asyncio.timeout(5):
+        assert (await ask(app)).text == "/a 2"
 
 
 @pytest.mark.parametrize("control", ["max-age=60", "public, max-age=60"])

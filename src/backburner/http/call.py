@@ -281,9 +281,11 @@ class Call:
     async def end(self) -> None:
         """Give back the right to store, if nothing was."""
         turn, self._turn = self._turn, None
-        if turn is not None:
-            await self._engine.give_up(turn, self._rest)
-        self._engine.flights.land(self.flight)
+        try:
+            if turn is not None:
+                await self._engine.give_up(turn, self._rest)
+        finally:
+            self._engine.flights.land(self.flight)  # also if cancelled once more meanwhile, as scopes of anyio do
 
     # Storing
 
