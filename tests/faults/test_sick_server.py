@@ -151,6 +151,38 @@ def test_what_was_invalidated_while_the_server_was_away_is_not_served_when_it_is
     assert cache.remember("key", 60, lambda: "computed") == "computed"
 
 
+@pytest.mark.parametrize("write", ["forget", "put", "flush tag", "flush", "expire"])
+def test_what_is_invalidated_by_a_call_that_is_cancelled_is_not_served_afterwards(
+    proxy: FaultProxy, write: str
+) -> None:
+    async def main() -> None:
+        cache = Cache(proxy.url, l1=False, timeout=5)
+        await cache.tags("books").aput("key", "old")
+        proxy.stall()
+        sent = proxy.request_bytes
+        verbs = {
+            "forget": functools.partial(cache.aforget, "key"),
+            "put": functools.partial(cache.aput, "key", "new"),
+            "flush tag": cache.tags("books").aflush,
+            "flush": cache.aflush,
+            "expire": functools.partial(cache.aexpire, "key"),
+        }
+        task = asyncio.create_task(verbs[write]())
+        while proxy.request_bytes == sent:  # noqa: ASYNC110  # counted in another thread
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        proxy.reset()  # so that the server never hears of it
+        proxy.pass_through()
+        while not await cache.aput("probe", 1):  # noqa: ASYNC110  # the breaker says when
+            await asyncio.sleep(0.001)
+        assert await cache.aget("key") is None
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
 def test_what_is_written_once_the_server_is_back_stays(cache: Any, proxy: FaultProxy, eventually: Eventually) -> None:
     proxy.refuse()
     assert not cache.put("put", "while it was away")

@@ -26,6 +26,9 @@ class Told:
 
     flush_tags = forget
 
+    async def flush(self) -> None:
+        self.meanwhile()
+
 
 @pytest.fixture
 def owed() -> Owed:
@@ -52,9 +55,12 @@ def test_much_is_told_in_pieces_and_none_of_it_again_where_that_fails_half_way(o
     assert sorted(store.names) == sorted(["a", "b", *map(str, range(MOST - 10))])
 
 
-def test_while_one_tells_much_the_others_do_without(owed: Owed) -> None:
+@pytest.mark.parametrize("everything", [False, True])
+def test_while_one_tells_much_the_others_do_without(owed: Owed, everything: bool) -> None:
     store: Any = Told()
     refused = []
+    if everything:
+        owed.add()
 
     def ask() -> None:
         with pytest.raises(StoreUnavailable, match="is being told"):

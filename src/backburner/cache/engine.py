@@ -597,3 +597,8 @@ class Engine:
                 self._owed.add(**owed)
             self.degraded(operation, keys, error)
             return fallback
+        except BaseException:
+            # Cancelled, or interrupted by a signal's handler: whether the store heard of it, nobody knows.
+            if owed is not None:
+                self._owed.add(**owed)
+            raise

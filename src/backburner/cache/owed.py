@@ -61,7 +61,7 @@ class Owed:
             if self._much_is_paid:
                 raise StoreUnavailable("the server is being told of what was invalidated while it was away")
             keys, tags, everything = tuple(self._keys), tuple(self._tags), self._everything
-            much = self._much_is_paid = len(keys) + len(tags) > _BATCH
+            much = self._much_is_paid = everything or len(keys) + len(tags) > _BATCH
         try:
             if everything:
                 await store.flush()
