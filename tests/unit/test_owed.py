@@ -75,3 +75,16 @@ def test_while_one_tells_much_the_others_do_without(owed: Owed, everything: bool
     store.meanwhile = lambda: None
     run(owed.pay(store))
     assert not owed.some
+
+
+@pytest.mark.parametrize("again", [{"keys": ("key",)}, {"tags": ("tag",)}, {}], ids=["key", "tag", "everything"])
+def test_what_is_owed_once_more_while_it_is_told_is_told_again(again: dict[str, tuple[str, ...]]) -> None:
+    store: Any = Told()
+    owed = Owed()
+    owed.add(**again)
+    store.meanwhile = lambda: owed.add(**again)
+    run(owed.pay(store))
+    assert owed.some
+    store.meanwhile = lambda: None
+    run(owed.pay(store))
+    assert not owed.some

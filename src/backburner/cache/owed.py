@@ -5,6 +5,7 @@ made good before this process reads anything else from it. They live in this pro
 it, and the ttl of the entries is the bound.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Final
@@ -24,19 +25,21 @@ class Owed:
     def __init__(self) -> None:
         self.some = False
         """Whether there is anything; read without the lock."""
-        self._keys: set[str] = set()
-        self._tags: set[str] = set()
-        self._everything = False
+        self._keys: dict[str, int] = {}  # when each was noted, in notes; so too the others
+        self._tags: dict[str, int] = {}
+        self._everything = 0
+        self._notes = 0
         self._much_is_paid = False
         self._lock = Lock()
 
     def add(self, *, keys: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> None:
         """Note names to be removed; without any, everything."""
         with self._lock:
-            self._keys.update(keys)
-            self._tags.update(tags)
-            self._everything |= not (keys or tags) or len(self._keys) + len(self._tags) > MOST
-            if self._everything:
+            self._notes += 1
+            self._keys.update(dict.fromkeys(keys, self._notes))
+            self._tags.update(dict.fromkeys(tags, self._notes))
+            if not (keys or tags) or len(self._keys) + len(self._tags) > MOST:
+                self._everything = self._notes
                 self._keys.clear()
                 self._tags.clear()
             self.some = True
@@ -49,7 +52,7 @@ class Owed:
     def owes(self, key: str, tags: Iterable[str]) -> bool:
         """Whether the server has to be told of a key, or of one of its tags."""
         with self._lock:
-            return self._everything or key in self._keys or not self._tags.isdisjoint(tags)
+            return self._everything > 0 or key in self._keys or not self._tags.keys().isdisjoint(tags)
 
     async def pay(self, store: Store) -> None:
         """Tell the store; what it cannot be told stays owed. Of much, one caller tells it, and the others do without.
@@ -60,27 +63,33 @@ class Owed:
         with self._lock:
             if self._much_is_paid:
                 raise StoreUnavailable("the server is being told of what was invalidated while it was away")
-            keys, tags, everything = tuple(self._keys), tuple(self._tags), self._everything
+            keys, tags, everything, notes = tuple(self._keys), tuple(self._tags), self._everything > 0, self._notes
             much = self._much_is_paid = everything or len(keys) + len(tags) > _BATCH
         try:
             if everything:
                 await store.flush()
-                self._paid(everything=True)
+                self._paid(notes, everything=True)
             for batch in _batches(tags):
                 await store.flush_tags(batch)
-                self._paid(tags=batch)
+                self._paid(notes, tags=batch)
             for batch in _batches(keys):
                 await store.forget(batch)
-                self._paid(keys=batch)
+                self._paid(notes, keys=batch)
         finally:
             if much:
                 self._much_is_paid = False
 
-    def _paid(self, *, keys: Sequence[str] = (), tags: Sequence[str] = (), everything: bool = False) -> None:
+    def _paid(
+        self, notes: int, *, keys: Sequence[str] = (), tags: Sequence[str] = (), everything: bool = False
+    ) -> None:
+        """Strike out what was noted by then. What was noted once more since may be later than the store was told."""
         with self._lock:
-            self._keys.difference_update(keys)
-            self._tags.difference_update(tags)
-            self._everything = self._everything and not everything
+            for noted, names in ((self._keys, keys), (self._tags, tags)):
+                for name in names:
+                    if noted.get(name, math.inf) <= notes:
+                        del noted[name]
+            if everything and self._everything <= notes:
+                self._everything = 0
             self.some = bool(self._keys or self._tags or self._everything)
 
 
