@@ -257,3 +257,44 @@ def _on_disk(url: str) -> None:
     with redis.Redis.from_url(url) as client:
         local, _ = client.execute_command("WAITAOF", 1, 0, 2000)
     assert local == 1
+
+
+@pytest.fixture
+def refusing(redis_url: str) -> Iterator[Callable[[], Any]]:
+    """Has the server refuse to be written to, as it does when its replicas are gone or its disk is full."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield lambda: client.config_set("min-replicas-to-write", 1)
+        client.config_set("min-replicas-to-write", 0)
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def with_copies(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Any]:
+    yield from through(request.param, Cache(redis_url, timeout=5))
+
+
+def test_a_server_that_refuses_to_be_written_to_is_read_but_for_what_it_could_not_be_told(
+    with_copies: Any, redis_url: str, refusing: Callable[[], Any], eventually: Eventually
+) -> None:
+    cache = with_copies
+    for key in ("forgotten", "put", "expired", "kept"):
+        cache.put(key, "old")
+    for tag in ("books", "users"):
+        cache.tags(tag).put(tag, "old")
+    eventually(lambda: cache.get("kept") and cache.stats().tracking == "tracking")
+    assert cache.many(["forgotten", "books"]) == {"forgotten": "old", "books": "old"}
+    refusing()
+    assert not cache.forget("forgotten")
+    assert not cache.put("put", "new")
+    assert not cache.expire("expired")
+    assert not cache.tags("books").flush()
+    kept = {"kept": "old", "users": "old"}
+    for _ in range(2):
+        assert {key: value for key in (*kept, "forgotten", "put", "books") if (value := cache.get(key))} == kept
+        assert cache.many(["forgotten", "put", "expired", "kept", "books", "users"]) == kept
+        assert cache.remember("kept", 60, lambda: "computed") == "old"
+        assert cache.remember("books", 60, lambda: "computed") == "computed"
+        assert "books" in str(cache.explain("books"))
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("min-replicas-to-write", 0)
+    assert cache.put("put", "afterwards")  # makes good what is owed
+    assert cache.many(["forgotten", "put", "expired", "kept", "books", "users"]) == kept | {"put": "afterwards"}

@@ -100,9 +100,10 @@ class Engine:
         """The value, or `MISSING`."""
         # Not `many` of one, nor `judge`: this is the way of most reads, and each coroutine that it suspends in costs.
         try:
-            if self._owed.some:
-                await self._owed.pay(self.store)
-            entry = await self.store.read_one(key)
+            if self._owed.some and not await self._readable((key,)):
+                entry = None
+            else:
+                entry = await self.store.read_one(key)
             current = await self.current(entry) if entry is not None and entry.tags else ()
         except StoreError as error:
             self.degraded("get", (key,), error)
@@ -136,7 +137,7 @@ class Engine:
             entry = find.kept if find.entry is None else find.entry
             if entry is not None and entry.tags:
                 names = [tag for tag, _ in entry.tags]
-                current = dict(zip(names, await self.store.tag_versions(names), strict=True))
+                current = dict(zip(names, await self._versions(names), strict=True))
         except StoreError as error:
             find = error
         return explain(
@@ -144,7 +145,7 @@ class Engine:
             find,
             current,
             self.runtime.now(),
-            owed=self._owed.owes(key, current),
+            owed=self._owed.owes(key, tags=current),
             decode=lambda payload: self._codec.decode(payload, key),
         )
 
@@ -153,12 +154,13 @@ class Engine:
         return await self._or_else(MISSING, "pull", (key,), self._pull(key, shape))
 
     async def _pull(self, key: str, shape: Shape | None) -> object:
-        await self._pay()
+        readable = await self._readable((key,))
         self.flights.supersede((key,))
         entry = await self.store.take(key)
         self.flights.supersede((key,))
         decision = decide(entry, self.runtime.now(), await self.current(entry))
-        value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
+        fresh = decision.fresh and readable
+        value = self.value(key, entry, shape) if entry is not None and fresh else MISSING
         self.count(key, value, entry)
         return value
 
@@ -304,20 +306,26 @@ class Engine:
 
     # Steps that all of them share
 
-    async def _pay(self) -> None:
+    async def _readable(self, keys: Sequence[str]) -> Sequence[str]:
         """Make good what the store could not be told before, ahead of a read that would not be true without it.
+
+        Returns:
+            The keys that can be read: where the store refuses to be told, those that this is not about.
 
         Raises:
             StoreError: it still cannot be told.
         """
-        if self._owed.some:
-            await self._owed.pay(self.store)
+        if not self._owed.some:
+            return keys
+        await self._owed.pay_if_possible(self.store)
+        return [key for key in keys if not self._owed.owes(key)]
 
     async def _pay_first(self) -> None:
-        """As `_pay`, ahead of a write that would be undone by it. If it cannot be told, the write is tried all the
-        same, for what it does in this process, and undone later: a miss, and no old value."""
-        with suppress(StoreError):
-            await self._pay()
+        """Make that good ahead of a write that would be undone by it. If the store cannot be told, the write is tried
+        all the same, for what it does in this process, and undone later: a miss, and no old value."""
+        if self._owed.some:
+            with suppress(StoreError):
+                await self._owed.pay(self.store)
 
     def value(self, key: str, entry: Entry, shape: Shape | None = None) -> object:
         """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read, or it
@@ -433,8 +441,8 @@ class Engine:
         Raises:
             StoreError: the store cannot tell.
         """
-        if self._owed.some:  # as `_pay`; most reads are spared another coroutine
-            await self._owed.pay(self.store)
+        if self._owed.some and not await self._readable((key,)):  # asked here: most reads are spared another coroutine
+            return None, Decision.MISS
         entry = await self.store.read_one(key)
         return entry, decide(entry, self.runtime.now(), await self.current(entry) if entry and entry.tags else ())
 
@@ -449,10 +457,11 @@ class Engine:
 
     async def judged(self, keys: Sequence[str]) -> dict[str, tuple[Entry | None, Decision]]:
         """As `judge`, for several keys."""
-        await self._pay()
-        entries = dict(zip(keys, await self.store.read(keys), strict=True))
+        readable = await self._readable(keys)
+        entries: dict[str, Entry | None] = dict.fromkeys(keys)
+        entries.update(zip(readable, await self.store.read(readable) if readable else (), strict=True))
         tags = tuple({tag for entry in entries.values() if entry is not None for tag, _ in entry.tags})
-        current = dict(zip(tags, await self.store.tag_versions(tags), strict=True)) if tags else {}
+        current = dict(zip(tags, await self._versions(tags), strict=True)) if tags else {}
         now = self.runtime.now()
         return {
             key: (entry, decide(entry, now, [current[tag] for tag, _ in entry.tags] if entry else ()))
@@ -467,7 +476,15 @@ class Engine:
         """
         if entry is None or not entry.tags:
             return ()
-        return await self.store.tag_versions([tag for tag, _ in entry.tags])
+        return await self._versions([tag for tag, _ in entry.tags])
+
+    async def _versions(self, tags: Sequence[str]) -> Sequence[bytes | None]:
+        """The current versions of tags. One whose flush is owed has none; asked for, the store would keep it."""
+        if not self._owed.some:
+            return await self.store.tag_versions(tags)
+        told = [tag for tag in tags if not self._owed.owes(tags=(tag,))]
+        versions = dict(zip(told, await self.store.tag_versions(told) if told else (), strict=True))
+        return [versions.get(tag) for tag in tags]
 
     async def still_holds(self, operation: str, key: str, entry: Entry) -> bool:
         """Whether none of an entry's tags was flushed since, as far as can be told."""

@@ -1,20 +1,24 @@
 """Invalidations that the server could not be told, because it was not there.
 
 Without them an entry that was forgotten, or replaced, while the server was away would be back with the server. They are
-made good before this process reads anything else from it. They live in this process: if it ends first, they end with
-it, and the ttl of the entries is the bound.
+made good before this process reads anything else from it. A server that answers, and refuses to be written to (its disk
+is full, its replicas are gone), can be read all the same, but for what is owed. They live in this process: if it ends
+first, they end with it, and the ttl of the entries is the bound.
 """
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Final
 
 from backburner.cache.stores.base import Store
-from backburner.errors import StoreUnavailable
+from backburner.errors import StoreError, StoreUnavailable
 
 MOST: Final = 100_000
 """Names kept at most. More, and everything under the prefix goes: an empty cache is slow, a wrong one is wrong."""
+_PAUSE: Final = 1.0
+"""Seconds until a server that has refused is told again for the sake of a read."""
 _BATCH: Final = 1000
 """Names that the server is told at a time: in one go, many would take longer than it may, and so again each time."""
 
@@ -29,6 +33,7 @@ class Owed:
         self._tags: dict[str, int] = {}
         self._everything = 0
         self._notes = 0
+        self._refused_until = 0.0
         self._much_is_paid = False
         self._lock = Lock()
 
@@ -49,16 +54,33 @@ class Owed:
         self._lock = Lock()
         self._much_is_paid = False
 
-    def owes(self, key: str, tags: Iterable[str]) -> bool:
-        """Whether the server has to be told of a key, or of one of its tags."""
+    def owes(self, *keys: str, tags: Iterable[str] = ()) -> bool:
+        """Whether the server has to be told of one of some keys, or tags."""
         with self._lock:
-            return self._everything > 0 or key in self._keys or not self._tags.keys().isdisjoint(tags)
+            if self._everything > 0:
+                return True
+            return not (self._keys.keys().isdisjoint(keys) and self._tags.keys().isdisjoint(tags))
+
+    async def pay_if_possible(self, store: Store) -> None:
+        """As `pay`; what the store refuses to be told, it is not asked again for a moment.
+
+        Raises:
+            StoreUnavailable: as `pay`.
+        """
+        if time.monotonic() < self._refused_until:
+            return
+        try:
+            await self.pay(store)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            self._refused_until = time.monotonic() + _PAUSE
 
     async def pay(self, store: Store) -> None:
         """Tell the store; what it cannot be told stays owed. Of much, one caller tells it, and the others do without.
 
         Raises:
-            StoreError: it is still not there, or another caller is still at it.
+            StoreError: it is still not there, or refuses, or another caller is still at it.
         """
         with self._lock:
             if self._much_is_paid:
