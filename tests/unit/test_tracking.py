@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import multiprocessing
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -227,6 +229,37 @@ def test_it_can_be_started_again(url: str, other: redis.Redis, eventually: Event
         other.set("cache:a", count)
         eventually(lambda: len(ear.heard) == count)  # noqa: B023
         ear.stop()
+
+
+def test_of_many_threads_that_start_it_at_once_one_does(url: str) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            ear = Ear(url)
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda _: ear.start(), range(8)))  # noqa: B023  # called at once
+            assert len(_threads()) == 1
+            ear.stop()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_without_room_for_a_thread_nothing_is_heard_until_there_is(
+    url: str, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear = Ear(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_room)
+        ear.start()
+        ear.stop()
+    ear.start()
+    eventually(lambda: ear.states)
+    ear.stop()
+
+
+def _no_room(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_it_can_be_stopped_before_it_has_started(url: str) -> None:

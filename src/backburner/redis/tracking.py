@@ -16,7 +16,7 @@ here.
 
 import logging
 from collections.abc import Callable
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -95,17 +95,28 @@ class Tracking:
         self._timeout = timeout
         self._name = name
         self._thread: Thread | None = None
+        self._starting = Lock()
         self._connection: Any = None
         self._announced = 0.0
         self._stopping = Event()
 
     def start(self) -> None:
         """Start listening, if it has not started. Returns at once; `on_trusted` tells when it works."""
-        if self._thread is not None:
+        if self._thread is not None or not self._starting.acquire(blocking=False):
             return
-        self._stopping = Event()
-        self._thread = Thread(target=self._run, name=f"backburner-tracking {self._server}", daemon=True)
-        self._thread.start()
+        try:
+            if self._thread is None:  # else another thread was faster
+                self._stopping = Event()
+                thread = Thread(target=self._run, name=f"backburner-tracking {self._server}", daemon=True)
+                thread.start()
+                self._thread = thread
+        except RuntimeError as error:  # no room for another thread; the next call tries again
+            log.debug("invalidations from %s are not heard: %s", self._server, error)
+        except BaseException:
+            self._stopping.set()
+            raise
+        finally:
+            self._starting.release()
 
     def stop(self) -> None:
         """Stop listening, and wait for the thread to end. No callback is called after that, `on_lost` included."""
@@ -120,6 +131,7 @@ class Tracking:
     def after_fork(self) -> None:
         """In the child: leave thread and connection to the parent. Call `start` to listen here too."""
         self._thread = None
+        self._starting = Lock()
         self._disconnect()  # the child's copy only
         self._connection = None
         self.trusted = False
