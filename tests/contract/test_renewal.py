@@ -1,5 +1,6 @@
 """Values near and beyond their end: renewed ahead, given while they are renewed, given because the callback fails."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from backburner import Cache
 from backburner.cache.entry import refresh_point
 from backburner.cache.runtime import run
-from backburner.events import Event, RefreshFailed, StaleServed
+from backburner.events import BreakerOpened, Event, RefreshFailed, StaleServed
 from tests.conftest import Eventually
 from tests.contract.conftest import Asynchronous, Clock
 
@@ -310,3 +311,27 @@ def test_a_list_may_hold_values_that_are_nothing(cache: Any, clock: Clock) -> No
     assert cache.remember_many(["a", "b"], 60, lambda _: {"a": None, "b": 1}, none_ttl=5) == {"a": None, "b": 1}
     clock.advance(6)
     assert cache.many(["a", "b"]) == {"b": 1}
+
+
+def test_a_renewal_that_ends_with_its_event_loop_makes_nobody_take_the_server_for_ill(redis_url: str) -> None:
+    cache = Cache(redis_url, strict=True, timeout=5)
+    told: list[Event] = []
+    cache.events.subscribe(told.append, BreakerOpened)
+
+    async def leave_before_it_is_renewed(key: str) -> None:
+        began = asyncio.Event()
+
+        async def load() -> int:
+            began.set()
+            await asyncio.sleep(60)
+            return 2
+
+        await cache.aflexible(key, (0, 60), lambda: 1)
+        assert await cache.aflexible(key, (0, 60), load) == 1
+        await began.wait()
+
+    for number in range(20):  # which task ends first, the renewal or the connection's, varies
+        asyncio.run(leave_before_it_is_renewed(f"key {number}"))
+        assert cache.missing("other")
+    assert told == []
+    cache.close()

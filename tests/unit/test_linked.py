@@ -169,7 +169,7 @@ def test_what_the_system_says_while_logging_in_reaches_who_waits(caplog: pytest.
     async def main() -> None:
         async with _server_that(_closes) as (url, gone):
             connection = NoCredentials(host="127.0.0.1", port=urlsplit(url).port)
-            stream = Stream(connection, "it", 5.0, on_push=None, on_end=lambda: None, meaning=lambda error: error)
+            stream = Stream(connection, "it", 5.0, on_push=None, on_end=lambda _: None, meaning=lambda error: error)
             with pytest.raises(FileNotFoundError, match="token"):
                 await stream.send(b"PING\r\n")
             async with asyncio.timeout(5):

@@ -224,6 +224,34 @@ def test_a_loop_that_ends_without_closing_leaves_no_open_connection(redis_url: s
     asyncio.run(main())  # and the next loop gets a connection of its own
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_task_that_ends_with_its_loop_opens_no_other_connection(
+    redis_url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    client = PipelinedClient(redis_url, name="left", timeout=5.0)
+    ended: list[object] = []
+
+    async def clean_up_at_the_end() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            for _ in range(3):
+                ended.extend(await asyncio.gather(client.execute_command("PING"), return_exceptions=True))
+
+    async def main() -> None:
+        tasks.extend(asyncio.create_task(clean_up_at_the_end()) for _ in range(10))  # which of them ends first, varies
+        assert await client.execute_command("PING") == b"PONG"
+
+    for _ in range(10):
+        tasks: list[asyncio.Task[None]] = []
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(main())
+        gc.collect()  # an unclosed transport would warn, and a warning is an error here
+        with redis.Redis.from_url(redis_url, decode_responses=True) as observer:
+            assert not [other for other in observer.client_list() if other["name"] == "left"]
+    assert ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("new_loop", "last"), [(asyncio.new_event_loop, 1), (uvloop.new_event_loop, 0)], ids=["asyncio", "uvloop"]

@@ -51,7 +51,7 @@ class Talk:
         self.server.close()
         await self.server.wait_closed()
 
-    def _ended(self) -> None:
+    def _ended(self, _: Exception) -> None:
         self.ends += 1
 
     async def ask(self, count: int) -> "list[asyncio.Future[Any]]":

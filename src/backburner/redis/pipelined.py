@@ -20,9 +20,9 @@ import redis.asyncio
 
 from backburner.redis.client import aconnect
 from backburner.redis.cluster import meaning_of_errors
-from backburner.redis.command import Pipeline, packed
+from backburner.redis.command import Pipeline, again, packed
 from backburner.redis.linked import linked
-from backburner.redis.stream import Stream
+from backburner.redis.stream import Abandoned, Stream
 from backburner.redis.url import ServerURL
 
 __all__ = ["PipelinedClient"]
@@ -65,6 +65,7 @@ class PipelinedClient:
         # Kept: a Sentinel's pool lives as long as it does.
         self._client = client or aconnect(url, timeout=timeout, name=name)
         self._stream: Stream | None = None
+        self._abandoned: Abandoned | None = None
         self._asked_for: list[bytes] = []
 
     def __repr__(self) -> str:
@@ -143,6 +144,11 @@ class PipelinedClient:
                     future.exception()  # the first one is raised; the others are no news then
 
     def _connect(self) -> Stream:
+        task = asyncio.current_task()
+        if self._abandoned is not None and task is not None and task.cancelling():
+            # The loop ends, and this task with it: nobody would close another connection.
+            raise again(self._abandoned)
+        self._abandoned = None
         pool: Any = self._client.connection_pool
         options = dict(pool.connection_kwargs)
         if self._on_push is not None and not self._asked_for:
@@ -158,5 +164,6 @@ class PipelinedClient:
         self._ask(self._stream)
         return self._stream
 
-    def _disconnected(self) -> None:
+    def _disconnected(self, error: Exception) -> None:
         self._stream = None
+        self._abandoned = error if isinstance(error, Abandoned) else None

@@ -21,7 +21,7 @@ from backburner.redis.command import again
 from backburner.redis.link import Link
 from backburner.redis.linked import LinkedConnection
 
-__all__ = ["Stream"]
+__all__ = ["Abandoned", "Stream"]
 
 log = logging.getLogger("backburner.cache")
 
@@ -37,6 +37,10 @@ _living: "set[Stream]" = set()
 in_forked_child(_living.clear)  # whatever becomes of the loops there, the connections are the parent's
 
 
+class Abandoned(redis.ConnectionError):
+    """The event loop of a connection ends, and all of its tasks with it, which says nothing about the server."""
+
+
 class Stream:
     """The life of one connection. It ends once, with everything it carried.
 
@@ -47,7 +51,7 @@ class Stream:
         server: what errors call it.
         timeout: seconds that the oldest command waits at most.
         on_push: is given push messages.
-        on_end: is called when it has ended.
+        on_end: is told why, when it has ended.
         meaning: of an error that the server sent; a `redis.ConnectionError` ends the connection.
     """
 
@@ -58,7 +62,7 @@ class Stream:
         timeout: float,
         *,
         on_push: Callable[[list[Any]], None] | None,
-        on_end: Callable[[], None],
+        on_end: Callable[[Exception], None],
         meaning: Callable[[Exception], Exception],
     ) -> None:
         self.full = False
@@ -162,7 +166,7 @@ class Stream:
             self.end(error)
         finally:
             # No-op where it has ended; else the loop is ending, and cancels all its tasks.
-            self.end(redis.ConnectionError(f"the connection to {self._server} was abandoned"))
+            self.end(Abandoned(f"the connection to {self._server} was abandoned"))
             await self._connection.disconnect()
 
     def _retire(self) -> None:
@@ -176,7 +180,7 @@ class Stream:
         that; who closes a loop without it would leave a connection behind each time."""
         self._failure = redis.ConnectionError(f"the event loop of the connection to {self._server} was closed")
         _living.discard(self)
-        self._on_end()
+        self._on_end(self._failure)
         if self._link is not None:
             self._link.shut_down()
         self._task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # as asyncio does
@@ -288,7 +292,7 @@ class Stream:
             return
         self._failure = error
         _living.discard(self)
-        self._on_end()
+        self._on_end(error)
         if self.pending == 0:
             log.debug("connection to %s ended: %s", self._server, error)
         self._fail_all(error)

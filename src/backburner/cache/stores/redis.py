@@ -41,6 +41,7 @@ from backburner.errors import CodecError, StoreError, StoreUnavailable
 from backburner.events import Events, Tier, Undecodable
 from backburner.redis.breaker import Breaker
 from backburner.redis.script import Script
+from backburner.redis.stream import Abandoned
 
 _BEGIN: Final = Script.load("begin")
 _NOTE_FLUSH: Final = Script.load("note_flush")
@@ -414,6 +415,8 @@ class RedisStore:
         if isinstance(error, NoScriptError):
             self._breaker.succeeded()
             return _UnknownScript()
+        if isinstance(error, Abandoned):
+            return StoreUnavailable(str(error))
         if isinstance(error, _UNAVAILABLE) or _NO_DATABASE in str(error):
             self._breaker.failed(error)
             return StoreUnavailable(str(error) or type(error).__name__)
