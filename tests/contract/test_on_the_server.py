@@ -1,5 +1,7 @@
 """What lies on the server: under which names, for how long, and what others may have put there."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +46,56 @@ def test_flush_removes_what_the_prefix_owns_and_nothing_else(cache: Cache, serve
     cache.tags("books").put("tagged", 1)
     cache.flush()
     assert sorted(_names(server)) == sorted(key.encode() for key in others)
+
+
+def test_of_two_flushes_at_once_the_one_that_ends_takes_nothing_from_the_other(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is at its end when the other begins; what is computed in between ends while the other is half-way."""
+    monkeypatch.setattr("backburner.cache.stores.redis._SCAN_BATCH", 1)
+    keys = [f"key:{number}" for number in range(200)]
+
+    async def main() -> None:
+        cache = Cache(redis_url, l1=False, strict=True, timeout=5)
+        store = cache._aengine().store
+        command, steps = store._command, iter(range(10**6))
+        ends, half_way = (asyncio.Event() for _ in range(2))
+        go_on, finish = (asyncio.Event() for _ in range(2))
+
+        async def first(*words: Any) -> Any:
+            if words[0].startswith("EVAL") and "SCAN" in said:
+                ends.set()
+                await go_on.wait()
+            said.add(words[0])
+            return await command(*words)
+
+        async def second(*words: Any) -> Any:
+            if words[0] == "SCAN" and next(steps) == 15:
+                half_way.set()
+                await finish.wait()
+            return await command(*words)
+
+        said: set[str] = set()
+        monkeypatch.setattr(store, "_command", first)
+        one = asyncio.create_task(cache.aflush())
+        await ends.wait()
+        monkeypatch.setattr(store, "_command", command)
+        turn = await store.begin(dict.fromkeys(keys, b""), (), 60, 60)
+        assert len(turn.keys) == len(keys)
+        monkeypatch.setattr(store, "_command", second)
+        other = asyncio.create_task(cache.aflush())
+        await half_way.wait()
+        monkeypatch.setattr(store, "_command", command)
+        go_on.set()
+        assert await one
+        now = time.time()
+        await store.finish(turn, {key: Entry(b"J1", now, now + 60, now + 60, now + 60) for key in keys}, now)
+        finish.set()
+        assert await other
+        assert await cache.amany(keys) == {}
+        await cache.aclose()
+
+    asyncio.run(main())
 
 
 def test_every_key_has_an_end_except_what_was_put_for_ever(cache: Cache, server: Any) -> None:

@@ -174,7 +174,7 @@ class Keyspace:
 
     @property
     def flush(self) -> str:
-        """Where it is noted when everything began to be removed, while it is."""
+        """Where it is noted who is removing everything, and since when."""
         return f"{self.prefix}{_FLUSH}"
 
     def lease(self, key: str) -> str:

@@ -2,7 +2,7 @@
 -- waits. Whoever wrote or removed a key meanwhile has taken the lease away, and wins; those who wait for it are woken all
 -- the same.
 -- KEYS[1]  a list on which the others wait
--- KEYS[2]  where it is noted when everything began to be removed, while it is
+-- KEYS[2]  where it is noted who is removing everything, and since when
 -- KEYS[3…] for each key its lease and its entry; then the channel
 -- ARGV[1]  the token of the leases
 -- ARGV[2]  when they were granted, in microseconds: what began before that is not stored
@@ -16,7 +16,8 @@
 -- Result   for each key 1 if its lease was held, and nobody began to remove everything since, else 0
 -- O(length of the entries)
 local result, waited_for = {}, false
-local flushed = tonumber(redis.call('GET', KEYS[2]) or -1) >= tonumber(ARGV[2])
+local _, flushing = unpack(redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')) -- the last that began
+local flushed = tonumber(flushing or -1) >= tonumber(ARGV[2])
 for i = 3, #KEYS - 1, 2 do
   local lease, entry = KEYS[i], KEYS[i + 1]
   local verb, data, lifetime = unpack(ARGV, 5 + #result * 3, 7 + #result * 3)

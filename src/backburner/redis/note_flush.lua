@@ -1,6 +1,8 @@
 -- Note that everything begins to be removed: what is being computed must not be stored by who finishes meanwhile.
--- KEYS[1]  where
--- ARGV[1]  milliseconds that this is noted, should nobody take it back
--- O(1)
+-- KEYS[1]  where: a sorted set of those that are at it, each with the time at which it said so
+-- ARGV[1]  who
+-- ARGV[2]  milliseconds that this is noted, should nobody take it back
+-- O(log of how many are at it)
 local time = redis.call('TIME')
-redis.call('SET', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), 'PX', ARGV[1])
+redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])

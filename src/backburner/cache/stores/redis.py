@@ -6,7 +6,7 @@ What lies there:
     {key}                  string   an entry (see ``entry.py``)     with the entry; never, if put for ever
     \\x01tag:{tag}          string   8 random bytes, its version     a minute after the last entry that can carry it
     \\x01flushed:{tag}      string   when it was, by its clock       a minute later
-    \\x01flush              string   since when all is removed       when it is done
+    \\x01flush              zset     who removes all, since when     when that is done
     \\x01lease:{key}        string   token of who computes           with the lease, or when it has computed
     \\x01wake:{token}       list     one item, passed on             seconds after the lease ended
     \\x01lock:{{name}}      hash     owner, until, fence             a minute after the lock did
@@ -20,6 +20,7 @@ This is where redis-py's errors become ours, and where the breaker is asked and 
 
 import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -321,15 +322,19 @@ class RedisStore:
         await self._change(_FLUSH_TAGS, names, [_milliseconds(REMEMBERED)])
 
     async def flush(self) -> None:
-        await self._script(_NOTE_FLUSH, [self._keyspace.flush], [_milliseconds(REMEMBERED)])
+        token = secrets.token_hex(_TOKEN_BYTES)
+        noted = -math.inf
         cursor: int | bytes = 0
         while True:
+            if time.monotonic() > noted + REMEMBERED / 2:
+                noted = time.monotonic()
+                await self._script(_NOTE_FLUSH, [self._keyspace.flush], [token, _milliseconds(REMEMBERED)])
             cursor, names = await self._command("SCAN", cursor, "MATCH", self._keyspace.pattern, "COUNT", _SCAN_BATCH)
             if names := [name for name in names if not self._keyspace.outlives_flush(name)]:
                 await self._command("UNLINK", *names)
             if not int(cursor):
                 break
-        await self._change(_TELL_ALL, (self._keyspace.flush,))
+        await self._change(_TELL_ALL, (self._keyspace.flush,), [token])
 
     async def close(self) -> None:
         for client in (self._client, self._patient):
