@@ -298,3 +298,18 @@ def test_a_server_that_refuses_to_be_written_to_is_read_but_for_what_it_could_no
         client.config_set("min-replicas-to-write", 0)
     assert cache.put("put", "afterwards")  # makes good what is owed
     assert cache.many(["forgotten", "put", "expired", "kept", "books", "users"]) == kept | {"put": "afterwards"}
+
+
+def test_a_server_whose_memory_is_full_can_be_flushed(redis_url: str) -> None:
+    cache = Cache(redis_url, timeout=5)
+    cache.tags("books").put("key", "value")
+    cache.put("other", "value")
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            assert cache.tags("books").flush()
+            assert cache.flush()
+            assert not client.exists("cache:other")
+        finally:
+            client.config_set("maxmemory", 0)
+    cache.close()
