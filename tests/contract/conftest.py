@@ -53,6 +53,20 @@ class Asynchronous:
         return lambda *args, **kwargs: self._loop.run_until_complete(_awaited(twin, args, kwargs))
 
 
+class Later:
+    """A callback that is a coroutine function, and computes until it is let go."""
+
+    def __init__(self, value: object) -> None:
+        self.began = asyncio.Event()
+        self.go = asyncio.Event()
+        self._value = value
+
+    async def __call__(self) -> object:
+        self.began.set()
+        await self.go.wait()
+        return self._value
+
+
 async def _awaited(verb: Any, args: Any, kwargs: Any) -> Any:
     return await verb(*args, **kwargs)
 

@@ -10,7 +10,7 @@ from backburner.cache.entry import refresh_point
 from backburner.cache.runtime import run
 from backburner.events import BreakerOpened, Event, RefreshFailed, StaleServed
 from tests.conftest import Eventually
-from tests.contract.conftest import Asynchronous, Clock
+from tests.contract.conftest import Asynchronous, Clock, Later
 
 
 def fail() -> None:
@@ -319,16 +319,10 @@ def test_a_renewal_that_ends_with_its_event_loop_makes_nobody_take_the_server_fo
     cache.events.subscribe(told.append, BreakerOpened)
 
     async def leave_before_it_is_renewed(key: str) -> None:
-        began = asyncio.Event()
-
-        async def load() -> int:
-            began.set()
-            await asyncio.sleep(60)
-            return 2
-
+        load = Later(2)
         await cache.aflexible(key, (0, 60), lambda: 1)
         assert await cache.aflexible(key, (0, 60), load) == 1
-        await began.wait()
+        await load.began.wait()
 
     for number in range(20):  # which task ends first, the renewal or the connection's, varies
         asyncio.run(leave_before_it_is_renewed(f"key {number}"))

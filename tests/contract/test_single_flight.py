@@ -14,6 +14,7 @@ from backburner.cache import Context
 from backburner.cache.keys import Keyspace
 from backburner.events import LeaseLost
 from tests.conftest import Eventually
+from tests.contract.conftest import Later
 from tests.processes import free_port
 
 
@@ -98,20 +99,15 @@ def test_threads_and_event_loops_share_one_computation(cache: Cache, eventually:
 
 def test_a_cancelled_follower_does_not_cancel_the_others(cache: Cache) -> None:
     async def main() -> None:
-        began, go = asyncio.Event(), asyncio.Event()
-
-        async def load() -> str:
-            began.set()
-            await go.wait()
-            return "value"
+        load = Later("value")
 
         leader = asyncio.create_task(cache.aremember("key", 60, load))
-        await began.wait()
+        await load.began.wait()
         followers = [asyncio.create_task(cache.aremember("key", 60, load)) for _ in range(3)]
         while _waiting(cache) < 3:  # noqa: ASYNC110  # nobody says when they wait
             await asyncio.sleep(0)
         followers[0].cancel()
-        go.set()
+        load.go.set()
         results = await asyncio.gather(leader, *followers, return_exceptions=True)
         assert isinstance(results[1], asyncio.CancelledError)
         assert [results[0], *results[2:]] == ["value"] * 3
@@ -212,17 +208,12 @@ def test_an_error_reaches_every_waiter_as_its_own_object_and_the_next_call_tries
 
 def test_a_blocking_verb_inside_the_leaders_event_loop_computes_for_itself_instead_of_hanging(cache: Cache) -> None:
     async def main() -> None:
-        began, go = asyncio.Event(), asyncio.Event()
-
-        async def load() -> str:
-            began.set()
-            await go.wait()
-            return "of the task"
+        load = Later("of the task")
 
         leader = asyncio.create_task(cache.aremember("key", 60, load))
-        await began.wait()
+        await load.began.wait()
         assert cache.remember("key", 60, lambda: "of the blocking verb") == "of the blocking verb"
-        go.set()
+        load.go.set()
         assert await leader == "of the task"
         await cache.aclose()
 
@@ -236,12 +227,7 @@ def test_a_blocking_verb_does_not_wait_for_a_lease_of_the_event_loop_that_it_blo
     cache: Cache, left: str, soft_timeout: float | None, of_list: bool
 ) -> None:
     async def main() -> None:
-        began, go = asyncio.Event(), asyncio.Event()
-
-        async def load() -> str:
-            began.set()
-            await go.wait()
-            return "of the task"
+        load = Later("of the task")
 
         def read() -> object:
             if of_list:
@@ -251,11 +237,11 @@ def test_a_blocking_verb_does_not_wait_for_a_lease_of_the_event_loop_that_it_blo
         if left == "to renew":
             await cache.aflexible("key", (0, 60), lambda: "stale")
         leader = asyncio.create_task(cache.tags("tag").aflexible("key", (0, 60), load))
-        await began.wait()
+        await load.began.wait()
         if left == "behind":
             await cache.tags("tag").aflush()
         assert read() == 1
-        go.set()
+        load.go.set()
         await leader
         await cache.aclose()
 
@@ -521,19 +507,14 @@ def test_a_blocking_verb_does_not_wait_for_what_its_own_event_loop_renews_in_the
     async def main() -> None:
         now = [1_700_000_000.0]
         cache = Cache(redis_url, strict=True, timeout=5, clock=lambda: now[0])
-        began, go = asyncio.Event(), asyncio.Event()
-
-        async def load() -> str:
-            began.set()
-            await go.wait()
-            return "renewed"
+        load = Later("renewed")
 
         await cache.aflexible("key", (10, 60), lambda: "old")
         now[0] += 11
         assert await cache.aflexible("key", (10, 60), load) == "old"
-        await began.wait()
+        await load.began.wait()
         assert cache.remember("key", 60, lambda: "of the blocking verb") == "of the blocking verb"
-        go.set()
+        load.go.set()
         while await cache.aget("key") != "renewed":  # noqa: ASYNC110  # nobody says when it is stored
             await asyncio.sleep(0)
         await cache.aclose()

@@ -13,7 +13,7 @@ from backburner import Cache
 from backburner.errors import BackburnerError, CallbackTimeout
 from backburner.events import Event, LateCallback, RefreshFailed
 from tests.conftest import Eventually
-from tests.contract.conftest import Asynchronous, Clock
+from tests.contract.conftest import Asynchronous, Clock, Later
 from tests.processes import free_port
 
 SHORT = 0.01
@@ -201,20 +201,15 @@ def test_of_many_threads_each_waits_as_long_as_it_wants(redis_url: str, eventual
 def test_cancelling_whoever_came_first_does_not_end_a_callback_with_a_timeout(redis_url: str) -> None:
     async def main() -> None:
         cache = Cache(redis_url, strict=True, timeout=5)
-        began, go = asyncio.Event(), asyncio.Event()
-
-        async def load() -> str:
-            began.set()
-            await go.wait()
-            return "value"
+        load = Later("value")
 
         first = asyncio.create_task(cache.aremember("key", 60, load, hard_timeout=30))
-        await began.wait()
+        await load.began.wait()
         second = asyncio.create_task(cache.aremember("key", 60, load, hard_timeout=30))
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        go.set()
+        load.go.set()
         assert await second == "value"
         await cache.aclose()
 
@@ -241,15 +236,10 @@ def test_without_the_server_timeouts_hold_all_the_same() -> None:
 def test_a_blocking_verb_inside_the_event_loop_of_who_computes_keeps_to_its_timeout_too(redis_url: str) -> None:
     async def main() -> None:
         cache = Cache(redis_url, strict=True, timeout=5)
-        leads, go, stop = asyncio.Event(), asyncio.Event(), threading.Event()
-
-        async def load() -> str:
-            leads.set()
-            await go.wait()
-            return "of the leader"
+        load, stop = Later("of the leader"), threading.Event()
 
         leader = asyncio.create_task(cache.aremember("key", 60, load))
-        await leads.wait()
+        await load.began.wait()
         with pytest.raises(CallbackTimeout):
             cache.remember("key", 60, lambda: stop.wait(10), hard_timeout=SHORT)
         with pytest.raises(LookupError, match="no such row"):
@@ -257,7 +247,7 @@ def test_a_blocking_verb_inside_the_event_loop_of_who_computes_keeps_to_its_time
         assert cache.remember("key", 60, lambda: "mine", hard_timeout=10) == "mine"
         assert cache.remember_many(["key"], 60, lambda keys: dict.fromkeys(keys, 1), hard_timeout=10) == {"key": 1}
         stop.set()
-        go.set()
+        load.go.set()
         assert await leader == "of the leader"
         assert await cache.aget("key") == "of the leader"
         await cache.aclose()
