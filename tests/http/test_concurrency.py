@@ -406,6 +406,29 @@ async def test_a_stale_response_stands_in_where_the_application_raises_whoever_a
     assert (start["status"], body["body"]) == (200, b"/a 1")
 
 
+async def test_a_change_empties_what_it_names_also_if_its_client_leaves_meanwhile(
+    redis_url: str, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(redis_url, timeout=5)
+    app = CacheMiddleware(origin, cache=cache)
+    origin.headers = {"cache-control": "max-age=60", "cache-groups": '"books"', "cache-group-invalidation": '"books"'}
+    assert (await ask(app)).text == (await ask(app)).text == "/a 1"
+    engine = cache._aengine()
+    forget = engine.forget
+    with anyio.CancelScope() as scope:  # it cancels again with each await
+
+        async def leave(keys: Any) -> int:
+            scope.cancel()
+            return await forget(keys)
+
+        monkeypatch.setattr(engine, "forget", leave)
+        await ask(app, "/b", "POST")
+    assert scope.cancelled_caught
+    monkeypatch.undo()
+    assert (await ask(app)).text == "/a 3"
+    await cache.aclose()
+
+
 async def test_those_with_credentials_who_ask_at_once_make_nobody_else_ask(through: Through, origin: Origin) -> None:
     app = through()
     origin.headers = {"cache-control": "public, max-age=60"}

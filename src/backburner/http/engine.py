@@ -178,9 +178,11 @@ class ResponseCache:
 
     async def _drop(self, targets: Iterable[str], tags: tuple[str, ...]) -> None:
         engine = self._aengine()
-        await engine.forget([key for target in dict.fromkeys(targets) for key in keys_of(target)])
-        if tags:
-            await engine.flush_tags(tags)
+        try:
+            await engine.forget([key for target in dict.fromkeys(targets) for key in keys_of(target)])
+        finally:
+            if tags:  # also if cancelled meanwhile: the change is made, whether its answer arrives or not
+                await engine.flush_tags(tags)
 
     def purge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
         """Remove the responses of a URL, of a namespace, or with a tag. Whether that was done, and for a URL whether
