@@ -303,6 +303,16 @@ async def test_a_path_that_makes_no_tag_is_answered_and_not_stored(through: Thro
 
 
 @pytest.mark.anyio
+async def test_a_response_with_more_groups_than_an_entry_holds_is_answered_and_not_stored(
+    through: Through, origin: Origin
+) -> None:
+    app = through()
+    groups = ", ".join(f'"group {number}"' for number in range(5000))
+    origin.headers = {"cache-control": "max-age=60", "cache-groups": groups}
+    assert [(await ask(app)).text for _ in range(2)] == ["/a 1", "/a 2"]
+
+
+@pytest.mark.anyio
 async def test_a_function_that_gives_what_no_tags_are_is_told(through: Through) -> None:
     for wrong in ("books", [5], [b"x"]):
         with pytest.raises(ValueError, match="tag"):

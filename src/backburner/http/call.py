@@ -11,7 +11,7 @@ from random import random
 from typing import Any, Final
 
 from backburner.cache.engine import Engine
-from backburner.cache.entry import Entry, TagVersions, refresh_point
+from backburner.cache.entry import MAX_TAGS, Entry, TagVersions, refresh_point, tag_bytes
 from backburner.cache.flight import Flight
 from backburner.cache.stores.base import Turn
 from backburner.errors import StoreError
@@ -32,7 +32,9 @@ _REST: Final = 1.0
 _TAGS_KEPT: Final = 86_400.0
 """Seconds that the versions of tags are kept at least, when it is not known yet how long the response will be."""
 
-_LASTING: Final = frozenset({"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale", "inner"})
+_LASTING: Final = frozenset(
+    {"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale", "inner", "tags"}
+)
 """Reasons for not storing a response that the next one for the same key is likely to have too."""
 
 
@@ -201,6 +203,8 @@ class Call:
     def _judged(self, status: int, headers: Headers) -> tuple[rules.Terms | None, str]:
         if self._unfit:
             return None, self._unfit
+        if sum(map(tag_bytes, {*self._place.tags, *self._named, *self._groups(headers)})) > MAX_TAGS:
+            return None, "tags"
         return rules.may_store(
             status,
             headers,
@@ -209,6 +213,10 @@ class Call:
             now=self._engine.runtime.now(),
             delay=self._engine.runtime.elapsed() - self._started,
         )
+
+    def _groups(self, headers: Headers) -> tuple[str, ...]:
+        """The tags that a response names."""
+        return self._policy.groups(rules.groups(headers, b"cache-groups"), self._request.target)
 
     async def keep(self, status: int, headers: Headers, body: bytes) -> None:
         """Store a complete response, and give it to those who wait."""
@@ -239,8 +247,7 @@ class Call:
             self.passed()
         else:
             stored = Stored(status, tuple(kept), body, terms, own_tag=own_tag)
-            groups = self._policy.groups(rules.groups(headers, b"cache-groups"), self._request.target)
-            await self._store(stored, rules.vary(headers) or [], groups)
+            await self._store(stored, rules.vary(headers) or [], self._groups(headers))
         self.settled()
 
     def passed(self) -> None:
