@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from backburner import Cache
 from backburner.cache import Context
 from backburner.cache.keys import Keyspace
 from backburner.events import LeaseLost
+from tests.alarms import storm
 from tests.conftest import Eventually
 from tests.contract.conftest import Later
 from tests.processes import free_port
@@ -45,6 +47,26 @@ def _waiting(cache: Cache) -> int:
     """How many callers wait for a flight now."""
     flights = list(cache._flights._under_way.values())
     return sum(len(flight.landed._done_callbacks) + len(flight.landed._condition._waiters) for flight in flights)
+
+
+# What was interrupted before it began is never awaited; redis-py leaves sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("of_list", [False, True])
+def test_a_signal_that_strikes_anywhere_in_a_computation_keeps_nobody_waiting(cache: Cache, of_list: bool) -> None:
+    numbers = count()
+
+    def compute() -> None:
+        key = str(next(numbers))
+        if of_list:
+            cache.remember_many([key, key + "a"], 60, lambda keys: dict.fromkeys(keys, 1))
+        else:
+            cache.remember(key, 60, lambda: 1)
+
+    assert storm(compute, 1.0, longest=0.0001 if cache._memory else 0.0006) > 50
+    assert not cache._flights._under_way
+    assert not cache._flights._going_on
+    assert not cache._leases._held
 
 
 def test_of_many_threads_one_computes_and_each_gets_a_value_of_its_own(cache: Cache, eventually: Eventually) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import random
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ import redis
 from backburner.redis import blocking
 from backburner.redis.blocking import BlockingClient
 from backburner.testing import FaultProxy
+from tests.alarms import storm
 from tests.conftest import Eventually
 
 
@@ -191,33 +191,6 @@ def test_what_interrupts_one_thread_is_raised_in_no_other(
     assert [other.result() for other in others] == [b"0", b"1", b"2"]
 
 
-class _Alarm(BaseException):
-    pass
-
-
-def _storm(client: BlockingClient, seconds: float) -> int:
-    """Commands in the main thread, with alarms that strike anywhere in them. How many struck."""
-
-    def strike(*_: object) -> None:
-        raise _Alarm
-
-    struck, until = 0, time.monotonic() + seconds
-    before = signal.signal(signal.SIGALRM, strike)
-    try:
-        while time.monotonic() < until:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0006))
-                for number in range(20):
-                    assert client.execute_command("ECHO", number) == b"%d" % number
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except _Alarm:
-                struck += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    return struck
-
-
 # redis-py leaves sockets to the garbage collector whose connecting was interrupted.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_signals_that_strike_anywhere_leave_the_client_in_step_and_usable(
@@ -235,9 +208,13 @@ def test_signals_that_strike_anywhere_leave_the_client_in_step_and_usable(
             count += 1
         return count
 
+    def ask() -> None:
+        for number in range(20):
+            assert client.execute_command("ECHO", number) == b"%d" % number
+
     working = [threads.submit(work, number) for number in range(3)]
     try:
-        assert _storm(client, 0.5) > 50
+        assert storm(ask, 0.5) > 50
     finally:
         over.set()
     assert all(one.result(10) for one in working)

@@ -529,8 +529,17 @@ class Engine:
         """
         turn = await self.store.begin(seen, tags, lifetime + _TAGS_OUTLIVE, self._leases.seconds)
         if turn.keys:
-            self._leases.hold(turn.keys, turn.token)
+            try:
+                self._leases.hold(turn.keys, turn.token)
+            except BaseException:  # from a signal's handler
+                self.let_go(turn)
+                raise
         return turn
+
+    def let_go(self, turn: Turn | None) -> None:
+        """Renew the leases of a turn no longer: nobody computes any more, though nobody could say so."""
+        if turn is not None:
+            self._leases.let_go(turn.keys, turn.token)
 
     async def finish(self, turn: Turn, entries: Mapping[str, Entry]) -> Sequence[str]:
         """Store what was computed. Entries that have ended already remove what was there.

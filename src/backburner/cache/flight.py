@@ -17,6 +17,7 @@ from typing import Final
 
 from backburner.cache.entry import Entry
 from backburner.cache.scope import current_scope
+from backburner.cache.stores.base import Turn
 
 _leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flights_led_here", default=frozenset())
 
@@ -28,7 +29,20 @@ class LeftOut(LookupError):
 class Flight:
     """A computation under way."""
 
-    __slots__ = ("began", "entry", "error", "key", "landed", "late", "loop", "overtaken", "stale", "superseded", "tags")
+    __slots__ = (
+        "began",
+        "entry",
+        "error",
+        "key",
+        "landed",
+        "late",
+        "loop",
+        "overtaken",
+        "stale",
+        "superseded",
+        "tags",
+        "turn",
+    )
 
     def __init__(self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None) -> None:
         self.key = key
@@ -40,6 +54,8 @@ class Flight:
         """The event loop of the leader, if it is a task."""
         self.tags = tags
         """Of what it computes, as far as they are named by now; ``None``: they may be any."""
+        self.turn: Turn | None = None
+        """By which the leader may store the outcome, once it has one."""
         self.superseded = False
         """The key was written or removed since, or one of its tags was flushed."""
         self.overtaken = False
@@ -87,11 +103,17 @@ class Flights:
         Raises:
             RuntimeError: the caller is the callback of that very flight, and would wait for itself.
         """
-        with self._lock:
-            flight = self._under_way.get(key)
-            if flight is None:
-                flight = self._under_way[key] = self._begin(key, loop, tags)
-                return flight, True
+        begun = Flight(key, loop, tags)
+        try:
+            with self._lock:
+                flight = self._under_way.setdefault(key, begun)
+                if flight is begun:
+                    self._going_on.setdefault(key, []).append(begun)
+        except BaseException:  # from a signal's handler: nobody would ever land it
+            self.land(begun)
+            raise
+        if flight is begun:
+            return begun, True
         if flight in _leading.get():
             raise RuntimeError(f"the callback for {key!r} asks the cache for {key!r}: it would wait for itself")
         return flight, False
@@ -100,11 +122,16 @@ class Flights:
         self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
     ) -> Flight | None:
         """A flight that renews a key which has a value still; ``None`` if somebody renews it already."""
-        with self._lock:
-            if key in self._renewals:
-                return None
-            flight = self._renewals[key] = self._begin(key, loop, tags)
-            return flight
+        begun = Flight(key, loop, tags)
+        try:
+            with self._lock:
+                if self._renewals.setdefault(key, begun) is not begun:
+                    return None
+                self._going_on.setdefault(key, []).append(begun)
+        except BaseException:
+            self.land(begun)
+            raise
+        return begun
 
     def going_on(self, key: str) -> list[Flight]:
         """All flights of a key that have not landed: also one that renews it, and those that were left behind."""
@@ -134,9 +161,10 @@ class Flights:
     def land(self, flight: Flight) -> None:
         """Say that the leader is done, well or not; followers go on. A flight that has landed may be landed again."""
         with self._lock:
-            others = self._going_on.get(flight.key, [])
-            if flight in others:
-                others.remove(flight)
+            others = self._going_on.get(flight.key)
+            if others is not None:
+                if flight in others:
+                    others.remove(flight)
                 if not others:
                     del self._going_on[flight.key]
             for flights in (self._under_way, self._renewals):
@@ -145,11 +173,6 @@ class Flights:
             landed = flight.landed.done()
         if not landed:
             flight.landed.set_result(None)
-
-    def _begin(self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None) -> Flight:
-        flight = Flight(key, loop, tags)
-        self._going_on.setdefault(key, []).append(flight)
-        return flight
 
 
 class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`

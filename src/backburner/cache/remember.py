@@ -53,7 +53,11 @@ class ReadThrough:
         while True:
             flight, leads = self._flights.join(key, self._runtime.loop(), plan.tags)
             if leads:
-                value = await self._lead(flight, key, plan)
+                try:
+                    value = await self._lead(flight, key, plan)
+                except BaseException:
+                    self._abandon(flight)
+                    raise
             elif self._runtime.may_wait(flight):
                 value = await self._follow(flight, key, plan, deadline)
                 if value is MISSING:
@@ -67,6 +71,12 @@ class ReadThrough:
             if value is MISSING:
                 raise RuntimeError(f"the callback for {key!r} was ended from outside before it gave a value")
             return value
+
+    def _abandon(self, flight: Flight) -> None:
+        """See to it that nobody waits for a flight whose leader was interrupted, by a signal's handler, where nothing
+        else could. Doing so for one that has landed does nothing."""
+        self._engine.let_go(flight.turn)
+        self._flights.land(flight)
 
     async def arrival(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
         """The value that a flight brings which was begun for this caller, and led apart from it; `MISSING` if none.
@@ -191,7 +201,7 @@ class ReadThrough:
             while found is not NO_STORE:
                 asked = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
                 if asked.keys:
-                    turn = asked
+                    turn = flight.turn = asked
                     break
                 if asked.taken:
                     if not may_wait or not self._engine.may_wait(key):
@@ -219,6 +229,13 @@ class ReadThrough:
         flight = self._flights.try_renewing(key, self._runtime.loop(), plan.tags)
         if flight is None:
             return found.value
+        try:
+            return await self._renew_in(flight, key, plan, found)
+        except BaseException:
+            self._abandon(flight)
+            raise
+
+    async def _renew_in(self, flight: Flight, key: str, plan: Plan, found: Finding) -> object:
         land = partial(self._flights.land, flight)
         if not (plan.in_background or plan.timed):
             try:
@@ -243,7 +260,7 @@ class ReadThrough:
 
     async def _renew_with(self, key: str, plan: Plan, flight: Flight, found: Finding) -> object:
         try:
-            turn = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
+            turn = flight.turn = await self._engine.begin({key: found.mark}, plan.tags, plan.longest)
             if not turn.keys:
                 return found.value  # another process is at it, or was
             value, flight.entry = await self._call(key, plan, flight, turn, found, refresh=True)

@@ -35,9 +35,17 @@ class ReadThroughMany:
         """
         deadline = self._engine.runtime.elapsed() + plan.hard_timeout
         wanted = tuple(dict.fromkeys(keys))
-        led = self._lead_those_that_nobody_leads(wanted, plan)
-        batch = _Batch(self._engine, plan, led)
-        values = dict(await batch.compute()) if led else {}
+        led: dict[str, Flight] = {}
+        batch = _Batch(self._engine, plan)
+        try:
+            self._lead_those_that_nobody_leads(wanted, plan, led)
+            values = dict(await batch.compute(led)) if led else {}
+        except BaseException:
+            # Also where a signal's handler has interrupted what would have seen to it.
+            self._engine.let_go(batch.turn)
+            for flight in led.values():
+                self._engine.flights.land(flight)
+            raise
         one = ReadThrough(self._engine)
         for key in wanted:
             if key not in led:
@@ -49,39 +57,36 @@ class ReadThroughMany:
                 values[key] = await one.arrival(led[key], key, plan, deadline)
         return {key: values[key] for key in wanted if values.get(key, MISSING) is not MISSING}
 
-    def _lead_those_that_nobody_leads(self, keys: Sequence[str], plan: Plan) -> dict[str, Flight]:
+    def _lead_those_that_nobody_leads(self, keys: Sequence[str], plan: Plan, led: dict[str, Flight]) -> None:
         flights, loop = self._engine.flights, self._engine.runtime.loop()
-        led: dict[str, Flight] = {}
-        try:
-            for key in keys:
-                flight, leads = flights.join(key, loop, plan.tags)
-                if leads:
-                    led[key] = flight
-        except RuntimeError:
-            for flight in led.values():
-                flights.land(flight)
-            raise
-        return led
+        for key in keys:
+            flight, leads = flights.join(key, loop, plan.tags)
+            if leads:
+                led[key] = flight
 
 
 class _Batch:
     """The keys of a list whose flights it leads."""
 
-    def __init__(self, engine: Engine, plan: Plan, led: Mapping[str, Flight]) -> None:
+    def __init__(self, engine: Engine, plan: Plan) -> None:
         self._engine = engine
         self._plan = plan
-        self._led = led
-        self._pending = dict.fromkeys(led, Finding())
+        self._led: Mapping[str, Flight] = {}
+        self._pending: dict[str, Finding] = {}
         self._values: dict[str, object] = {}
         self._held_here: frozenset[str] = frozenset()
         """Those whose lease may be held by a task that cannot go on before the caller does."""
         self._answers = True
         """Whether the store does."""
+        self.turn: Turn | None = None
+        """The last that was asked for."""
         self.apart = False
         """Whether the callback is called apart from the caller, since it may come too late."""
 
-    async def compute(self) -> dict[str, object]:
+    async def compute(self, led: Mapping[str, Flight]) -> dict[str, object]:
         """The values, once all keys have landed; those that were there, if the others are computed apart."""
+        self._led = led
+        self._pending = dict.fromkeys(led, Finding())
         try:
             with leading(*self._led.values()):
                 await self._take_what_is_there()
@@ -160,7 +165,8 @@ class _Batch:
         if not self._answers:
             return None
         try:
-            turn = await self._engine.begin({key: pending[key].mark for key in pending}, plan.tags, plan.longest)
+            seen = {key: pending[key].mark for key in pending}
+            turn = self.turn = await self._engine.begin(seen, plan.tags, plan.longest)
         except StoreError as error:
             self._engine.degraded("remember_many", tuple(pending), error)
             return None
