@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -542,6 +543,56 @@ def test_a_blocking_verb_does_not_wait_for_what_its_own_event_loop_renews_in_the
         await cache.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("circle", [["a", "b"], ["a", "b", "c"]])
+def test_callbacks_that_ask_for_each_others_keys_are_told_instead_of_hanging(cache: Cache, circle: list[str]) -> None:
+    all_compute = threading.Barrier(len(circle))
+
+    def ask_for_the_next_from(number: int) -> object:
+        all_compute.wait(10)
+        return cache.remember(circle[(number + 1) % len(circle)], 60, int)
+
+    with ThreadPoolExecutor(len(circle)) as pool:
+        asking = [
+            pool.submit(cache.remember, key, 60, partial(ask_for_the_next_from, number))
+            for number, key in enumerate(circle)
+        ]
+        for each in asking:
+            with pytest.raises(RuntimeError, match="each other's value"):
+                each.result(10)
+    assert [cache.remember(key, 60, lambda: 1) for key in circle] == [1] * len(circle)
+
+
+def test_coroutines_that_ask_for_each_others_keys_are_told_instead_of_hanging(cache: Cache) -> None:
+    async def main() -> None:
+        begun: list[str] = []
+
+        async def ask_for(key: str) -> object:
+            begun.append(key)
+            while len(begun) < 2:  # noqa: ASYNC110  # nobody says when both compute
+                await asyncio.sleep(0)
+            return await cache.aremember(key, 60, int)
+
+        asking = [cache.aremember("a", 60, lambda: ask_for("b")), cache.aremember("b", 60, lambda: ask_for("a"))]
+        for outcome in await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 10):
+            assert isinstance(outcome, RuntimeError)
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
+def test_callbacks_may_wait_for_others_that_do_not_wait_for_them(cache: Cache, eventually: Eventually) -> None:
+    slow = Slow()
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(cache.remember, "last", 60, slow)
+        assert slow.began.wait(10)
+        asking = [
+            pool.submit(cache.remember, f"key:{n}", 60, lambda: cache.remember("last", 60, int)) for n in range(4)
+        ]
+        eventually(lambda: _waiting(cache) == 4)
+        slow.go.set()
+        assert [each.result(10) for each in (first, *asking)] == [[1]] * 5
 
 
 def test_a_key_that_another_list_left_out_is_computed_by_who_waited_for_it(

@@ -7,8 +7,9 @@ callers start a new one, and what the old one computes is not stored.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from threading import Lock
@@ -30,6 +31,7 @@ class Flight:
     """A computation under way."""
 
     __slots__ = (
+        "awaits",
         "began",
         "entry",
         "error",
@@ -54,6 +56,8 @@ class Flight:
         """The event loop of the leader, if it is a task."""
         self.tags = tags
         """Of what it computes, as far as they are named by now; ``None``: they may be any."""
+        self.awaits: set[Flight] = set()
+        """Those of others that its callback waits for."""
         self.turn: Turn | None = None
         """By which the leader may store the outcome, once it has one."""
         self.superseded = False
@@ -186,6 +190,38 @@ class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
 
     def __exit__(self, *_: object) -> None:
         _leading.reset(self._token)
+
+
+@contextmanager
+def following(flight: Flight) -> Iterator[None]:
+    """Surrounds the wait for a flight of somebody else's.
+
+    Raises:
+        RuntimeError: it waits for a flight that the caller leads, by way of others or not: both would for ever.
+    """
+    led = {mine for mine in _leading.get() if not mine.landed.done()}
+    for mine in led:
+        mine.awaits.add(flight)  # before the look, so that of two callers at once one sees the other
+    try:
+        if led and (circle := led & _awaited_by(flight)):
+            keys = " and ".join(repr(one.key) for one in (*circle, flight))
+            raise RuntimeError(
+                f"the callbacks for {keys} ask the cache for each other's value: they would wait for ever"
+            )
+        yield
+    finally:
+        for mine in led:
+            mine.awaits.discard(flight)
+
+
+def _awaited_by(flight: Flight) -> set[Flight]:
+    found: set[Flight] = set()
+    ahead = [flight]
+    while ahead:
+        new = ahead.pop().awaits.copy() - found  # a copy, since its callback may be about to add to it
+        found |= new
+        ahead += new
+    return found
 
 
 def _forget_in_scope(flights: Flights, keys: Iterable[str] | None) -> None:

@@ -17,7 +17,7 @@ from backburner.cache.context import Context
 from backburner.cache.engine import MISSING, Engine
 from backburner.cache.entry import Decision, Entry, TagVersions
 from backburner.cache.finding import NO_STORE, Finding, look
-from backburner.cache.flight import Flight, LeftOut, leading
+from backburner.cache.flight import Flight, LeftOut, following, leading
 from backburner.cache.keys import check_tags
 from backburner.cache.plan import Plan
 from backburner.cache.stores.base import Turn
@@ -91,7 +91,8 @@ class ReadThrough:
         """What somebody else's flight gives; `MISSING` if the caller may lead now."""
         since = self._runtime.elapsed()
         try:
-            found = await self._wait(flight, key, plan, deadline)
+            with following(flight):
+                found = await self._wait(flight, key, plan, deadline)
         finally:
             self._engine.waited(key, since, "flight")
         if not isinstance(found, Entry):
