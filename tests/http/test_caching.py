@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -310,6 +311,18 @@ async def test_ranges_are_cut_from_a_stored_whole(through: Through, origin: Orig
     assert (await ask(app, range="bytes=0-1", if_range=tag or "")).status == 206
     assert (await ask(app, range="lines=0-1")).status == 200
     assert len(origin.calls) == 1
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 200), (2, 206), (60, 206)])
+async def test_a_date_says_that_the_content_is_the_same_only_if_it_cannot_have_changed_twice_within_a_second(
+    through: Through, origin: Origin, clock: Clock, seconds: int, status: int
+) -> None:
+    app = through()
+    modified = formatdate(clock.now - seconds, usegmt=True)
+    origin.headers = {"cache-control": "max-age=60", "last-modified": modified}
+    await ask(app)
+    assert (await ask(app, range="bytes=0-1", if_range=modified)).status == status
+    assert (await ask(app, range="bytes=0-1", if_range=formatdate(clock.now - 3600, usegmt=True))).status == 200
 
 
 async def test_head_is_answered_from_a_stored_get_and_asks_as_head_else(through: Through, origin: Origin) -> None:

@@ -54,7 +54,7 @@ def _range_counts(stored: Stored, condition: bytes | None) -> bool:
         return True
     if condition.startswith((b'"', b"W/")):
         return stored.etag is not None and strong(stored.etag) and condition == stored.etag
-    return condition == stored.modified
+    return condition == stored.modified and stored.modified_is_strong
 
 
 def _partial(stored: Stored, ranges: list[tuple[int, int]]) -> tuple[int, Headers, bytes]:

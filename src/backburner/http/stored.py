@@ -94,6 +94,12 @@ class Stored:
         changed = date(field(self.headers, b"last-modified")) or date(field(self.headers, b"date"))
         return (self.terms.born if changed is None else changed) > since
 
+    @property
+    def modified_is_strong(self) -> bool:
+        """Whether the content cannot have changed once more within that second (RFC 9110 section 8.8.2.2)."""
+        changed, made = date(field(self.headers, b"last-modified")), date(field(self.headers, b"date"))
+        return changed is not None and changed + 1 <= (self.terms.born if made is None else made)
+
 
 class Variants:
     """In place of a response: which request fields decide about which of several responses is meant.
