@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 
 import pytest
 import redis
-from celery.concurrency.thread import TaskPool
 
 from backburner.queue import Celery
-from backburner.queue.transport.worker import stoppable_in_a_signal
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.faults.ledger import Ledger
@@ -173,20 +170,21 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
     assert runs == {"prefork": [1, 2, 1], "threads": [1, 1, 1], "solo": [1, 0, 1]}[pool]
 
 
-def test_a_pool_of_threads_can_be_stopped_by_a_signal_that_comes_while_a_job_is_handed_to_it() -> None:
-    pool: Any = TaskPool(limit=1)
-    stoppable_in_a_signal(pool)
-
-    def interrupted() -> None:
-        with pool.executor._shutdown_lock:  # as `submit` does
-            pool.stop()  # as the handler, in the same thread
-
-    thread = threading.Thread(target=interrupted, daemon=True)
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        pool.executor.submit(print)
+def test_threads_end_their_jobs_whatever_the_signal_that_ends_the_worker_has_interrupted(
+    app: Celery, ledger: Ledger, worker: Any, eventually: Eventually
+) -> None:
+    first, second = ledger.entry(), ledger.entry()
+    with worker("-P threads -c 2", "interrupted", LEASE="30", SOFT="5") as one:
+        app.send_task("work", (first, 1))
+        eventually(lambda: ledger.starts(first), timeout=30)
+        app.send_task("work", (second, 0))
+        one.process.wait(20)
+        assert ended(ledger, first)
+    with worker("-P threads -c 2", LEASE="30"):
+        last = ledger.entry()
+        app.send_task("work", (last, 0))
+        eventually(lambda: ended(ledger, second, last), timeout=30)
+    assert [ledger.starts(job) for job in (first, second, last)] == [1, 1, 1]
 
 
 def test_workers_whose_clocks_are_an_hour_off_keep_leases_and_times(

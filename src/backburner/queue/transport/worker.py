@@ -3,14 +3,13 @@
 A program that consumes with kombu alone works too; then nothing here is known, and little is lost by it.
 """
 
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import signals
-from celery.concurrency import solo
+from celery.concurrency import solo, thread
 from celery.worker import state
 
 from backburner.queue.keys import Keys
@@ -51,11 +50,13 @@ signs = Signs()
 def _ready(sender: Any, **_: Any) -> None:
     global _consumer, _teller, stopping  # there is one worker in a process
     # Imported here, for only workers need billiard.
+    from backburner.queue.pool import shutdown
     from backburner.queue.transport.failures import Teller
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
     sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
-    stoppable_in_a_signal(sender.pool)
+    if isinstance(sender.pool, thread.TaskPool) and sender.hub is not None:
+        shutdown.install_on_hub(sender.hub)
     if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
         # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
         # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection. So there
@@ -63,15 +64,6 @@ def _ready(sender: Any, **_: Any) -> None:
         sender.pool.flush = None
         sender.app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
         _watch_again(getattr(sender.pool, "_pool", None))
-
-
-def stoppable_in_a_signal(pool: Any) -> None:
-    """Let a pool of threads be stopped by a signal's handler, as Celery does in a cold shutdown, also if the signal
-    came while this thread was just handing a job to it. It would wait for ever for the lock that it holds itself.
-    """
-    executor: Any = getattr(pool, "executor", None)
-    if hasattr(executor, "_shutdown_lock"):
-        executor._shutdown_lock = threading.RLock()  # noqa: SLF001  # nothing public does
 
 
 def _watch_again(processes: Any) -> None:
