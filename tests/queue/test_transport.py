@@ -449,6 +449,35 @@ def test_what_a_dead_consumer_held_is_with_another_in_the_old_order_and_once(
     assert not client.exists(dead.leased)
 
 
+def test_what_a_worker_that_is_told_to_stop_has_not_begun_goes_back_in_its_order(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = reader(prefetch=3)
+    for n in range(4):
+        send(n)
+    assert one.drain(3) == [0, 1, 2]
+    monkeypatch.setattr(worker, "reserved", lambda: [Mock(message=message) for message in one.messages])
+    one.channel.give_back()
+    one.consumer.flush()
+    assert reader().drain(4) == [0, 1, 2, 3]
+
+
+def test_what_comes_from_a_queue_that_was_cancelled_meanwhile_goes_back_in_its_order(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader("other", prefetch=4)
+    extra = kombu.Consumer(one.channel, [kombu.Queue("q")])
+    extra.consume()
+    for n in range(3):
+        send(n)
+    one.channel.tick()
+    eventually(lambda: client.llen("q") == 0)
+    extra.cancel()
+    one.drain(1, timeout=0.3)
+    eventually(lambda: client.llen("q") == 3)
+    assert reader().drain(3) == [0, 1, 2]
+
+
 def test_who_lost_its_lease_cannot_acknowledge_for_another(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:

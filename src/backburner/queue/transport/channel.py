@@ -233,7 +233,7 @@ class Channel(PublishingChannel):
         """Put back what no task has seen yet. The lease's thread calls this when the worker is told to stop."""
         if self.claims is not None:
             self.claims.put_back()
-        for request in worker.reserved():
+        for request in reversed(worker.reserved()):  # so that the first one ends up in front
             if getattr(request.message, "channel", None) is self:
                 request.message.give_back()
 
@@ -242,7 +242,8 @@ class Channel(PublishingChannel):
         queue = self.keys.queue(list_)
         consumer = claims.consumer
         if queue not in self._leased_queues.values() or worker.stopping or not consumer.holds(number):
-            consumer.restore([number], seen=False)
+            claims.unread(claimed)
+            claims.put_back()  # with all that came after it, for they keep their order if they go back together
             return False
         try:
             payload = read(text)

@@ -4,7 +4,7 @@ A program that consumes with kombu alone works too; then nothing here is known, 
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -159,8 +159,8 @@ def needs_no_acknowledgement() -> bool:
     return _in_the_loop() and _consumer._maximum_prefetch_restored is True  # noqa: SLF001  # nobody else tells
 
 
-def reserved() -> Collection[Any]:
-    """The requests that have not ended."""
+def reserved() -> Sequence[Any]:
+    """The requests that have not ended, in the order in which they came."""
     return tuple(state.requests.values())
 
 
