@@ -170,6 +170,22 @@ def test_a_soft_shutdown_lets_jobs_end_and_returns_those_that_do_not(
     assert runs == {"prefork": [1, 2, 1], "threads": [1, 1, 1], "solo": [1, 0, 1]}[pool]
 
 
+@POOLS
+def test_what_ends_in_a_soft_shutdown_is_done_with_at_once(
+    app: Celery, server: EmbeddedServer, ledger: Ledger, worker: Any, pool: str, eventually: Eventually
+) -> None:
+    job, waiting = ledger.entry(), ledger.entry()
+    with worker(f"-P {pool} -c 1", LEASE="30", SOFT="60") as one, redis.Redis.from_url(server.url) as client:
+        eventually(lambda: one.says("ready."), timeout=30)
+        app.send_task("work", (job, 1))
+        app.send_task("work", (waiting, 0))
+        eventually(lambda: ledger.starts(job))
+        one.process.send_signal(signal.SIGQUIT)
+        eventually(lambda: ended(ledger, job) and not list(client.scan_iter("backburner:leased:*")))
+        one.process.wait(20)
+    assert [ledger.starts(each) for each in (job, waiting)] == [1, 0]
+
+
 def test_threads_end_their_jobs_whatever_the_signal_that_ends_the_worker_has_interrupted(
     app: Celery, ledger: Ledger, worker: Any, eventually: Eventually
 ) -> None:

@@ -1,12 +1,14 @@
-"""Celery's shutdowns by signals: warm, soft and cold, where jobs run in the process that gets the signal.
+"""Celery's shutdowns by signals: warm, soft and cold, where jobs need the thread that gets the signal.
 
 Celery does a cold shutdown in the handler of the signal, and waits there for what still runs. Coroutines on a loop that
-was interrupted would not run meanwhile, and threads would wait for what the interrupted one holds just then, the lock
-of a log for example, for ever. So its handlers are called by the loop. Where that does not answer, because a task
-blocks it, further signals end the worker as they would have.
+was interrupted would not run meanwhile, threads would wait for what the interrupted one holds just then, the lock of a
+log for example, for ever, and nobody would hear what processes have to tell. So its handlers are called by the loop.
+Where that does not answer, because a task blocks it, further signals end the worker as they would have.
 """
 
+import logging
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +18,8 @@ from typing import Any
 
 from celery import signals
 from kombu.asynchronous.hub import Hub
+
+log = logging.getLogger("backburner.queue")
 
 Handler = Callable[[int, FrameType | None], Any]
 Later = Callable[[Callable[[], Any], FrameType | None], bool]
@@ -37,23 +41,49 @@ def install(pool: Any) -> None:
     _wrap_all(on_loop)
 
 
-def install_on_hub(hub: Any) -> None:
-    """For a worker whose jobs run in threads, beside Celery's own loop."""
-    waiting: deque[Callable[[], Any]] = deque()
+class OnHub:
+    """The same for a worker whose jobs run in threads or processes, beside Celery's own loop."""
 
-    def turn() -> None:
-        while waiting:
-            waiting.popleft()()
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._waiting: deque[Callable[[], Any]] = deque()
+        self._loop: Any = None
 
-    def in_turn(handle: Callable[[], Any], interrupted: FrameType | None) -> bool:
+    def install(self) -> None:
+        """Have the loop call the handlers from now on."""
+        self._hub.on_tick.add(self._turn)
+        _wrap_all(self._in_turn)
+
+    def pause(self, seconds: float) -> None:
+        """For a handler that waits: let the loop hear of jobs that end, if it is that which has called."""
+        if self._loop is None:
+            time.sleep(seconds)
+            return
+        self._hub.call_later(seconds, _nothing)
+        try:
+            next(self._loop, None)
+        except Exception as error:  # noqa: BLE001  # a connection was lost, and the worker ends anyway
+            log.warning("while the worker waits for its jobs: %r", error)
+            self._loop = None
+
+    def _in_turn(self, handle: Callable[[], Any], interrupted: FrameType | None) -> bool:
         # Where it connects, or waits for its pool, it may not come round for long, and hands out no jobs.
         is_running = any(frame.f_code is Hub.create_loop.__code__ for frame, _ in walk_stack(interrupted))
         if is_running:
-            waiting.append(handle)
+            self._waiting.append(handle)
         return is_running
 
-    hub.on_tick.add(turn)
-    _wrap_all(in_turn)
+    def _turn(self) -> None:
+        while self._waiting:
+            handle, self._loop = self._waiting.popleft(), self._hub.create_loop()
+            try:
+                handle()
+            finally:
+                self._loop = None
+
+
+def _nothing() -> None:
+    """Wake the loop."""
 
 
 def _wrap_all(later: Later) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import signals
-from celery.concurrency import solo, thread
+from celery.concurrency import solo
 from celery.worker import state
 
 from backburner.queue.keys import Keys
@@ -50,14 +50,21 @@ signs = Signs()
 def _ready(sender: Any, **_: Any) -> None:
     global _consumer, _teller, stopping  # there is one worker in a process
     # Imported here, for only workers need billiard.
+    from celery.concurrency import prefork, thread
+
     from backburner.queue.pool import shutdown
     from backburner.queue.transport.failures import Teller
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
-    sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf)
-    if isinstance(sender.pool, thread.TaskPool) and sender.hub is not None:
-        shutdown.install_on_hub(sender.hub)
-    if getattr(sender.connection.transport, "driver_name", "") == DRIVER:
+    pause: Callable[[float], None] = time.sleep
+    is_ours = getattr(sender.connection.transport, "driver_name", "") == DRIVER
+    if sender.hub is not None and isinstance(sender.pool, prefork.TaskPool | thread.TaskPool):
+        loop = shutdown.OnHub(sender.hub)
+        loop.install()
+        if is_ours:  # another transport would deliver more
+            pause = loop.pause
+    sender.controller.wait_for_soft_shutdown = lambda: _soft_shutdown(sender.app.conf, pause)
+    if is_ours:
         # When a connection is lost, Celery has the pool forget what no process has reported to have begun: the broker
         # would deliver it again. It may have been begun nevertheless, and our leases outlive the connection. So there
         # is no reason either to end what runs, as if it could not be acknowledged any more.
@@ -93,7 +100,7 @@ def _shutting_down(**_: Any) -> None:
         call()
 
 
-def _soft_shutdown(conf: Any) -> None:
+def _soft_shutdown(conf: Any, pause: Callable[[float], None]) -> None:
     """Give jobs that run some time to end. Celery tells nobody that it does so, and goes on taking messages."""
     _shutting_down()
     if isinstance(_consumer.pool, solo.TaskPool):
@@ -104,7 +111,7 @@ def _soft_shutdown(conf: Any) -> None:
         return  # in the asyncio pool, whose jobs need this thread
     until = time.monotonic() + seconds
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
-        time.sleep(_LOOK)
+        pause(_LOOK)
 
 
 def is_here() -> bool:
