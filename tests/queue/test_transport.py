@@ -449,6 +449,25 @@ def test_what_a_dead_consumer_held_is_with_another_in_the_old_order_and_once(
     assert not client.exists(dead.leased)
 
 
+def test_a_thousand_queues_are_not_compared_with_each_other_each_time_the_event_loop_comes_round(
+    reader: MakeReader,
+) -> None:
+    compared = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return str.__eq__(self, other)
+
+    channel = reader(*(Name(f"q{n}") for n in range(20))).channel
+    compared.clear()
+    assert not channel.active_queues
+    assert len(compared) <= 20
+
+
 def test_what_a_worker_that_is_told_to_stop_has_not_begun_goes_back_in_its_order(
     reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

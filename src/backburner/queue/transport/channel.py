@@ -114,7 +114,7 @@ class Channel(PublishingChannel):
     @property
     def active_queues(self) -> list[str]:  # type: ignore[override]  # the stubs are wrong
         """What stock kombu polls."""
-        leased = self._leased_queues.values()
+        leased = {*self._leased_queues.values()}  # asked each time the event loop comes round
         return [queue for queue in super().active_queues if queue not in leased]
 
     def _queue_bind(self, *args: Any) -> None:
