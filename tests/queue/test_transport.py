@@ -1276,6 +1276,14 @@ def test_what_killed_stock_workers_took_is_put_back_when_none_is_left_to_do_so(
     assert not client.exists("unacked", "unacked_index")
 
 
+def test_a_channel_whose_connection_for_broadcasts_is_gone_already_can_be_closed(reader: MakeReader) -> None:
+    channel = reader().channel
+    assert channel.client
+    channel.connection.lost, channel.client.connection = True, None  # as redis-py has it after an error
+    channel.close()
+    assert channel.closed
+
+
 def test_a_closed_channel_asks_for_nothing_when_the_loop_comes_round(reader: MakeReader, send: Send) -> None:
     one = reader()
     one.drain(1, timeout=0.1)

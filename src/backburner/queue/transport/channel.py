@@ -378,7 +378,7 @@ class Channel(PublishingChannel):
                 self._basic_cancel(tag)
             self.qos.restore_unacked_once()
             self._leave()
-            if self.connection.lost and (client := self.__dict__.pop("client", None)):
+            if self.connection.lost and (client := self.__dict__.pop("client", None)) and client.connection:
                 # Stock kombu would ask the server to forget who listens here, and wait for an answer.
                 client.connection.disconnect()
         super().close()
