@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import redis
+from kombu.asynchronous.hub import Hub
 
 from backburner.queue import Celery
+from backburner.queue.pool.shutdown import OnHub
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.faults.ledger import Ledger
@@ -184,6 +186,31 @@ def test_what_ends_in_a_soft_shutdown_is_done_with_at_once(
         eventually(lambda: ended(ledger, job) and not list(client.scan_iter("backburner:leased:*")))
         one.process.wait(20)
     assert [ledger.starts(each) for each in (job, waiting)] == [1, 0]
+
+
+def test_a_shutdown_that_waits_for_its_turn_goes_on_if_the_loop_loses_its_connection() -> None:
+    hub, handled = Hub(), []
+
+    def worker_Cold(*_: Any) -> None:  # Celery names it so
+        handled.append(hub.poller)
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGQUIT)
+        assert not handled
+        raise ConnectionError
+
+    before = signal.signal(signal.SIGQUIT, worker_Cold)
+    try:
+        OnHub(hub).install()
+        hub.propagate_errors = (ConnectionError,)
+        hub.call_soon(interrupted)
+        with pytest.raises(ConnectionError):
+            next(hub.create_loop())
+        hub.reset()  # as Celery does then
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+        hub.close()
+    assert len(handled) == 1
 
 
 def test_threads_end_their_jobs_whatever_the_signal_that_ends_the_worker_has_interrupted(

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from celery import signals
+from celery.worker import state
 from kombu.asynchronous.hub import Hub
 
 log = logging.getLogger("backburner.queue")
@@ -52,6 +53,8 @@ class OnHub:
     def install(self) -> None:
         """Have the loop call the handlers from now on."""
         self._hub.on_tick.add(self._turn)
+        # Of a loop that has lost its connection; it may not come round for long.
+        self._hub.on_close.add(lambda _: self._handle(None))
         _wrap_all(self._in_turn)
 
     def pause(self, seconds: float) -> None:
@@ -74,12 +77,17 @@ class OnHub:
         return is_running
 
     def _turn(self) -> None:
+        if self._waiting:
+            self._handle(self._hub.create_loop())
+
+    def _handle(self, loop: Any) -> None:
         while self._waiting:
-            handle, self._loop = self._waiting.popleft(), self._hub.create_loop()
+            handle, self._loop = self._waiting.popleft(), loop
             try:
                 handle()
             finally:
                 self._loop = None
+            state.maybe_shutdown()  # before the loop finds out that a connection was lost meanwhile
 
 
 def _nothing() -> None:
