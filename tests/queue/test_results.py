@@ -97,6 +97,45 @@ def test_no_result_is_missed_whenever_it_comes(make_app: MakeApp, url: str) -> N
     assert asyncio.run(main()) == [f"JOB-{number}" for number in range(300)]
 
 
+def test_what_a_thread_asks_to_be_told_while_it_waits_is_told_there_and_of_nothing_else(app: Celery) -> None:
+    both, told = threading.Barrier(2), dict[str, list[Any]]()
+
+    def wait(job: Job) -> None:
+        def tell(meta: dict[str, Any]) -> None:
+            told.setdefault(job.id, []).append((meta["task_id"], meta["status"], threading.get_ident()))
+            if meta["status"] == "PROGRESS":
+                both.wait(10)  # so that both are told of both states while the other one waits, too
+                app.backend.store_result(job.id, "done", "SUCCESS")
+
+        assert job.get(timeout=10, on_message=tell) == "done"
+        assert told[job.id] == [(job.id, status, threading.get_ident()) for status in ("PROGRESS", "SUCCESS")]
+
+    jobs = pending(app, 2)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(wait, job) for job in jobs]
+        for job in jobs:
+            app.backend.store_result(job.id, {"done": 1}, "PROGRESS")
+        for each in waiting:
+            each.result(10)
+
+
+def test_who_is_told_may_wait_for_another_job_and_what_goes_wrong_there_is_raised(app: Celery) -> None:
+    first, second = pending(app, 2)
+    finish(app, [second])
+    results = []
+    threading.Timer(0.1, finish, (app, [first])).start()
+    assert first.get(timeout=5, on_message=lambda _: results.append(second.get(timeout=5))) == "JOB-0"
+    assert results == ["JOB-1"]
+
+    def fail(_: dict[str, Any]) -> None:
+        raise KeyError("of the program's own")
+
+    (job,) = pending(app, 1)
+    with pytest.raises(KeyError, match="of the program's own"):
+        job.get(timeout=5, on_message=fail)
+    assert job.get(timeout=5) == "JOB-0"
+
+
 def test_who_waits_outlives_the_loss_of_the_connection(
     make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
 ) -> None:

@@ -11,7 +11,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -63,6 +65,8 @@ class ResultConsumer(BaseResultConsumer):
 
     def on_after_fork(self) -> None:
         self._subscriptions: dict[str, _Watched] = {}
+        self._audience: dict[str, list[deque[dict[str, Any]]]] = {}
+        """What is to be told to threads that want to hear of each state, by job."""
         self._news = threading.Condition()
         self._count = 0
         self._here = _Waiter()
@@ -90,6 +94,43 @@ class ResultConsumer(BaseResultConsumer):
         self.backend.listener.stop()
         self._subscriptions.clear()
 
+    def _wait_for_pending(
+        self, result: Any, *args: Any, on_message: Callable[[dict[str, Any]], object] | None = None, **options: Any
+    ) -> Iterator[None]:
+        # Celery's calls `on_message` wherever the news comes from: that is one thread here, for all that wait.
+        outer = self._here.ends
+        waiting = super()._wait_for_pending(result, *args, **options)  # type: ignore[misc]  # the stubs leave it out
+        try:
+            if on_message is None:
+                yield from waiting
+                return
+            with self._hearing(result) as heard:
+                for _ in itertools.chain(waiting, (None,)):
+                    while heard:
+                        on_message(heard.popleft())
+                    yield
+        finally:
+            self._here.ends = outer  # of the wait whose callback waits here
+
+    @contextmanager
+    def _hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
+        """Have each state that comes of the result, or of a group's, be put there."""
+        heard: deque[dict[str, Any]] = deque()
+        job_ids = {each.id for each in getattr(result, "results", [result])}
+        with self._news:
+            for job_id in job_ids:
+                self._audience.setdefault(job_id, []).append(heard)
+                if (subscription := self._subscriptions.get(job_id)) and subscription.state:
+                    heard.append(subscription.state)
+        try:
+            yield heard
+        finally:
+            with self._news:
+                for job_id in job_ids:
+                    others = [each for each in self._audience.pop(job_id, ()) if each is not heard]
+                    if others:
+                        self._audience[job_id] = others
+
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
         """Give a result that is there already the time to be read, however short the timeout."""
         began, left = time.monotonic(), remaining()
@@ -114,8 +155,14 @@ class ResultConsumer(BaseResultConsumer):
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
         """Pass the state on to the results that stand for the job. Runs in the listener's thread."""
+        job_id = meta["task_id"]
+        with self._news:  # before anybody's wait is over by it
+            if subscription := self._subscriptions.get(job_id):
+                subscription.state = meta
+            for heard in self._audience.get(job_id, ()):
+                heard.append(meta)
         if meta["status"] in self.backend.READY_STATES:
-            self._forget(meta["task_id"])  # first: who comes from now on subscribes anew
+            self._forget(job_id)  # first: who comes from now on subscribes anew
         super().on_state_change(meta, message)
         with self._news:
             self._count += 1
@@ -146,6 +193,8 @@ class _Watched:
         self.channel: bytes = consumer.backend.get_key_for_task(task_id)
         self.task_id = task_id
         self.looked = threading.Event()
+        self.state: dict[str, Any] | None = None
+        """The last one that was heard of."""
         self._consumer = consumer
 
     def question(self) -> tuple[str, bytes]:
