@@ -7,9 +7,11 @@ from typing import Any
 
 import celery
 import pytest
+from pydantic import BaseModel
 
 from backburner.queue import Celery, JobGroup
 from tests.processes import Program
+from tests.queue.conftest import MakeApp
 from tests.queue.programs.jobs import Colour, Order
 
 
@@ -40,6 +42,43 @@ def test_eager_jobs_give_what_the_task_returned_and_hand_on_what_is_sent(app: Ce
         return order["book"]
 
     assert celery.chain(task.s(order), book_of.s()).delay().get() == 7
+
+
+def test_where_types_have_no_say_arguments_and_results_are_left_as_they_are(
+    app: Celery, make_app: MakeApp, url: str
+) -> None:
+    class Untyped(celery.Task):
+        typing = False
+
+    async def kinds(order: Order, colour: Colour) -> set[int]:
+        return [type(order).__name__, type(colour).__name__, 1]
+
+    lax = make_app(url, strict_typing=False)
+    for name, task in (
+        ("by the option", app.task(name="by the option", shared=False, typing=False)(kinds)),
+        ("by the base", app.task(name="by the base", shared=False, base=Untyped)(kinds)),
+        ("by the app", lax.task(name="by the app", shared=False)(kinds)),
+    ):
+        assert task.apply(({"book": 7}, "red")).get() == ["dict", "str", 1], name
+        task.delay("anything", "at all")
+
+
+def test_pydantics_options_of_celerys_hold(app: Celery) -> None:
+    class Stamp(BaseModel):
+        book: int
+        note: str = ""
+
+    @app.task(pydantic=True, pydantic_dump_kwargs={"exclude_unset": True}, shared=False)
+    def stamp(stamp: Stamp, copies: set[int]) -> Stamp:
+        assert (type(stamp), type(copies)) == (Stamp, list)
+        return stamp
+
+    @app.task(pydantic=True, pydantic_dump_kwargs={"exclude_unset": True}, shared=False)
+    async def astamp(stamp: Stamp) -> Stamp:
+        return stamp
+
+    assert stamp.apply(({"book": 7}, [1])).get() == {"book": 7}
+    assert astamp.apply(({"book": 7},)).get() == {"book": 7}
 
 
 @pytest.mark.parametrize(

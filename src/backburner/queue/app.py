@@ -269,9 +269,14 @@ class Celery(celery.Celery):
             base = None  # ours is one
         elif base is not None and not issubclass(base, Task):
             base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
-        if options.get("typing", True) and not options.get("pydantic"):
+        # As Celery reads it, but that is when the task is there.
+        strict: bool = self.strict_typing  # type: ignore[attr-defined]  # the stubs leave it out
+        said = (options.get("typing"), getattr(base or self.Task, "typing", None), strict)
+        typed = bool(next(each for each in said if each is not None) and not options.get("pydantic"))
+        if typed:
             # Where Celery asks what to do with the arguments of a call, whether pydantic's or not.
             arguments = Arguments(fun, bound=bind)
             options["arguments"] = arguments
             options["_dump_pydantic_arguments"] = staticmethod(arguments.encode)
-        return super()._task_from_fun(coroutines.runnable(fun, bind), name=name, base=base, bind=bind, **options)
+        run = coroutines.runnable(fun, bind, typed=typed)
+        return super()._task_from_fun(run, name=name, base=base, bind=bind, **options)

@@ -28,8 +28,9 @@ _wants_results: ContextVar[bool] = ContextVar("backburner_wants_results", defaul
 
 
 @cache  # Celery registers a function more than once, and tells by its identity that it is the same one
-def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[..., Any]:
-    """The function itself, or where that is not enough one that a worker can call with what came in the message.
+def runnable(function: Callable[..., Any], bound: bool = False, *, typed: bool = True) -> Callable[..., Any]:
+    """The function itself, or where that is not enough one that a worker can call with what came in the message. With
+    ``typed=False``, annotations have no say in it.
 
     Called directly (``await task(…)``) it does what the function does, as anybody would expect, with those of its
     dependencies that the caller does not give.
@@ -37,7 +38,7 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
     arguments = Arguments(function, bound=bound)
     dependencies = dependencies_of(function, bound=bound)
     is_coroutine = iscoroutinefunction(function)
-    if not is_coroutine and not arguments.may_convert and not dependencies:
+    if not is_coroutine and not (typed and arguments.may_convert) and not dependencies:
         return function
     call = dependencies.acall if is_coroutine else dependencies.call
 
@@ -55,12 +56,13 @@ def runnable(function: Callable[..., Any], bound: bool = False) -> Callable[...,
                 return result
             with _calling(wants_results=False):  # what the coroutine calls is called by the user
                 return _finish(task, request, result)
-        decoded, named = arguments.decode(rest, kwargs)
+        decoded, named = arguments.decode(rest, kwargs) if typed else (rest, kwargs)
         if dependencies:
             result = call(dependencies.of_call(decoded, named), first, _overrides(task))
         else:
             result = function(*first, *decoded, **named)
-        return arguments.encode_result(_finish(task, request, result) if is_coroutine else result)
+        result = _finish(task, request, result) if is_coroutine else result
+        return arguments.encode_result(result) if typed else result
 
     run.written_function = function  # type: ignore[attr-defined]  # read by `signature_source`
     if dependencies:
