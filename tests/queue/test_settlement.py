@@ -378,31 +378,33 @@ def test_what_the_server_refuses_for_now_is_stored_when_it_takes_it(
 SUCCEEDED = Stored(b"celery-task-meta-the-id", '{"status": "SUCCESS", "result": 3}', 60)
 
 
+SERVER = ("", "localhost", "6379", "0", "")
+
+
 @pytest.fixture
-def process() -> Iterator[None]:
+def process() -> Iterator[carrying._Job]:
     """As in a process of the prefork pool that runs a job."""
-    token = carrying._carried.set([])
-    yield
-    carrying._carried.reset(token)
+    job = carrying._Job("the-id", Offer(SERVER, "", 1))
+    token = carrying._job.set(job)
+    yield job
+    carrying._job.reset(token)
 
 
 def test_a_result_stays_where_nothing_would_take_it_along() -> None:
-    assert not carry(Context({OFFER: Offer(("localhost",), "", 1)}), ("localhost",), SUCCEEDED)
+    assert not carry(Context({"id": "the-id", OFFER: Offer(SERVER, "", 1)}), SERVER, SUCCEEDED)
+    assert not carry(Context({"id": "the-id", OFFER: ["", "of a message"]}), SERVER, SUCCEEDED)
 
 
-@pytest.mark.usefixtures("process")
-def test_a_result_is_left_to_the_main_process_only_if_that_offered_it() -> None:
-    server = ("", "localhost", "6379", "0", "")
-    offer = Offer(server, "", 1)
-    offered = Context({"id": "the-id", OFFER: offer})
-    assert not carry(None, server, SUCCEEDED)
-    assert not carry(Context({"id": "the-id", OFFER: None}), server, SUCCEEDED)
-    assert not carry(Context({"id": "the-id"}), server, SUCCEEDED)
-    assert not carry(offered, (*server[:3], "5", ""), SUCCEEDED), "it consumes elsewhere"
-    assert not carry(Context({OFFER: offer, "chord": {"id": "body"}}), server, SUCCEEDED), "parts are counted at once"
-    assert not carry(offered, server, SUCCEEDED._replace(json="x" * 100_000)), "the pipe is narrow"
-    assert carrying._carried.get() == []
-    assert carry(offered, server, SUCCEEDED)
+def test_a_result_is_left_to_the_main_process_only_if_that_offered_it(process: carrying._Job) -> None:
+    request = Context({"id": "the-id"})
+    assert not carry(None, SERVER, SUCCEEDED)
+    assert not carry(Context({"id": "of one that runs on the spot"}), SERVER, SUCCEEDED)
+    assert not carry(request, (*SERVER[:3], "5", ""), SUCCEEDED), "it consumes elsewhere"
+    assert not carry(Context({"id": "the-id", "chord": {"id": "body"}}), SERVER, SUCCEEDED), "parts are counted at once"
+    assert not carry(request, SERVER, SUCCEEDED._replace(json="x" * 100_000)), "the pipe is narrow"
+    assert process.came_to is None
+    assert carry(request, SERVER, SUCCEEDED)
+    assert process.came_to == SUCCEEDED
 
 
 class _Task:
@@ -430,31 +432,35 @@ class _Task:
 BUSY, IDLE = Offer(("localhost",), "", 7), Offer(("localhost",), "leases", 7)
 
 
-def carrying_trace(task: _Task, outcome: Any, offer: Offer = BUSY) -> Any:
-    """What runs a task that comes to that, after its result was left to the main process."""
+def carried(task: _Task, outcome: Any, offer: Offer = BUSY) -> Any:
+    """What comes of a task that comes to that, after its result was left to the main process."""
 
-    def trace() -> Any:
-        assert carry(Context({OFFER: offer}), ("localhost",), SUCCEEDED)
+    def trace(_id: str, _args: Any, _kwargs: Any, request: dict[str, Any]) -> Any:
+        context = Context(request)
+        assert context.headers is None, "what it does not know, Celery shows the task, and hands on"
+        assert carry(context, ("localhost",), SUCCEEDED)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    return carrying._loaded(task, trace)
+    return carrying._loaded(task, trace)("the-id", (), {}, {"id": "the-id", OFFER: offer})
 
 
 def test_what_is_carried_goes_along_with_how_the_result_reads_in_the_log() -> None:
     task, outcome = _Task(), trace_ok_t(3, None, 0.1, "three")
-    *others, text = pickle.loads(pickle.dumps(tuple(carrying_trace(task, outcome)())))
+    *others, text = pickle.loads(pickle.dumps(tuple(carried(task, outcome))))
     assert (others, text, type(text)) == ([3, None, 0.1], "three", Carried)
     assert text.state == SUCCEEDED
-    assert carrying._loaded(task, lambda: outcome)() is outcome, "nothing is left of the job before"
+    run = carrying._loaded(task, lambda *_: outcome)
+    assert run("another", (), {}, {"id": "another", OFFER: BUSY}) is outcome, "nothing is left of the job before"
+    assert run("another", (), {}, {"id": "another", OFFER: ["of a", "message"]}) is outcome
     assert task.stored == task.settled == []
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["confirmed", "not confirmed"])
 def test_a_process_that_nothing_waits_for_tells_the_server_itself(*, answers: bool) -> None:
     task = _Task(answers=answers)
-    *_, text = pickle.loads(pickle.dumps(tuple(carrying_trace(task, trace_ok_t(3, None, 0.1, "three"), IDLE)())))
+    *_, text = pickle.loads(pickle.dumps(tuple(carried(task, trace_ok_t(3, None, 0.1, "three"), IDLE))))
     assert task.settled == [(SUCCEEDED, IDLE)]
     assert text == "three"
     assert text.state == (None if answers else SUCCEEDED)
@@ -464,9 +470,9 @@ def test_a_process_that_nothing_waits_for_tells_the_server_itself(*, answers: bo
 def test_what_failed_after_the_end_of_a_job_takes_no_result_along(offer: Offer) -> None:
     failed, died = _Task(), _Task()
     outcome = trace_ok_t("the error", "its information", None, None)
-    assert carrying_trace(failed, outcome, offer)() is outcome
+    assert carried(failed, outcome, offer) is outcome
     with pytest.raises(MemoryError):
-        carrying_trace(died, MemoryError(), offer)()
+        carried(died, MemoryError(), offer)
     assert failed.stored == died.stored == [SUCCEEDED]
     assert failed.settled == died.settled == []
 
