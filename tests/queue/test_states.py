@@ -65,6 +65,15 @@ def test_a_job_enqueued_by_name_only_is_known(app: Celery) -> None:
     assert app.AsyncResult(job.id).snapshot().name == "somebody.elses"
 
 
+def test_where_messages_do_not_name_their_jobs_states_are_celerys(make_app: MakeApp, url: str) -> None:
+    app = make_app(url)
+    app.conf.task_protocol = 1
+    job = app.tasks["add"].apply_async((1, 2), queue="nobody-reads-it")
+    assert job.state == app.AsyncResult(job.id).snapshot().state == "PENDING"
+    with pytest.raises(ResultTimeout):
+        app.AsyncResult(job.id).get(timeout=0.1)
+
+
 def test_progress_is_seen_while_the_job_is_started_and_no_longer(
     app: Celery, worker: Program, released: Path, eventually: Eventually
 ) -> None:

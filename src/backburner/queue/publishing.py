@@ -71,8 +71,10 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
 def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
     """What was written when the job was enqueued: name, queue, enqueued (ms). Empty if it never was.
 
-    ``None`` means that nothing can be said: this broker keeps no records.
+    ``None`` means that nothing can be said: this broker keeps no records, or messages do not tell which job is theirs.
     """
+    if app.conf.task_protocol == 1:
+        return None
     with app.producer_or_acquire() as producer:
         read = getattr(producer.channel, "job_record", None)
         return None if read is None else read(job_id)
