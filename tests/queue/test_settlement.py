@@ -129,10 +129,33 @@ def test_a_message_is_acknowledged_when_the_failure_of_its_job_is_on_record_and_
     assert done == (settled if answers else ["given back"])
 
 
-def make_request(app: Celery, done: list[str]) -> Request:
+@pytest.mark.parametrize("following", [0, 1], ids=["alone", "in a chain"])
+@pytest.mark.parametrize("answers", [True, False], ids=["answers", "is away"])
+def test_a_failure_of_which_not_all_can_be_stored_is_on_record_and_the_job_is_not_done_again(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, *, following: int, answers: bool
+) -> None:
+    app.conf.result_extended = True
+    chain = [app.tasks["add"].s({1}).set(task_id="the-next")] * following
+    body, done, store = (({1},), {}, {"chain": chain}), list[str](), app.backend.store_result
+
+    def answer(*args: Any, request: Any, **options: Any) -> Any:
+        if not answers and isinstance(request.args, str):
+            raise redis.ConnectionError("gone")
+        return store(*args, request=request, **options)
+
+    monkeypatch.setattr(app.backend, "store_result", answer)
+    with pytest.raises(KeyError) as raised:
+        raise KeyError("own")
+    make_request(app, done, body).on_failure(ExceptionInfo((raised.type, raised.value, raised.tb)))
+    make_request(app, done, body).on_timeout(soft=False, timeout=1)
+    assert done == ["acknowledged" if answers else "given back"] * 2
+    assert stored(app, "the-id") == ("FAILURE" if answers else "PENDING")
+
+
+def make_request(app: Celery, done: list[str], body: Any = ((), {}, {})) -> Request:
     """A worker's request for a job of `add`, which notes in `done` what becomes of its message."""
     return Request(
-        SimpleNamespace(headers={"id": "the-id", "task": "add"}, body=((), {}, {}), delivery_info={}, properties={}),
+        SimpleNamespace(headers={"id": "the-id", "task": "add"}, body=body, delivery_info={}, properties={}),
         app=app,
         decoded=True,
         on_ack=lambda *_: done.append("acknowledged"),

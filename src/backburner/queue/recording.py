@@ -9,8 +9,10 @@ from traceback import walk_tb
 from typing import Any
 
 import celery.worker.request
+from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 from kombu.asynchronous import get_event_loop
+from kombu.exceptions import EncodeError
 
 log = logging.getLogger("backburner.queue")
 
@@ -36,6 +38,8 @@ class Request(celery.worker.request.Request):
             # Celery raises the task's own once more, which the tracer has recorded if it has returned.
             is_due = is_recorded = return_ok
             log.warning("%s[%s] has run out of memory", self.name, self.id)
+        except EncodeError as error:
+            is_due = is_recorded = self._record_without_arguments(error)
         except Exception:
             is_recorded = False
             log.exception("that %s[%s] has failed could not be recorded; its message goes back", self.name, self.id)
@@ -56,7 +60,25 @@ class Request(celery.worker.request.Request):
             log.exception("what follows from the time limit of %s[%s] went wrong", self.name, self.id)
             if all(frame.f_code.co_name != "mark_as_failure" for frame, _ in walk_tb(error.__traceback__)):
                 self.acknowledge()  # it was a hook of the task's: the failure is on record
+            elif isinstance(error, EncodeError) and self._record_without_arguments(error):
+                self.acknowledge()
             elif hub := get_event_loop():
                 hub.call_soon(self.reject, True)  # when the process that runs it has been killed, which is next
             else:
                 self.reject(requeue=True)
+
+    def _record_without_arguments(self, error: EncodeError) -> bool:
+        """Record a failure of which more would be stored than can be encoded, as `result_extended` has it of arguments.
+        Doing the job again would come to the same. Whether it is on record.
+        """
+        log.error("of %s[%s], which has failed, not all that is to be stored can be: %s", self.name, self.id, error)
+        shown = {"args": self.argsrepr, "kwargs": self.kwargsrepr}
+        try:
+            context = Context(vars(self._context) | shown)  # type: ignore[attr-defined]  # the stubs leave it out
+            self.task.backend.mark_as_failure(self.id, error, request=context, store_result=self.store_errors)
+        except EncodeError:
+            log.exception("nor can what is to be stored of the jobs that follow it")
+        except Exception:
+            log.exception("that %s[%s] has failed could not be recorded; its message goes back", self.name, self.id)
+            return False
+        return True
