@@ -1,15 +1,20 @@
 """How settings, arguments and Celery's own configuration become servers and defaults. No server is needed."""
 
 import pickle
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import celery
 import pytest
+from celery import _state
+from celery.contrib.django.task import DjangoTask
 
 import backburner
 from backburner.errors import ConfigError
 from backburner.queue import Celery
+from backburner.queue.task import Task
 from backburner.settings import Settings
 
 
@@ -195,3 +200,31 @@ def test_shared_tasks_get_our_verbs() -> None:
         return number
 
     assert build().tasks["tests.shared"].adelay
+
+
+def test_in_a_django_project_tasks_can_be_enqueued_on_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[Callable[[], Any]] = []
+    monkeypatch.setattr("django.db.transaction.on_commit", committed.append)
+    monkeypatch.setattr(sys, "path", sys.path[:])  # to which Celery adds the project's folder
+    monkeypatch.setattr(_state, "default_app", _state.default_app)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "shop.settings")
+    app = build()
+    app.conf.task_always_eager = True
+    ran: list[int] = []
+
+    def run(number: int) -> None:
+        ran.append(number)
+
+    class Audited(DjangoTask):
+        abstract = True
+
+    for number, base in enumerate((None, celery.Task, DjangoTask, Audited)):
+        task: Any = app.task(name=f"tests.committed.{number}", shared=False, base=base)(run)
+        assert task.adelay
+        task.delay_on_commit(number)
+    assert not ran
+    for enqueue in committed:
+        enqueue()
+    assert ran == [0, 1, 2, 3]
+    assert pickle.loads(pickle.dumps(app)).Task.delay_on_commit
+    assert not hasattr(build(task_cls=Task).Task, "delay_on_commit"), "another one was asked for"

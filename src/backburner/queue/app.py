@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import celery
 from celery.app import backends
+from celery.fixups.django import DjangoFixup
 from kombu import pools
 
 from backburner.queue import amqp, cancellation, coroutines, dependencies, health, pool, reload
@@ -69,6 +70,9 @@ class Celery(celery.Celery):
             check_broker(celery_url(self.settings.celery_broker_url)[0])
             check_backend(celery_url(self.settings.celery_result_backend)[0])
         super().__init__(*args, **kwargs)
+        fixups: list[object] = self._fixups  # type: ignore[attr-defined]  # the stubs leave it out
+        if self.task_cls == Celery.task_cls and any(isinstance(each, DjangoFixup) for each in fixups):
+            self.task_cls = "backburner.queue.django:DjangoTask"  # which Celery does where the class is its own
         self.task(name=PING, shared=False)(ping)
         self.lifespans = Lifespans(self)
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -265,7 +269,7 @@ class Celery(celery.Celery):
     def _task_from_fun(  # type: ignore[override]  # all other options are passed on
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Any:
-        if base is celery.Task:
+        if base is not None and issubclass(self.Task, base):
             base = None  # ours is one
         elif base is not None and not issubclass(base, Task):
             base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
