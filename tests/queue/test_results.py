@@ -136,6 +136,22 @@ def test_who_is_told_may_wait_for_another_job_and_what_goes_wrong_there_is_raise
     assert job.get(timeout=5) == "JOB-0"
 
 
+def test_what_is_called_when_a_result_is_there_cannot_wait_for_another_and_holds_up_nobody(app: Celery) -> None:
+    first, second, third = pending(app, 3)
+    told: list[str] = []
+
+    def wait(_: Job) -> None:
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            second.get(timeout=60)
+        told.append(first.get())
+
+    first.then(wait)
+    finish(app, [first, third])
+    assert third.get(timeout=5) == "JOB-2"
+    assert first.get(timeout=5) == "JOB-0"
+    assert told == ["JOB-0"]
+
+
 def test_who_waits_outlives_the_loss_of_the_connection(
     make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
 ) -> None:

@@ -97,6 +97,11 @@ class ResultConsumer(BaseResultConsumer):
     def _wait_for_pending(
         self, result: Any, *args: Any, on_message: Callable[[dict[str, Any]], object] | None = None, **options: Any
     ) -> Iterator[None]:
+        if self.backend.listener.is_here and not result.on_ready.ready:
+            raise RuntimeError(
+                "what is called when a result is there (`then`) runs in the thread that hears of all results, which "
+                "would wait for itself: have it start a thread that waits for the other result"
+            )
         # Celery's calls `on_message` wherever the news comes from: that is one thread here, for all that wait.
         outer = self._here.ends
         waiting = super()._wait_for_pending(result, *args, **options)  # type: ignore[misc]  # the stubs leave it out

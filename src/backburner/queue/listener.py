@@ -12,7 +12,7 @@ import os
 import selectors
 from collections import deque
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
@@ -105,6 +105,11 @@ class Listener:
             self._bells, self._rung = (), False
             self._changes.clear()
             self._channels.clear()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        return current_thread() is self._thread
 
     @property
     def subscriptions(self) -> int:
