@@ -19,6 +19,9 @@ DRIVER: Final = "backburner"
 _LOOK: Final = 0.05
 """Seconds between looks whether all jobs have ended, in a soft shutdown."""
 
+_SILENT: Final = 5.0
+"""Seconds since a server answered whose answer to the next renewal is late."""
+
 _consumer: Any = None
 """Celery's consumer, once it is ready."""
 
@@ -111,7 +114,9 @@ def _soft_shutdown(conf: Any, pause: Callable[[float], None]) -> None:
         return  # in the asyncio pool, whose jobs need this thread
     until = time.monotonic() + seconds
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
-        pause(_LOOK)
+        # What a server has to say that has fallen silent would be waited for, each time.
+        is_silent = signs.contact is None or time.monotonic() - signs.contact > _SILENT
+        (time.sleep if is_silent else pause)(_LOOK)
 
 
 def is_here() -> bool:
