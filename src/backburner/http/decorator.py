@@ -25,7 +25,7 @@ if find_spec("fastapi") is None:
     routed: Container[object] = ()
     behind_dependencies = behind_door  # which has none to stand behind
 else:
-    from backburner.http.dependencies import after_dependencies as behind_dependencies
+    from backburner.http.after_dependencies import after_dependencies as behind_dependencies
     from backburner.http.route import routed
 
 P = ParamSpec("P")

@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute, APIRouter
 from fastapi.security.base import SecurityBase
 
 from backburner.errors import ConfigError
-from backburner.http.dependencies import behind, identifying, identities, rendering
+from backburner.http.after_dependencies import behind, identifying, identities, rendering
 from backburner.http.door import Door
 from backburner.http.endpoint import DOOR, Answer, refuse_streams, resolved
 from backburner.http.exchange import ASGIApp, Receive, Send

@@ -1,7 +1,8 @@
-"""A door behind FastAPI's dependencies: they run on every request, the function and what follows on a miss only.
+"""``@cached_response(after_dependencies=True)``: dependencies run on every request, the function only on a miss.
 
-The function that becomes the route gives the door as its response. What is behind the door calls the function with the
-arguments that are there already, and makes a response of what it gives as the route would.
+FastAPI solves the dependencies and calls a stand-in for the function (`after_dependencies`), which answers with the
+door itself. On a hit, that is all. On a miss, the door calls the function with the arguments that have been solved
+already (`Pending`), and its result is rendered as the route would render it (`rendering`).
 """
 
 import inspect
@@ -29,7 +30,7 @@ _IDENTITY: Final = "backburner_identity_"
 
 
 def identifying(door: Door) -> list[Parameter]:
-    """Parameters by which FastAPI finds out who asks."""
+    """Parameters that make FastAPI call the functions of `vary_on`, which say who is asking."""
     return [
         Parameter(f"{_IDENTITY}{number}", Parameter.KEYWORD_ONLY, default=Depends(identify))
         for number, identify in enumerate(door.identities)
@@ -37,12 +38,12 @@ def identifying(door: Door) -> list[Parameter]:
 
 
 def identities(keywords: dict[str, Any]) -> list[object]:
-    """What was found out, taken from the arguments of a call."""
+    """What those functions returned; removed from the keyword arguments of a call."""
     return [keywords.pop(name) for name in list(keywords) if name.startswith(_IDENTITY)]
 
 
 def after_dependencies(function: Callable[..., Any], door: Door) -> Callable[..., Any]:
-    """The function that becomes a route, its door behind the dependencies."""
+    """The stand-in that becomes the route: same parameters as the function, and the request and response as well."""
     signature = resolved(function)
     request_name = _parameter_of(signature, Request) or _REQUEST
     response_name = _parameter_of(signature, Response) or _RESPONSE
@@ -69,7 +70,7 @@ def after_dependencies(function: Callable[..., Any], door: Door) -> Callable[...
 
 
 def rendering(route: Any) -> ASGIApp:
-    """Makes responses of what functions give, as a route does."""
+    """An application that renders what a `Pending` call returns, with the response options of a route."""
     names = ["status_code", "response_class", "response_model"]
     names += [f"response_model_{name}" for name in ("include", "exclude", "by_alias")]
     names += [f"response_model_exclude_{name}" for name in ("unset", "defaults", "none")]
@@ -82,16 +83,17 @@ async def _render(request: Request, response: Response) -> Any:
 
 
 def behind(scope: Any, rendering: ASGIApp, anew: ASGIApp) -> None:
-    """Say what is behind the door of a route.
+    """Note in the scope what the door of a route leads to.
 
     Args:
-        anew: the whole route.
+        rendering: renders the result of the call whose dependencies have been solved.
+        anew: the whole route, dependencies included; for a renewal that outlives the request.
     """
     scope[_BEHIND] = rendering, anew
 
 
 class Pending:
-    """A call of the function whose dependencies are there, as long as the request that they belong to is."""
+    """A call of the function with its dependencies solved. They live only as long as the request they belong to."""
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Pending:
         self._rendered: anyio.Event | None = None
 
     async def value(self, response: Response) -> Any:
-        """What the function gives; what it does to its response is done to another one."""
+        """Call the function. The headers and status that it set on its own response are applied to `response`."""
         given = await called(self._function, **self.keywords)
         response.headers.raw.extend(self._response.headers.raw)
         if self._response.status_code:
@@ -121,7 +123,7 @@ class Pending:
         return given
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer by the call, or for a request that may be over by then, by the whole route."""
+        """Answer with the pending call; with the whole route where the request may be over before the call is."""
         call = scope.get(CALL)
         if self._ended or (call is not None and call.renewal):
             await self._anew({**scope, _ANEW: True}, receive, send)
@@ -133,7 +135,7 @@ class Pending:
             self._rendered.set()
 
     async def end(self) -> None:
-        """Wait until the dependencies are in nobody's use. Others may wait for the call, though its client has gone."""
+        """Wait until nothing uses the dependencies any more: others may be waiting for a call whose client has gone."""
         self._ended = True
         if self._rendered is not None:
             with anyio.CancelScope(shield=True):
