@@ -1,8 +1,8 @@
-"""What caches do, for OpenTelemetry: ``instrument(cache)`` gives metrics, and a span around each call of a callback.
+"""OpenTelemetry for caches: ``instrument(cache)`` exports metrics, and a span around each call of a callback.
 
-What is measured, and how, is said in `cache.measures`. The semantic conventions have no metrics of caches yet; names
-are formed by their rules. A span tells the namespace of the keys, and the keys only when asked. Reads have no spans:
-there are too many, and redis-py's own instrumentation shows those that reach the server.
+What is measured, and how, is defined in `cache.metrics`. The semantic conventions do not cover caches yet; the names
+follow their naming rules. A span carries the namespace of the keys, and the keys themselves only on request. Reads get
+no spans: there are too many of them, and redis-py's own instrumentation covers those that reach the server.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from backburner.cache.cache import Cache
-from backburner.cache.measures import MEASURES, SECONDS, Measure, Watched
+from backburner.cache.metrics import BUCKETS, METRICS, Metric, Watched
 from backburner.extras import extra
 
 with extra("otel", needed_by="backburner.otel"):
@@ -34,20 +34,20 @@ def instrument(
     spans: bool = True,
     keys: bool = False,
 ) -> Callable[[], None]:
-    """Tell OpenTelemetry what a cache does.
+    """Export a cache's metrics, and trace its callbacks.
 
     Args:
-        name: the attribute ``backburner.cache.name``; by default the cache's prefix without the colon at its end.
-        meter_provider: by default the global one, be it set before or after this.
+        name: the attribute ``backburner.cache.name``; by default the cache's prefix without its trailing colon.
+        meter_provider: by default the global one, whether it is set before or after this call.
         tracer_provider: likewise.
         spans: whether calls of callbacks get a span, named ``cache.compute``.
-        keys: whether spans tell the keys, as ``backburner.cache.keys``. They may hold personal data.
+        keys: whether spans carry the keys, as ``backburner.cache.keys``. Keys may hold personal data.
 
     Returns:
-        A function that ends it.
+        A function that stops the export.
 
     Raises:
-        ConfigError: the provider has a cache of that name.
+        ConfigError: the provider already exports a cache of that name.
     """
     name = cache.prefix.rstrip(":") if name is None else name
     home = meter_provider or _GLOBAL
@@ -80,25 +80,25 @@ def _tracing(
 
 
 class _Meter:
-    """The instruments of one provider, each of which is made once for all caches."""
+    """The instruments of one provider, created once and shared by all caches."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         self.watched = Watched(self)
         meter = metrics.get_meter("backburner", version("backburner"), provider)
-        for measure in MEASURES:
-            make = meter.create_observable_counter if measure.kind == "counter" else meter.create_observable_gauge
-            make(f"{_PREFIX}{measure.name}", [self._reader_of(measure)], measure.unit, measure.text)
+        for metric in METRICS:
+            make = meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
+            make(f"{_PREFIX}{metric.name}", [self._reader_of(metric)], metric.unit, metric.text)
         self._computed = meter.create_histogram(
             f"{_PREFIX}compute.duration",
             "s",
             "How long callbacks took.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            explicit_bucket_boundaries_advisory=BUCKETS,
         )
         self._waited = meter.create_histogram(
             f"{_PREFIX}wait.duration",
             "s",
             "How long callers waited for the callback of another, in this process (flight) or in another one (lease).",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            explicit_bucket_boundaries_advisory=BUCKETS,
         )
 
     def computed(self, seconds: float, cache: str, namespace: str) -> None:
@@ -107,17 +107,17 @@ class _Meter:
     def waited(self, seconds: float, cache: str, namespace: str, on: str) -> None:
         self._waited.record(seconds, _attributes(cache, namespace=namespace, on=on))
 
-    def _reader_of(self, measure: Measure) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    def _reader_of(self, metric: Metric) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def read(_: CallbackOptions) -> Iterator[Observation]:
             for name, stats in self.watched.stats().items():
-                for labels, figure in measure.read(stats):
-                    yield Observation(figure, _attributes(name, **dict(zip(measure.labels, labels, strict=True))))
+                for labels, figure in metric.read(stats):
+                    yield Observation(figure, _attributes(name, **dict(zip(metric.labels, labels, strict=True))))
 
         return read
 
 
 class _Global:
-    """Stands for the global provider, which may still be to come."""
+    """Stands for the global provider, which may not have been set yet."""
 
 
 _GLOBAL: Final = _Global()

@@ -1,7 +1,7 @@
-"""What caches do, for Prometheus: ``instrument(cache)``. What is measured, and how, is said in `cache.measures`.
+"""Cache metrics for Prometheus: ``instrument(cache)``. What is measured, and how, is defined in `cache.metrics`.
 
-Each process tells its own figures. The client's multiprocess mode knows no collectors that are asked, so there it shows
-the histograms only: give each worker a port of its own, or use `backburner.otel`.
+Each process reports its own numbers. The client's multiprocess mode does not support custom collectors, so there only
+the histograms appear: give each worker a port of its own, or use `backburner.otel`.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,12 +9,13 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from backburner.cache.cache import Cache
-from backburner.cache.measures import MEASURES, SECONDS, Measure, Watched
+from backburner.cache.metrics import BUCKETS, METRICS, Metric, Watched
 from backburner.extras import extra
 
 with extra("prometheus", needed_by="backburner.prometheus"):
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import Metric as MetricFamily
     from prometheus_client.registry import Collector
 
 __all__ = ["instrument"]
@@ -23,19 +24,19 @@ _PREFIX: Final = "backburner_cache_"
 
 
 def instrument(cache: Cache, name: str | None = None, *, registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
-    """Tell a registry what a cache does.
+    """Export a cache's metrics to a registry.
 
     Args:
-        name: the label ``cache``; by default the cache's prefix without the colon at its end.
-        registry: where to; by default the one that the client's servers show.
+        name: value of the label ``cache``; by default the cache's prefix without its trailing colon.
+        registry: where the metrics go; by default the client's global registry.
 
     Returns:
-        A function that ends it.
+        A function that stops the export.
 
     Raises:
-        ConfigError: the registry has a cache of that name.
+        ConfigError: the registry already exports a cache of that name.
     """
-    # One for all caches, since each name of a metric may come from one collector only.
+    # One collector for all caches: a registry accepts each metric name from one collector only.
     collector = _collectors.get(registry)
     if collector is None:
         collector = _collectors[registry] = _Collector(registry)
@@ -49,14 +50,14 @@ class _Collector(Collector):
             f"{_PREFIX}compute_seconds",
             "How long callbacks took.",
             ("cache", "namespace"),
-            buckets=SECONDS,
+            buckets=BUCKETS,
             registry=registry,
         )
         self._waited = Histogram(
             f"{_PREFIX}wait_seconds",
             "How long callers waited for the callback of another, in this process (flight) or in another one (lease).",
             ("cache", "namespace", "on"),
-            buckets=SECONDS,
+            buckets=BUCKETS,
             registry=registry,
         )
         registry.register(self)
@@ -67,12 +68,12 @@ class _Collector(Collector):
     def waited(self, seconds: float, cache: str, namespace: str, on: str) -> None:
         self._waited.labels(cache, namespace, on).observe(seconds)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[MetricFamily]:
         stats = self.watched.stats()
-        for measure in MEASURES:
-            family = _family(measure)
+        for metric in METRICS:
+            family = _family(metric)
             for name, told in stats.items():
-                for labels, figure in measure.read(told):
+                for labels, figure in metric.read(told):
                     family.add_metric((name, *labels), figure)
             yield family
 
@@ -80,7 +81,7 @@ class _Collector(Collector):
 _collectors: WeakKeyDictionary[CollectorRegistry, _Collector] = WeakKeyDictionary()
 
 
-def _family(measure: Measure) -> CounterMetricFamily | GaugeMetricFamily:
-    unit = "_bytes" if measure.unit == "By" else ""
-    kind = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
-    return kind(f"{_PREFIX}{measure.name.replace('.', '_')}{unit}", measure.text, labels=("cache", *measure.labels))
+def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    unit = "_bytes" if metric.unit == "By" else ""
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return kind(f"{_PREFIX}{metric.name.replace('.', '_')}{unit}", metric.text, labels=("cache", *metric.labels))

@@ -26,11 +26,11 @@ from backburner.queue.settlement import Stored
 from backburner.queue.transport import channel as channel_module
 from backburner.queue.transport import consumer as consumer_module
 from backburner.queue.transport import decisions, worker
-from backburner.queue.transport.aside import Thread
 from backburner.queue.transport.claims import _CLAIM as CLAIM
 from backburner.queue.transport.claims import Claims
 from backburner.queue.transport.consumer import Consumer, check_version
 from backburner.queue.transport.held import QoS
+from backburner.queue.transport.native import Thread
 from backburner.queue.transport.wire import Wire, pack
 from backburner.redis import command
 from backburner.testing import FaultProxy

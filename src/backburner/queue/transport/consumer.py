@@ -27,8 +27,8 @@ from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
 from backburner.queue.settlement import Offer, Stored, server_of
 from backburner.queue.transport import worker
-from backburner.queue.transport.aside import Thread
 from backburner.queue.transport.decisions import LONGEST, Decisions
+from backburner.queue.transport.native import Thread
 from backburner.queue.transport.wire import Call, Wire, script
 
 log = logging.getLogger("backburner.queue")

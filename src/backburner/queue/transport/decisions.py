@@ -18,7 +18,7 @@ from typing import Any, Final
 import redis
 
 from backburner.queue.settlement import SETTLE, Stored, settling
-from backburner.queue.transport.aside import Bell, gevent_is_here, original
+from backburner.queue.transport.native import Bell, gevent_is_here, original
 from backburner.queue.transport.wire import Call, Wire, pack, will_pass
 
 __all__ = ["LONGEST", "Decisions"]

@@ -18,7 +18,7 @@ from kombu.exceptions import DecodeError, SerializationError, SerializerNotInsta
 from kombu.utils.json import loads
 
 from backburner.queue.keys import Keys
-from backburner.queue.transport.aside import Thread
+from backburner.queue.transport.native import Thread
 from backburner.queue.transport.wire import Wire
 
 log = logging.getLogger("backburner.queue")

@@ -1,9 +1,8 @@
-"""What caches do, as figures for a system that collects metrics.
+"""The metrics of a cache, independent of the system that collects them.
 
-Nothing here knows such a system: `backburner.prometheus` and `backburner.otel` write these figures in the way of each.
-Most are read from `Cache.stats()` when somebody asks, so a hit costs nothing more. Only how long callbacks took, and
-how long callers waited for those of others, comes from events. No label holds a key: there are too many, and they may
-hold personal data.
+`backburner.prometheus` and `backburner.otel` export them in the form of each system. Most are read from `Cache.stats()`
+at collection time, so they add nothing to the cost of a hit. Only the two durations, of callbacks and of waiting for
+somebody else's callback, come from events. No label holds a key: there are too many, and keys may hold personal data.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,49 +15,49 @@ from backburner.cache.stats import Stats
 from backburner.errors import ConfigError
 from backburner.events import Computed, Event, Waited
 
-__all__ = ["MEASURES", "SECONDS", "Durations", "Measure", "Watched"]
+__all__ = ["BUCKETS", "METRICS", "Durations", "Metric", "Watched"]
 
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""The bounds of histograms: from a look into a database to a report."""
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the histograms in seconds: from a database lookup to a long report."""
 
 Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """One figure of `Stats`, or one for each combination of labels."""
+class Metric:
+    """One number taken from `Stats`, or one for each combination of labels."""
 
     name: str
-    """With dots between words."""
+    """Words separated by dots."""
     kind: Literal["counter", "gauge"]
     unit: str
-    """In UCUM: ``By``, or in braces what is counted; empty for a yes or no."""
+    """In UCUM: ``By`` for bytes, or what is counted in braces; empty for a yes-or-no gauge."""
     text: str
     labels: Labels
     read: Callable[[Stats], Iterator[tuple[Labels, float]]]
-    """Values of the labels, and the figure."""
+    """Yields the values of the labels together with the number."""
 
 
-def _by_namespace(name: str, unit: str, text: str, read: Callable[[Counts], float]) -> Measure:
+def _by_namespace(name: str, unit: str, text: str, read: Callable[[Counts], float]) -> Metric:
     def figures(stats: Stats) -> Iterator[tuple[Labels, float]]:
         return (((namespace,), read(counts)) for namespace, counts in stats.namespaces.items())
 
-    return Measure(name, "counter", unit, text, ("namespace",), figures)
+    return Metric(name, "counter", unit, text, ("namespace",), figures)
 
 
-def _by_tier(name: str, text: str, which: Literal["hits", "stale"]) -> Measure:
+def _by_tier(name: str, text: str, which: Literal["hits", "stale"]) -> Metric:
     def figures(stats: Stats) -> Iterator[tuple[Labels, float]]:
         for namespace, counts in stats.namespaces.items():
             for tier, hits in counts.tiers.items():
                 yield (namespace, tier), getattr(hits, which)
 
-    return Measure(name, "counter", "{hit}", text, ("namespace", "tier"), figures)
+    return Metric(name, "counter", "{hit}", text, ("namespace", "tier"), figures)
 
 
 def _of_all(
     name: str, kind: Literal["counter", "gauge"], unit: str, text: str, read: Callable[[Stats], float]
-) -> Measure:
-    return Measure(name, kind, unit, text, (), lambda stats: iter([((), read(stats))]))
+) -> Metric:
+    return Metric(name, kind, unit, text, (), lambda stats: iter([((), read(stats))]))
 
 
 def _tracking(stats: Stats) -> Iterator[tuple[Labels, float]]:
@@ -66,7 +65,7 @@ def _tracking(stats: Stats) -> Iterator[tuple[Labels, float]]:
         yield (stats.tracking,), 1
 
 
-MEASURES: Final = (
+METRICS: Final = (
     _by_tier("hits", "Values given without calling back, by where they came from.", "hits"),
     _by_tier("stale.hits", "Hits beyond their freshness, given while renewed.", "stale"),
     _by_namespace("misses", "{miss}", "Reads that found no value.", lambda counts: counts.misses),
@@ -88,38 +87,38 @@ MEASURES: Final = (
     _of_all("memory.entries", "gauge", "{entry}", "Entries in this process.", lambda stats: stats.memory_items),
     _of_all("memory.size", "gauge", "By", "What entries take in this process.", lambda stats: stats.memory_bytes),
     _of_all("available", "gauge", "", "Whether the server answered when last asked.", lambda stats: stats.available),
-    Measure("tracking", "gauge", "", "How changes of copies in memory are heard of.", ("mode",), _tracking),
+    Metric("tracking", "gauge", "", "How changes of copies in memory are heard of.", ("mode",), _tracking),
 )
 
 
 class Durations(Protocol):
-    """Takes what is measured one by one, in seconds."""
+    """Receives durations one at a time, in seconds."""
 
     def computed(self, seconds: float, cache: str, namespace: str) -> None:
         """How long a callback took."""
 
     def waited(self, seconds: float, cache: str, namespace: str, on: str) -> None:
-        """How long a caller waited for the callback of another, in this process (flight) or in another one (lease)."""
+        """How long a caller waited for somebody else's callback, in this process (flight) or in another one (lease)."""
 
 
 class Watched:
-    """Caches by the names that metrics have for them."""
+    """The exported caches, by the names that their metrics carry."""
 
     def __init__(self, durations: Durations) -> None:
         self._durations = durations
         self._caches: dict[str, Cache] = {}
 
     def add(self, cache: Cache, name: str) -> Callable[[], None]:
-        """Watch a cache; the function returned ends that.
+        """Start watching a cache. Returns a function that stops it.
 
         Raises:
-            ConfigError: another one has this name.
+            ConfigError: a cache of this name is being watched already.
         """
         if name in self._caches:
             raise ConfigError(f"there is a cache named {name!r} here already: write instrument(cache, 'another name')")
         self._caches[name] = cache
 
-        def measure(event: Event) -> None:
+        def record(event: Event) -> None:
             match event:
                 case Computed(keys, seconds):
                     self._durations.computed(seconds, name, cache.namespace(keys[0]))
@@ -128,7 +127,7 @@ class Watched:
                 case _:
                     pass
 
-        unsubscribe = cache.events.subscribe(measure, Computed, Waited)
+        unsubscribe = cache.events.subscribe(record, Computed, Waited)
 
         def end() -> None:
             unsubscribe()
@@ -137,5 +136,5 @@ class Watched:
         return end
 
     def stats(self) -> dict[str, Stats]:
-        """What each cache did so far."""
+        """The current `Stats` of each cache, by name."""
         return {name: cache.stats() for name, cache in list(self._caches.items())}

@@ -1,8 +1,8 @@
-"""A thread that runs whatever the others do, and a way to wake it from anywhere.
+"""A native thread, also where gevent has patched the standard library, and a `Bell` that wakes it from anywhere.
 
-Where gevent has replaced the standard library's parts, its threads are greenlets that stand still while one of them
-computes; here the original parts are taken. Python's own Event holds a lock while it is set, so a signal handler or the
-garbage collector, which may interrupt that very thread, must not set it; a `Bell` may be rung by both.
+Under gevent, "threads" are greenlets that all stand still while one of them computes; leases must be renewed all the
+same, so the unpatched originals are used here. `threading.Event` takes a lock while it is set, so a signal handler or
+finalizer that interrupts the waiting thread could deadlock on it; ringing a `Bell` takes none.
 """
 
 import importlib
@@ -14,31 +14,31 @@ from typing import Any
 
 
 def original(module: str, name: str) -> Any:
-    """Something of the standard library's, as it was before gevent replaced it."""
+    """An object of the standard library, as it was before gevent patched it."""
     monkey: Any = sys.modules.get("gevent.monkey")
     return monkey.get_original(module, name) if monkey else getattr(importlib.import_module(module), name)
 
 
 def gevent_is_here() -> bool:
-    """Whether gevent may have replaced something."""
+    """Whether gevent may have patched the standard library."""
     return "gevent.monkey" in sys.modules
 
 
 class Bell:
-    """Wakes one thread. To ring it takes no lock of Python's."""
+    """Wakes one thread. Ringing it takes no Python lock."""
 
     def __init__(self) -> None:
         self._rung = False
         self._queue = original("_queue", "SimpleQueue")()
 
     def ring(self) -> None:
-        """Wake the thread, or keep it from falling asleep. From any thread, signal handler or finalizer."""
+        """Wake the thread, or make its next `wait` return at once. Safe in any thread, signal handler or finalizer."""
         if not self._rung:
             self._rung = True
             self._queue.put(None)
 
     def wait(self, seconds: float) -> bool:
-        """Whether it was rung since it was last waited for, before so much time has passed."""
+        """Wait up to so many seconds. Whether the bell was rung since the last `wait`."""
         try:
             self._queue.get(timeout=max(0.0, seconds))
         except Empty:
@@ -48,7 +48,7 @@ class Bell:
 
 
 class Thread:
-    """A thread that does not keep the process from ending."""
+    """A daemon thread: it does not keep the process from ending."""
 
     def __init__(self, run: Callable[[], None], name: str) -> None:
         self._run = run
@@ -63,20 +63,20 @@ class Thread:
         return ident == self._ident
 
     def start(self) -> None:
-        """Start it. Once."""
+        """Start the thread; may be called once."""
         self._ended.acquire()
         try:
             if gevent_is_here():
                 original("_thread", "start_new_thread")(self._main, ())
             else:
-                # As this one, with a name for those who look at processes.
+                # The same, with a name that debuggers and `ps` show.
                 threading.Thread(target=self._main, name=self._name, daemon=True).start()
         except BaseException:
-            self._ended.release()  # there are too many threads, and none waits for this one
+            self._ended.release()  # the system refused another thread; nobody must wait for this one
             raise
 
     def join(self, seconds: float) -> bool:
-        """Wait until it has ended. ``False`` if it has not, after so much time."""
+        """Wait up to so many seconds for the thread to end. Whether it has."""
         if not self._ended.acquire(timeout=seconds):
             return False
         self._ended.release()
