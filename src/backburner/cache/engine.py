@@ -14,7 +14,18 @@ from typing import Final, Literal, TypeVar
 
 from backburner.cache.codec import Codec, is_immutable
 from backburner.cache.counters import Counters
-from backburner.cache.entry import COUNTER, ENCODED, TTL, Decision, Entry, TagVersions, decide, refresh_point, seconds
+from backburner.cache.entry import (
+    COUNTER,
+    ENCODED,
+    INT64,
+    TTL,
+    Decision,
+    Entry,
+    TagVersions,
+    decide,
+    refresh_point,
+    seconds,
+)
 from backburner.cache.explanation import Explanation, explain
 from backburner.cache.flight import Flights
 from backburner.cache.leases import Leases
@@ -41,7 +52,6 @@ from backburner.events import (
 T = TypeVar("T")
 
 FOREVER: Final = math.inf
-_INT64: Final = range(-(2**63), 2**63)
 _TAGS_OUTLIVE: Final = 60.0
 """Seconds that the version of a tag outlives the entry: computing and writing take their time."""
 
@@ -216,7 +226,7 @@ class Engine:
         lifetime = self.lifetime(ttl)
         if isinstance(amount, bool) or not isinstance(amount, int):
             raise TypeError(f"the amount must be a whole number, not {amount!r}")
-        if amount not in _INT64:
+        if amount not in INT64:
             raise OverflowError(f"the amount {amount} does not fit into 64 bits")
         amount = int(amount)  # of an enum, say
         begin = self.entry(key, amount, lifetime)
@@ -408,7 +418,7 @@ class Engine:
         times = (now, refresh_at, fresh_until, fresh_until + grace if grace else fresh_until)
         if self.store.shares_values and is_immutable(value):
             return Entry(None, *times, compute_seconds=took, value=value)
-        payload = b"J%d\n" % value if type(value) is int and value in _INT64 else self._codec.encode(value, key)
+        payload = b"J%d\n" % value if type(value) is int and value in INT64 else self._codec.encode(value, key)
         return Entry(payload, *times, compute_seconds=took)
 
     def _misfit(self, key: str, entry: Entry) -> ValueTooLarge | None:

@@ -42,6 +42,8 @@ them."""
 TIME: Final = struct.Struct(">d")
 """One of them, or when the entry was created."""
 TIMES_OFFSET: Final = 12
+INT64: Final = range(-(2**63), 2**63)
+"""What a counter can hold."""
 COUNTER: Final = re.compile(rb"J(-?\d{1,19})\n")
 """The payload of a whole number of 64 bits, whatever the codec."""
 

@@ -6,7 +6,6 @@ takes nobody's jobs.
 """
 
 import asyncio
-import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from backburner.cache.keys import Keyspace
 from backburner.cli import plan
 from backburner.cli.dev import errors_told, until_signalled
 from backburner.cli.home import Home
@@ -158,7 +158,7 @@ class _Check:
         settings = self.run.settings
         if settings.cache_url.startswith("memory://"):
             return None
-        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", settings.cache_prefix) + "*"
+        pattern = Keyspace(settings.cache_prefix).pattern
         client = connect(for_prefix(settings.cache_url, settings.cache_prefix), timeout=1)
         try:
             return sum(1 for _ in islice(client.scan_iter(match=pattern, count=1000), _KEYS_COUNTED))

@@ -5,7 +5,6 @@ has no key, and is not cached.
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -178,6 +177,3 @@ def _authority(scheme: str, host: bytes | None) -> str | None:
     if host is None or _HOST.fullmatch(host) is None:
         return None
     return f"{scheme}://{host.decode('ascii').lower().removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"
-
-
-Scope = Mapping[str, Any]

@@ -49,7 +49,7 @@ WRITE_OPTIONS = {
 """Transport options of connections that publish."""
 
 _DAY = 86_400
-"""Seconds: where results never expire, all else does."""
+"""Seconds. Where results never expire, everything else about a job still does."""
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def defaults(settings: Settings) -> dict[str, Any]:
     }
 
 
-def results_kept(conf: Any) -> float:
-    """Seconds for which, by an app's configuration, a job's result is kept, and what else is known of the job."""
+def results_kept(conf: Any) -> int:
+    """Seconds that a job's result, and whatever else is on record about it, is kept: ``result_expires``, rounded up."""
     expires = conf.result_expires or _DAY
-    return float(getattr(expires, "total_seconds", lambda: expires)())
+    return math.ceil(getattr(expires, "total_seconds", lambda: expires)())
 
 
 def servers(settings: Settings) -> dict[str, Any]:

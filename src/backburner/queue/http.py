@@ -13,7 +13,6 @@ is lies on the result backend's server, which must be Redis or Valkey, for as lo
 
 import asyncio
 import json
-import math
 import re
 import time
 import uuid
@@ -185,7 +184,7 @@ class JobsRouter(APIRouter):
         with reading(job_id):
             key, backend = keys_of(self._backend).submission(job_id), self._backend
             value = orjson.dumps(record | {"enqueued": lasting})
-            seconds = math.ceil(results_kept(self.celery_app.conf)) if lasting else _SUBMITTING
+            seconds = results_kept(self.celery_app.conf) if lasting else _SUBMITTING
             if lasting or backend.client.set(key, value, nx=True, ex=seconds):
                 if lasting:
                     backend.client.set(key, value, ex=seconds)

@@ -27,6 +27,7 @@ from celery import states
 from backburner.forking import in_forked_child
 from backburner.queue.cancellation import end_if_cancelled
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.defaults import results_kept
 from backburner.queue.stream import KEPT, stream_key
 from backburner.redis.script import Script
 
@@ -171,7 +172,7 @@ class _Report:
                 | {"task_id": job_id}
             )
         keys = [stream_key(backend, job_id), backend.get_key_for_task(job_id)]
-        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, int(backend.expires or 86_400), meta, *lines)
+        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, results_kept(backend.app.conf), meta, *lines)
 
 
 class _Sender:

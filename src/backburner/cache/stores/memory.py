@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from backburner.cache.entry import ENCODED, Entry
+from backburner.cache.entry import ENCODED, INT64, Entry
 from backburner.cache.stores.base import Find, Outcome, Rest, Seen, Taken, Turn
 from backburner.cache.stores.collector import untrack
 from backburner.cache.stores.ends import Ends
@@ -27,7 +27,6 @@ from backburner.errors import ConfigError, ValueTooLarge
 from backburner.events import Tier
 from backburner.size import byte_count
 
-_INT64: Final = range(-(2**63), 2**63)
 _SWEEP: Final = 4
 """Expired entries removed at most with each write: more than one, so that they die out; few, so that no write is
 slow."""
@@ -187,10 +186,10 @@ class MemoryStore:
                 return amount
             if entry.tags and not tags_checked:
                 return None
-            if type(entry.value) is not int or entry.value not in _INT64:
+            if type(entry.value) is not int or entry.value not in INT64:
                 raise TypeError("not a whole number of 64 bits")
             total = entry.value + amount
-            if total not in _INT64:
+            if total not in INT64:
                 raise OverflowError("the sum does not fit into 64 bits")
             # A new entry, since readers may hold the old one.
             self._overrule((key,))
