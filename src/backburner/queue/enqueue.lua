@@ -1,27 +1,30 @@
--- Put messages of one task into one list, and record that their jobs exist; once, even if the caller has to ask again.
+-- Put messages of one task into one list, and record that their jobs exist. Does so once, even if the caller has to
+-- repeat the call because its reply was lost.
 --
 -- KEYS[1]    the list
 -- KEYS[2]    the consumers that lease messages
 -- KEYS[3]    the delayed set
 -- KEYS[4]    its entries
 -- KEYS[5..]  for each message its job's record, a string of lines: enqueued (ms since 1970, or, if negative, seconds
---            before the record expires), name of the task, token of the last delivery, the queues it went to; then lists
---            that expire unless used (queues with x-expires)
--- ARGV[1]    a token of this delivery: the same token is not delivered to the same queue twice
+--            before the record expires), name of the task, token of the last delivery, the queues it went to; then the
+--            lists that expire unless used (queues with x-expires)
+-- ARGV[1]    the token of this delivery: nothing is delivered to the same queue twice with the same token
 -- ARGV[2]    seconds to keep the records
 -- ARGV[3]    name of the task
 -- ARGV[4]    name of the queue
--- ARGV[5]    when it is due, in seconds since 1970; '' for now
--- ARGV[6]    the time by the clock that this was reckoned with, if it is due later. If it is off by more than a second,
---            due is mended.
--- ARGV[7]    where to announce them
--- ARGV[8]    milliseconds for the lists that expire; only read if there are any
+-- ARGV[5]    when the messages are due, in seconds since 1970; '' for now
+-- ARGV[6]    the caller's time when it computed that, if they are due later. If its clock is off by more than a second,
+--            the due time is corrected by the difference.
+-- ARGV[7]    the channel for announcements
+-- ARGV[8]    milliseconds after which the expiring lists expire; read only if there are any
 -- ARGV[9]    how many messages
--- ARGV[10..] the messages, then what to announce
+-- ARGV[10..] the messages, then the announcements
 --
--- Messages that are not due wait in the delayed set if anybody is there who looks after it; stock workers wait
--- themselves. Returns how many heard what was announced; -1 if the delivery had already been made. O(messages), and
--- O(log delayed) for each delayed.
+-- Messages that are not due yet wait in the delayed set if a consumer of ours is there to look after it; stock workers
+-- hold them in memory until then. Members of the delayed set are named as by `member_in` of transport/entries.lua.
+--
+-- Returns how many subscribers heard the announcement, or -1 if the delivery had already been made. O(messages), and
+-- O(log delayed) for each delayed message.
 local list, token, task, queue = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local due, channel, count = tonumber(ARGV[5]), ARGV[7], tonumber(ARGV[9])
 
@@ -32,12 +35,12 @@ local first = 5
 if redis.call('SET', KEYS[5], record, 'EX', ARGV[2], 'NX') then
     first = 6
 else
-    -- A message of more than one queue, a retry of the task, or of the caller.
+    -- The job was enqueued before: into another queue, as a retry of the task, or by this very delivery.
     local known, queues = redis.call('GET', KEYS[5]), queue
     local before, last, delivered = string.match(known, '^(-?%d+)\n[^\n]*\n([^\n]*)\n(.*)$')
     if last == token then
         if string.find('\n' .. delivered .. '\n', '\n' .. queue .. '\n', 1, true) then
-            -- A write, for a caller who waits for replicas: they are to have what its connection wrote last.
+            -- This must be a write: a WAIT that follows is about the last write of its connection.
             redis.call('EXPIRE', KEYS[5], ARGV[2])
             return -1
         end

@@ -1,11 +1,11 @@
--- Add events to a job's stream, tell who listens, and keep what the job's state says about its progress.
+-- Add events to a job's stream, publish them, and record its progress in the job's state.
 --
--- KEYS[1]    the stream; what is added is published on a channel of the same name, as "<id> <event>"
+-- KEYS[1]    the stream; events are also published on a channel of the same name, as "<id> <event>"
 -- KEYS[2]    the job's result
--- ARGV[1]    events to keep, about
+-- ARGV[1]    how many events to keep, approximately
 -- ARGV[2]    seconds to keep them
--- ARGV[3]    what the result is until there is one (JSON), or nothing if that stays
--- ARGV[4..]  the events, JSON
+-- ARGV[3]    the state to store while the job has not ended (JSON), or '' to leave it as it is
+-- ARGV[4..]  the events (JSON)
 --
 -- Returns nothing. O(events).
 for i = 4, #ARGV do

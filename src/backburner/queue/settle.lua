@@ -1,14 +1,16 @@
--- Store states and results of jobs and acknowledge messages, in one step: no message is done with whose result is not
--- there.
+-- Store states and results of jobs and acknowledge messages, in one step: no message is acknowledged whose result is
+-- not stored.
 --
--- KEYS[1]    the leases of a consumer; any of the others if nothing is acknowledged
--- KEYS[2..]  results, as Celery has them: JSON that begins with the state; what is stored is published there too
+-- KEYS[1]    the leases of a consumer; any of the other keys if nothing is acknowledged
+-- KEYS[2..]  results in Celery's form: JSON that begins with the state. What is stored is also published on these names
 -- ARGV[1]    how many leases are acknowledged
--- ARGV[2..]  their numbers; then for each result its JSON, seconds to keep it (0 for ever), and when its job began, as
---            `date_done` is written, if nothing was stored for it since then by who ran it, or ''
+-- ARGV[2..]  their numbers; then for each result its JSON, the seconds to keep it (0: for ever), and the time at which
+--            the job began, in the form of `date_done`, if its worker has stored nothing since; otherwise ''
 --
--- What has ended stays as it is: a late double changes nothing. Only a job that has begun again after that may still
--- end in another way, unless it has succeeded. Returns how many were stored. O(results + acknowledged).
+-- A job that has ended keeps its state: a late duplicate changes nothing. Only a job that began again after its failure
+-- or revocation may still end differently.
+--
+-- Returns how many states were stored. O(results + acknowledged).
 local acknowledged = tonumber(ARGV[1])
 
 local function ended_since(began, json)
@@ -33,8 +35,8 @@ for i = 2, #KEYS do
     end
 end
 
--- Removed first: a server whose memory is full refuses a script that begins by adding. If nothing is acknowledged, what
--- is replaced is removed.
+-- Removals come first: a server whose memory is full refuses a script that begins with an addition. If nothing is
+-- acknowledged, the result that is about to be replaced is removed.
 if acknowledged == 0 and #stored > 0 then
     redis.call('DEL', stored[1][1])
 end

@@ -1,17 +1,19 @@
--- Begin to compute values: take the leases on their keys, so that no other process computes them too, and read the
--- versions of their tags, giving each tag without one a new version, kept for at least as long as the entries. A flush
--- removes the version, so what is computed before it can be told from what comes after. A key whose entry is another
--- than the caller has seen gets no lease: somebody has computed it just now.
+-- Begin computing values: take the leases on their keys, so that no other process computes them too, and read the
+-- versions of their tags. A tag without a version is given a new one, kept at least as long as the entries: a flush
+-- removes the version, so that values computed before it can be told from those computed after. A key whose entry is
+-- not the one that the caller has seen gets no lease: somebody else has just computed it.
+--
 -- KEYS     the tags' keys; then, for each key to compute, its lease and its entry
 -- ARGV[1]  the token of the leases
--- ARGV[2]  milliseconds that a lease lasts
+-- ARGV[2]  duration of a lease in milliseconds
 -- ARGV[3]  milliseconds that the versions must live at least; 0: for ever
 -- ARGV[4]  the number of tags
--- ARGV[5…] a random version for each tag, used where there is none; then, for each key, the 8 bytes that tell when the
---          entry seen was made; empty: there was none; '*': never mind
--- Result   for each key 1: granted, 0: another entry, or {token of the holder, milliseconds that its lease still lasts};
---          then the versions of the tags and, if there are keys, the time in microseconds, unless none was granted
--- O(number of tags and keys)
+-- ARGV[5…] a random version for each tag, used if it has none; then, for each key, the mark of the entry that the
+--          caller has seen: the 8 bytes of its time of creation, '' if there was none, '*' for any
+--
+-- Returns for each key 1 (granted), 0 (another entry is there) or {token of the holder, milliseconds left of its
+-- lease}; then, unless no lease was granted, the versions of the tags and, if there are keys, the time in
+-- microseconds. O(tags + keys).
 local tags = tonumber(ARGV[4])
 local result, granted = {}, tags == #KEYS
 

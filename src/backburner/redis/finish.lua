@@ -1,20 +1,21 @@
--- End computations: for each key whose lease is still held, store what was computed, and give the lease back; then wake who
--- waits. Whoever wrote or removed a key meanwhile has taken the lease away, and wins; those who wait for it are woken all
--- the same.
--- KEYS[1]  a list on which the others wait
--- KEYS[2]  where it is noted who is removing everything, and since when
+-- End computations: for each key whose lease is still held, store the result and give the lease back; then wake the
+-- waiters. Whoever wrote or removed a key in the meantime has taken the lease away, and wins; its waiters are woken
+-- all the same.
+--
+-- KEYS[1]  the list that waiters block on
+-- KEYS[2]  the notes of flushes of everything that are under way
 -- KEYS[3…] for each key its lease and its entry; then the channel
 -- ARGV[1]  the token of the leases
--- ARGV[2]  when they were granted, in microseconds: what began before that is not stored
--- ARGV[3]  milliseconds that the list is kept for those who have yet to look at it
--- ARGV[4]  where `refresh_at` stands in an entry
--- ARGV[5…] for each key what to do with its entry, and two arguments of that:
---          'put'    the entry, and the milliseconds that it lives; 0: for ever
---          'rest'   a new `refresh_at` for the entry that is there, packed, and nothing
---          'remove' nothing, and nothing
---          'leave'  nothing, and nothing
--- Result   for each key 1 if its lease was held, and nobody began to remove everything since, else 0
--- O(length of the entries)
+-- ARGV[2]  when they were granted, in microseconds: nothing is stored if a flush began since
+-- ARGV[3]  milliseconds that the list is kept for waiters that have yet to block on it
+-- ARGV[4]  offset of `refresh_at` in an entry
+-- ARGV[5…] for each key what to do with its entry, and two arguments for that:
+--          'put'    the entry, and its lifetime in milliseconds; 0: for ever
+--          'rest'   a new `refresh_at` for the entry that is there, packed; ''
+--          'remove' '', ''
+--          'leave'  '', ''
+--
+-- Returns for each key 1 if its lease was held and no flush has begun since, otherwise 0. O(length of the entries).
 local result, waited_for = {}, false
 local _, flushing = unpack(redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')) -- the last that began
 local flushed = tonumber(flushing or -1) >= tonumber(ARGV[2])

@@ -1,15 +1,16 @@
 -- Add to the whole number in an entry, or begin one. Exact over all 64 bits: INCRBY does the sum, not Lua's doubles.
+--
 -- KEYS[1]  the lease on computing it
 -- KEYS[2]  the entry
 -- KEYS[3]  the channel
--- ARGV[1]  the amount, may be negative
--- ARGV[2]  the time, Unix seconds
--- ARGV[3]  header of a new entry, put before the number if there is none yet, or only a stale one
--- ARGV[4]  milliseconds a new entry lives; 0: for ever
--- ARGV[5]  '1': the caller has seen that the entry's tags are still valid
--- Result   {'ok', number} | {'tagged'}: ask again once the tags are checked | {'overflow'} |
---          {'type'}: no whole number, or no entry of this key
--- O(1)
+-- ARGV[1]  the amount, which may be negative
+-- ARGV[2]  the time in Unix seconds
+-- ARGV[3]  header for a new entry, used if there is none yet, or only a stale one
+-- ARGV[4]  lifetime of a new entry in milliseconds; 0: for ever
+-- ARGV[5]  '1' if the caller has checked that the entry's tags are still valid
+--
+-- Returns {'ok', sum}; {'tagged'}: ask again once the tags are checked; {'overflow'}; or {'type'}: not a whole number,
+-- or not an entry of this key. O(1).
 local lease, entry = KEYS[1], KEYS[2]
 local data = redis.call('GET', entry)
 if data and (#data < 44 or string.sub(data, 1, 2) ~= string.sub(ARGV[3], 1, 2)) then return {'type'} end

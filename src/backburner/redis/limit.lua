@@ -1,11 +1,12 @@
--- Let something happen at most so often (GCRA). The state is one time, up to which the rate is used up; everything that
--- a caller wants to know follows from it and the present, and is computed by `limits.judge`, with the same arithmetic.
--- All times are whole microseconds, so that numbers stay exact.
+-- Allow something at most so often (GCRA). The state is a single time: the moment up to which the rate is used up.
+-- Everything else that the caller wants to know follows from it and the present, and is computed with the same
+-- arithmetic by `limits.judge`. All times are whole microseconds, so that numbers stay exact.
+--
 -- KEYS[1]  the state
--- ARGV[1]  how far one call moves it: the time that each takes at this rate, times the cost of this call
--- ARGV[2]  how far it may be ahead of the present
--- Result   {present, state before}
--- O(1)
+-- ARGV[1]  how far this call moves the state: the time that each call takes at this rate, times the cost
+-- ARGV[2]  how far the state may be ahead of the present
+--
+-- Returns {present, state before}. O(1).
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local tolerance = tonumber(ARGV[2])

@@ -1,12 +1,13 @@
--- Take a lock that nobody holds. Whoever holds it already gets the same number again, and a new end.
--- The fencing number grows with every owner: it is the server's time in microseconds, or one more than the last number
--- where the clock was set back.
+-- Take a lock that nobody holds. An owner that holds it already keeps its fencing number and gets a new end. The
+-- fencing number grows with every owner: it is the server's time in microseconds or, where the clock was set back, the
+-- last number plus one.
+--
 -- KEYS[1]  the lock, a hash: owner, until (milliseconds), fence
 -- ARGV[1]  token of the owner
--- ARGV[2]  milliseconds the lock is held at most
--- ARGV[3]  milliseconds the last number is remembered beyond that
--- Result   {fence, 0}, or {0, milliseconds until the holder's time is up}
--- O(1)
+-- ARGV[2]  milliseconds that the lock is held at most
+-- ARGV[3]  milliseconds that the last fencing number is remembered beyond that
+--
+-- Returns {fence, 0}, or {0, milliseconds until the holder's time is up}. O(1).
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HMGET', KEYS[1], 'owner', 'until', 'fence')

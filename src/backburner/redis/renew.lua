@@ -1,9 +1,10 @@
--- Let leases that are still held last longer.
+-- Prolong leases that are still held.
+--
 -- KEYS     the leases
 -- ARGV[1]  milliseconds that they last from now on
 -- ARGV[2…] for each its token
--- Result   for each 1 if it was still held, else 0
--- O(number of leases)
+--
+-- Returns for each 1 if it was still held, otherwise 0. O(leases).
 local result = {}
 for i, lease in ipairs(KEYS) do
   local holder, token = redis.call('GET', lease), ARGV[i + 1]

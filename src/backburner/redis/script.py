@@ -1,4 +1,4 @@
-"""Scripts that run in the server, one per ``.lua`` file."""
+"""Lua scripts that run in the server, one per ``.lua`` file."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The text of a script and the digest by which the server knows it."""
+    """The text of a script, and the SHA-1 digest by which the server knows it."""
 
     name: str
     text: str
@@ -15,7 +15,7 @@ class Script:
 
     @classmethod
     def load(cls, *names: str, package: str = __package__) -> "Script":
-        """Read a package's ``NAME.lua``; its header tells KEYS, ARGV, result and complexity. Of several, one after the
-        other, the last is the script; the others define what it uses."""
+        """Read ``NAME.lua`` of a package, whose header documents KEYS, ARGV, the result and the complexity. Of several
+        names, the last is the script itself; those before it define the functions that it uses."""
         text = "".join(files(package).joinpath(f"{name}.lua").read_text("utf-8") for name in names)
         return cls(names[-1], text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

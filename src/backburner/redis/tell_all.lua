@@ -1,7 +1,9 @@
--- Say that anything may have changed, now that everything was removed.
--- KEYS[1]  where it is noted who is removing everything
+-- Announce that anything may have changed, now that everything has been removed.
+--
+-- KEYS[1]  the notes of the flushes that are under way
 -- KEYS[2]  the channel
--- ARGV[1]  who has done so
--- O(log of how many are at it + number of listeners)
+-- ARGV[1]  the flush that is done
+--
+-- Returns nothing. O(listeners + log flushes under way).
 redis.call('ZREM', KEYS[1], ARGV[1])
 tell('')

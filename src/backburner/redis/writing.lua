@@ -1,6 +1,7 @@
--- What the scripts behind this one share. Every write of an entry takes away the lease on computing its key: what is being
--- computed has begun before it, and must not overwrite it. And it tells those caches that the server itself does not tell
--- of changes (no client tracking), on a channel. While any of them listens, a key has the channel's name: the last of KEYS.
+-- Shared by the scripts that write entries; stands before their text. Every write of an entry takes away the lease on
+-- computing its key: what is being computed began earlier and must not overwrite the new entry. The write is also
+-- announced on a channel, for caches to which the server itself does not announce changes (no client tracking). While
+-- any of them listens, a key with the channel's name exists: the last of KEYS.
 local channel = KEYS[#KEYS]
 local listened_to = redis.call('EXISTS', channel) == 1
 

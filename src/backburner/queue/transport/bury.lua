@@ -1,12 +1,12 @@
--- Move a leased message to the failed ones.
+-- Move a leased message to the failed set.
 --
 -- KEYS[1] the consumer's leases
 -- KEYS[2] the failed set
 -- ARGV[1] number of the lease
--- ARGV[2] the reason, in a word
+-- ARGV[2] the reason, in one word
 -- ARGV[3] the reason, in detail
 --
--- Returns 1, or 0 if it is no longer leased. O(log failed).
+-- Returns 1, or 0 if the message is no longer leased. O(log failed).
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then
     return 0

@@ -12,11 +12,11 @@
 -- ARGV[4]   how many queues
 -- ARGV[5..] numbers of leases that are acknowledged, up to 1000
 --
--- Returns the time, the time when the next delayed message is due (or ''), how many consumers there are, 1 if there is
--- nothing more to be had, then the entries. With 1, the connection is told when that changes, if it asked for CLIENT
--- TRACKING. The error LEASELOST says that the consumer was taken for dead; a list's own error, that nothing was found in
--- the others. A message that is due, and whose list does not take it, is due again in a second. O(lists + messages), and
--- of messages with priorities, 1000 that are to be sorted first.
+-- Returns {the time, when the next delayed message is due (or ''), the number of consumers, 1 if the lists are drained,
+-- then the entries}. If they are drained, a connection under CLIENT TRACKING is notified when that changes. The error
+-- LEASELOST says that the consumer was taken for dead; an error of a list is returned only if the others were empty. A
+-- delayed message that is due but whose list does not take it is tried again a second later. O(lists + messages), plus
+-- up to 1000 messages that have to be moved to the list of their priority first.
 local leased, consumers, delayed, entries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local wanted, number, queues = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -62,9 +62,9 @@ local function priority_of(message, likely)
     return own and own <= 9 and own or likely
 end
 
--- Producers put several priorities into one list, as stock kombu does. What is met there too early goes to a list of its
--- own. One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it kills
--- the consumer, it is the oldest lease.
+-- Producers put several priorities into one list, as stock kombu does. What is met there too early goes to a list of
+-- its own. One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it
+-- kills the consumer, it is the oldest lease.
 local function take(key, count)
     local list, priority = KEYS[key], math.floor((key - 5) / queues)
     local messages = redis.pcall('RPOP', list, count) or {}

@@ -1,14 +1,15 @@
--- A child process died of a leased message: give it another try, or enough is enough.
+-- A child process died while it ran a leased message: put the message back for another try, or move it to the failed
+-- set once it has killed too many.
 --
 -- KEYS[1] the consumer's leases
 -- KEYS[2] the failed set
 -- ARGV[1] number of the lease
--- ARGV[2] what the key of a message's crashes begins with
--- ARGV[3] crashes until a message has failed
+-- ARGV[2] prefix of the keys that count a message's crashes
+-- ARGV[3] the number of crashes at which a message has failed
 -- ARGV[4] seconds to remember crashes
 --
--- Returns 1, or 0 if it has failed, -1 if it is no longer leased. It stays leased if its list does not take it.
--- O(log failed).
+-- Returns 1, 0 if the message has failed, or -1 if it is no longer leased. It stays leased if its list does not take
+-- it. O(log failed).
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 if not entry then
     return -1

@@ -1,18 +1,18 @@
--- What several scripts do with an entry: a list, a newline, the message that belongs there. Stands before their text.
--- Of what is no entry all is the message, and its list is ''.
+-- Shared by the scripts of this folder; stands before their text. An entry is a list, a newline, and the message that
+-- belongs in that list. Of text that is not an entry, `split` returns '' as the list and all of it as the message.
 local function split(entry)
     local ends = string.find(entry, '\n', 1, true) or 0
     return string.sub(entry, 1, math.max(ends - 1, 0)), string.sub(entry, ends + 1)
 end
 
--- Whether a message could be added to a list: that may be of another type, or another user's. An error that ends a
--- script would undo nothing, so what it has removed before, since it must begin with that, would be lost.
+-- Add a message to a list. Returns whether that succeeded: the key may hold another type, or be forbidden by an ACL. An
+-- error that ended the script here would not undo its removals, which come first, and the message would be lost.
 local function push(command, list, message)
     return list ~= '' and type(redis.pcall(command, list, message)) == 'number'
 end
 
--- The text of a message is never parsed and written anew: Lua would turn [] into {}. Of several such keys the last one
--- is the message's own, for properties come after the headers, where users may write what they like.
+-- The text of a message is never parsed and written again: Lua would turn [] into {}. If the key occurs several times,
+-- the last one is the message's own: properties come after the headers, in which users may write what they like.
 local function mark_redelivered(message)
     if string.find(message, '"redelivered": true', 1, true) then
         return message
@@ -28,8 +28,8 @@ local function job_id(message)
     return string.match(message, '"id":%s*"([^"]+)"')
 end
 
--- The name of an entry in a sorted set: the job's id, so that it can be found. Another message may have it, and the same
--- one may have gone to several queues.
+-- The name of an entry in a sorted set: the job's id, so that it can be found. If that is taken, by another message or
+-- by the same one in another queue, delivery tag and list are put before it. enqueue.lua names entries in the same way.
 local function member_in(set, list, message)
     local tag = delivery_tag(message)
     local member = job_id(message) or tag
@@ -44,7 +44,7 @@ local function time()
     return now[1] + now[2] / 1000000
 end
 
--- All that a consumer has leased, the latest first.
+-- Everything that a consumer has leased, the latest first.
 local function leases_of(leased)
     local all, leases = redis.call('HGETALL', leased), {}
     for i = 1, #all, 2 do
@@ -54,9 +54,10 @@ local function leases_of(leased)
     return leases
 end
 
--- Keep a lease of a consumer that ends, for its message could not be put back. It becomes one of a consumer that is dead
--- in some seconds, and so tried again. Of another name, lest one that was only stopped finds itself alive; and it runs 0
--- messages at a time (the number in the name), so that none is suspected again.
+-- Keep a lease of a consumer that ends although its message could not be put back. The lease passes to an invented
+-- consumer that counts as dead in ten seconds, so that recovery tries again. It has another name, lest a consumer that
+-- was only paused finds itself alive; and, by the number in that name, it runs 0 messages at a time, so that none of
+-- them is blamed for its death.
 local function bequeath(consumers, consumer, leased, lease)
     local function heir(name)
         return (string.gsub(name, ':%d+(:%x+)$', ':0%1'))

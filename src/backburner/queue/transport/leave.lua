@@ -1,12 +1,12 @@
--- End a consumer: put what it still has leased back to the front of its lists. In one step with the end, so that a claim
--- that is on its way comes before it, and is put back, or after it, and is refused.
+-- End a consumer, and put what it still has leased back to the front of its lists. All in one step: a claim that is on
+-- its way comes either before it, and is put back, or after it, and is refused.
 --
 -- KEYS[1] the consumers
 -- KEYS[2] the consumer's leases
 -- ARGV[1] the consumer
 --
--- Returns how many messages went back; what could not is left to those that look for dead consumers. O(m log m) for m
--- leases.
+-- Returns how many messages went back. Those that could not are left to the recovery of dead consumers. O(m log m) for
+-- m leases.
 local leases, restored = leases_of(KEYS[2]), 0
 
 -- Removed first: a server whose memory is full refuses a script that begins by adding.

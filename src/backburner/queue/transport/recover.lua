@@ -1,13 +1,15 @@
--- Put what a dead consumer had leased back to the front of its lists; what keeps killing consumers, to the failed ones.
+-- Put what a dead consumer had leased back to the front of its lists, and what keeps killing consumers into the failed
+-- set.
 --
--- A consumer starts what it gets in order, so the oldest leases, as many as it runs at a time (the number in its name),
--- had been started when it died. Nothing else is suspected. What cannot be put back is tried again some seconds later.
+-- A consumer starts its messages in the order in which it leased them. So the oldest leases, as many as it runs at a
+-- time (the number in its name), had been started when it died; no others are suspected. What cannot be put back is
+-- tried again some seconds later.
 --
 -- KEYS[1] the consumers
 -- KEYS[2] the failed set
--- ARGV[1] what the key of a consumer's leases begins with
--- ARGV[2] what the key of a message's crashes begins with
--- ARGV[3] crashes until a message has failed
+-- ARGV[1] prefix of the keys that hold a consumer's leases
+-- ARGV[2] prefix of the keys that count a message's crashes
+-- ARGV[3] the number of crashes at which a message has failed
 -- ARGV[4] seconds to remember crashes
 --
 -- Returns the dead consumer (or '' if none is dead), how many messages went back, and the ids of those that failed.

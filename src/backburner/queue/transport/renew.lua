@@ -1,13 +1,13 @@
--- Prolong a consumer's lease, or begin it.
+-- Renew a consumer's lease, or begin it.
 --
 -- KEYS[1] the consumers
--- KEYS[2] those that failed of which their waiters have not been told
+-- KEYS[2] the failed messages whose failure has yet to be written as their job's result
 -- ARGV[1] the consumer
 -- ARGV[2] seconds
--- ARGV[3] 1 to begin; otherwise one that was taken for dead stays dead
+-- ARGV[3] 1 to begin a lease; otherwise a consumer that was taken for dead stays dead
 --
--- Returns 1, or 0 if it was taken for dead; how many consumers' leases have run out; and how many failures have not been
--- told. O(log consumers).
+-- Returns {1, or 0 if the consumer was taken for dead; the number of consumers whose lease has run out; the number of
+-- failures that have yet to be written}. O(log consumers).
 local now = time()
 local alive = 0
 -- Removed first: a server whose memory is full refuses a script that begins by adding, and leases must not end then.

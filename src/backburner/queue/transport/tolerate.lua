@@ -1,4 +1,5 @@
--- Put off a leased message whose task nobody here knows, for as long as it has been unknown, unless that is too long.
+-- Postpone a leased message whose task this worker does not know, by as long as it has been unknown; not if that is too
+-- long already.
 --
 -- KEYS[1] the consumer's leases
 -- KEYS[2] the delayed set
