@@ -128,6 +128,16 @@ def test_a_module_is_named_for_one_idea_and_says_what_it_is_for(path: Path) -> N
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+PACKAGES = [path for path in modules(LIBRARY) if path.stem == "__init__" and path.parent != LIBRARY]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=label)
+def test_a_large_package_opens_with_a_map_of_its_modules(package: Path) -> None:
+    found = {path.stem for path in modules(package.parent) if path.parent == package.parent} - {"__init__"}
+    described = re.findall(r"\w+", ast.get_docstring(ast.parse(package.read_text())) or "")
+    assert len(found) <= 8 or found <= set(described)
+
+
 def test_the_environment_is_read_by_the_settings_alone() -> None:
     # These two start processes, and hand the environment on to them.
     starters = {*modules(LIBRARY / "cli"), LIBRARY / "queue" / "supervised.py"}

@@ -1,4 +1,17 @@
-"""The command line, ``backburner …``. Here is only its door, so that what is missing can be said in one sentence."""
+"""The command line, ``backburner …``.
+
+Here is only its entry point, which says in one sentence what is missing where typer is not installed. `commands` has
+the options of each command; what they do is elsewhere:
+
+    dev, check              ``backburner dev``: its start, its screen, its signals; ``dev --check``
+    run, plan, service      one run of a project: what is started, how, and one program that is kept running
+    project, home           what is found in the user's directory, and ``.backburner/``
+    family, guard           all processes of a run, however they descend; what ends them if the parent was killed
+    screen                  the output
+    probe, ping             asking an HTTP server, and a worker, whether it is there
+    mailserver              the mail catcher: `mailbox` keeps mails, `mailpage` shows them
+    worker, celery_command  ``backburner worker``; Celery's own commands, started faster
+"""
 
 __all__ = ["main"]
 

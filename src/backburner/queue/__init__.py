@@ -1,4 +1,30 @@
-"""Background jobs: Celery, with the sharp edges off."""
+"""Background jobs: Celery with other defaults, and a producer, a transport, a result backend and a pool of our own.
+
+Everything that Celery documents works. A job's way, from the call that enqueues it to its result:
+
+    app, task, defaults       the Celery application, its tasks, its settings; `decoration` types ``@app.task``
+    arguments, dependencies   what a task's function takes, `lifespan` what its process has, `coroutines` calls it
+    servers, keys             URLs in Celery's words; names of keys on the servers
+
+    producer, template        enqueueing: which calls need nothing special, and the messages made for them
+    sending, delivery         how messages reach the server: `enqueue.lua`, over connections that callers share
+    publishing, amqp          Celery's own path, bounded; RabbitMQ
+    deadline, executor        the time budget of a call; threads for what blocks
+
+    transport                 how workers take messages: leased, delayed, recovered
+    pool, prefork, loop       ``--pool=asyncio``; Celery's pool of processes; the event loop of the other pools
+    stacks                    Celery's stacks of running tasks, kept apart by coroutine
+    cancellation, recording   ending a job; making sure that its failure is recorded
+
+    backend, listener         storing results; hearing of them on one connection
+    settlement, carrying      `settle.lua`; results on their way from child processes; `starting`: the state STARTED
+    result, outcome, stream   `Job`; waiting for its end; its events
+    reporting                 `progress` and `log`, called by running tasks
+    http                      jobs as resources of a FastAPI application
+
+    reload, fleet             ``--reload`` and ``--processes``: the supervisor; `supervised`, `warm`: its workers
+    health, announcing        ``--health-port``; events for Flower
+"""
 
 from backburner.extras import extra
 
