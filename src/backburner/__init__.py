@@ -1,6 +1,6 @@
-"""Caching and background jobs for FastAPI (Django, any Python program), on Redis or Valkey and on Celery.
+"""Caching and background jobs for FastAPI, Django and any other Python program, on Redis or Valkey and on Celery.
 
-The names are loaded when first used, so that who only caches needs no Celery.
+The public names are imported on first use, so that a program which only caches does not need Celery installed.
 """
 
 from importlib import import_module

@@ -1,8 +1,8 @@
-"""What happened, as small dataclasses, and who is told.
+"""What happens in a cache, as small dataclasses, and the subscribers that are told.
 
-Code that does something emits an event and goes on; turning events into log lines, metrics or a dashboard is a
-subscriber's business. Emitting costs one attribute read while nobody listens. Subscribers run in the thread that emits,
-must be quick, and an error in one is logged and reaches nobody else.
+Code emits an event and goes on; turning events into log lines, metrics or a dashboard is up to subscribers. Subscribers
+run in the thread that emits and must be quick; an error in one is logged and affects nobody else. For frequent events,
+the emitter first looks whether anybody listens, which costs one attribute read.
 """
 
 import logging
@@ -35,7 +35,8 @@ __all__ = [
 log = logging.getLogger("backburner.cache")
 
 Tier = Literal["memory", "server", "flight"]
-"""Where a value came from: this process's memory, the server, or the call of another caller who was just at it."""
+"""Where a value came from: this process's memory, the server, or the computation of another caller that was waited
+for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Hit(Event):
-    """A value was given without calling back."""
+    """A value was returned without calling the callback."""
 
     key: str
     tier: Tier
     stale: bool = False
-    """It is beyond its freshness, and given while it is renewed."""
+    """Whether the value was past its freshness, and returned while it was being renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Miss(Event):
 
 @dataclass(frozen=True, slots=True)
 class StaleServed(Event):
-    """The callback failed, and the caller got the entry from before."""
+    """The callback failed, and the caller got the previous value."""
 
     key: str
     error: Exception
@@ -70,25 +71,26 @@ class StaleServed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LateCallback(Event):
-    """A callback took longer than a caller's timeout, `seconds`. It goes on, and what it gives will be stored."""
+    """A callback took longer than a caller's timeout of `seconds`. It goes on, and its result will be stored."""
 
     key: str
     seconds: float
     stale: bool
-    """Whether the caller got the value from before (soft timeout), or a `CallbackTimeout` (hard timeout)."""
+    """Whether the caller got a value past its freshness. Otherwise it got the current one, or a `CallbackTimeout`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost(Event):
-    """A callback will not have its result stored: its key was written or removed since it began, or this process was
-    held up for longer than its lease, and another one computes."""
+    """The result of a running callback will not be stored: its key was written or removed after the callback began, or
+    this process stalled for longer than its lease, and another one computes the value now."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshFailed(Event):
-    """A callback failed when nobody waited for it: it was to renew an entry that may still be given, or was late."""
+    """A callback failed that nobody was waiting for: it was renewing an entry still in use, or had exceeded a
+    timeout."""
 
     key: str
     error: Exception
@@ -96,17 +98,17 @@ class RefreshFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Computed(Event):
-    """A callback gave what was asked of it: the value of a key, or of several together."""
+    """A callback returned: it computed the value of one key, or of several together, in `seconds`."""
 
     keys: tuple[str, ...]
     seconds: float
     refresh: bool
-    """Whether the values from before were still given meanwhile."""
+    """Whether it was a renewal: the previous values were still in use meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waited(Event):
-    """A caller waited while another one computed: in this process (flight), or in another one (lease)."""
+    """A caller waited `seconds` for another one's computation: in this process (flight), or in another one (lease)."""
 
     key: str
     seconds: float
@@ -122,7 +124,7 @@ class Stored(Event):
 
 @dataclass(frozen=True, slots=True)
 class Invalidated(Event):
-    """Keys or tags were removed. No keys and no tags: everything under the prefix was."""
+    """Keys or tags were removed. Without keys and tags: everything under the prefix."""
 
     keys: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -130,7 +132,7 @@ class Invalidated(Event):
 
 @dataclass(frozen=True, slots=True)
 class Degraded(Event):
-    """The store could not do its part, and the caller got what it gets without a cache."""
+    """The store failed, and the caller got what it would have got without a cache."""
 
     operation: str
     keys: tuple[str, ...]
@@ -139,7 +141,7 @@ class Degraded(Event):
 
 @dataclass(frozen=True, slots=True)
 class LockLost(Event):
-    """A lock had ended when its holder gave it back, `seconds` after it was acquired: others may have been at work."""
+    """A lock had expired by the time its holder released it, `seconds` after acquiring it: others may have held it."""
 
     name: str
     seconds: float
@@ -147,7 +149,7 @@ class LockLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class Undecodable(Event):
-    """Stored bytes could not be read (corrupt, another format, a class that changed) and count as a miss."""
+    """Stored bytes could not be read (corrupt, in another format, of a class that has changed) and count as a miss."""
 
     key: str
     reason: str
@@ -177,27 +179,28 @@ Tracer = Callable[[Sequence[str]], AbstractContextManager[object]]
 
 
 class Events:
-    """A list of subscribers. A look at `listening` first spares the making of frequent events that nobody wants."""
+    """The subscribers of one cache. Emitters of frequent events look at `listening` before they build an event."""
 
     __slots__ = ("_subscriptions", "listening", "on_listening", "trace")
 
     def __init__(self) -> None:
         self._subscriptions: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
         self.listening: frozenset[type[Event]] = frozenset()
-        """The kinds that somebody wants, of those that are frequent: `Hit`, `Miss`, `Stored`, `Computed`, `Waited`."""
+        """Which of the frequent kinds have a subscriber: `Hit`, `Miss`, `Stored`, `Computed`, `Waited`."""
         self.on_listening: Callable[[], None] = lambda: None
         """Called when `listening` has changed."""
         self.trace: Tracer = nullcontext
-        """Makes what surrounds each call of a callback, given its keys: a span has to be there while it runs."""
+        """Given the keys, makes a context manager around each call of a callback. For tracing: events come too late."""
 
     def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `subscriber` with every event from now on, or those of some kinds; the function returned ends that."""
+        """Call `subscriber` with every event, or with those of some kinds. Returns a function that ends the
+        subscription."""
         subscription = (subscriber, kinds or (Event,))
         self._set((*self._subscriptions, subscription))
         return lambda: self._set(tuple(other for other in self._subscriptions if other is not subscription))
 
     def emit(self, event: Event) -> None:
-        """Tell those who want it."""
+        """Call the subscribers of this kind of event."""
         for subscriber, kinds in self._subscriptions:
             if isinstance(event, kinds):
                 try:

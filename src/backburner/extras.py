@@ -1,4 +1,4 @@
-"""Packages that come with an extra: where one is missing, which extra to install."""
+"""Optional packages: where one is missing, the error says which extra to install."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,11 @@ _PACKAGES: Final = {
 
 @contextmanager
 def extra(name: str, *, needed_by: str) -> Iterator[None]:
-    """Around imports of what an extra installs.
+    """Wrap the imports of what an extra installs.
 
     Raises:
-        ModuleNotFoundError: one of its packages is not there; the message says what to install. Others pass.
+        ModuleNotFoundError: a package of the extra is missing; the message says what to install. For other modules, the
+            original error is raised.
     """
     try:
         yield

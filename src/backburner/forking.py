@@ -1,4 +1,4 @@
-"""What is to be done in a forked child, on systems that fork. Windows does not."""
+"""Hooks for forked children, on systems that fork; on Windows they do nothing."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which TCP ports of this machine are free. An answer is true for a moment only: take the port at once."""
+"""Finding free TCP ports on this machine. An answer may be outdated a moment later: bind the port at once."""
 
 import errno
 import socket
@@ -16,7 +16,7 @@ def free_ports(wanted: int | None, host: str = LOOPBACK) -> Iterator[int]:
     """Ports that are free right now: `wanted` and its successors, or with None whatever the system offers.
 
     Raises:
-        ConfigError: the host is no address of this machine.
+        ConfigError: the host is not an address of this machine.
     """
     if wanted is None:
         yield from (_any_free_port(host) for _ in range(_HOW_MANY))
@@ -26,7 +26,7 @@ def free_ports(wanted: int | None, host: str = LOOPBACK) -> Iterator[int]:
 
 
 def listen(wanted: int | None) -> socket.socket:
-    """A socket that listens on this machine: whoever connects waits until somebody accepts.
+    """A listening socket on the loopback address. Connections queue up until somebody accepts them.
 
     Raises:
         ConfigError: there is no free port.
@@ -38,8 +38,8 @@ def listen(wanted: int | None) -> socket.socket:
 
 
 def claim(wanted: int | None, host: str = LOOPBACK) -> socket.socket:
-    """A socket with the number of a free port, for a program that is about to listen there: as long as it is open,
-    nobody else gets that number here.
+    """Reserve the number of a free port for a program that is about to listen there: as long as the returned socket is
+    open, no other caller of this function gets that number.
 
     Raises:
         ConfigError: there is no free port.

@@ -1,7 +1,7 @@
-"""A process that can be found again by another process, later: its id together with the time it started.
+"""Identifying a process so that another process can find it again later: by its id and the time it started.
 
-A process id alone is not enough: the system gives it to somebody else once its process is gone. Needs
-psutil, which comes with the ``dev`` extra. Nothing here starts a process.
+The id alone is not enough, since the system reuses it once the process is gone. Needs psutil, which comes with the
+``dev`` extra. Nothing here starts a process.
 """
 
 import sys
@@ -21,7 +21,7 @@ _DYING = 3.0  # seconds; SIGKILL works at once, unless the process hangs in the 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which process is meant: `find` gives it, or nothing if it has ended."""
+    """The identity of one process; `find` returns the process, or ``None`` if it has ended."""
 
     pid: int
     started: float

@@ -11,7 +11,7 @@ def byte_count(size: int | str) -> int:
     """A size in bytes, of a whole number or of text such as ``"64MB"`` (millions) and ``"64MiB"`` (1024 x 1024).
 
     Raises:
-        ValueError: it is neither, or nothing.
+        ValueError: it is neither, or not positive.
     """
     try:
         if not isinstance(size, bool):

@@ -1,4 +1,4 @@
-"""What your own tests need to see an application live through a sick Redis or Valkey.
+"""For your own tests: make Redis or Valkey fail on command, and give tests a cache of their own.
 
 ``FaultProxy`` stands between a client and a real server and misbehaves when told to::
 
@@ -7,11 +7,9 @@
         proxy.stall()
         assert cache.get("key", default="none") == "none"
 
-It moves bytes and knows no protocol. What goes wrong inside a server (full memory, a failover) is not its
-subject.
+It moves bytes and knows no protocol, so it cannot imitate what goes wrong inside a server (full memory, a failover).
 
-``override_default_cache`` gives functions under `@cached`, and all that asks for the process's cache, one that is empty
-and of their own.
+``override_default_cache`` replaces the process's default cache, which functions under `@cached` use, by an empty one.
 """
 
 import asyncio
@@ -35,8 +33,9 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing 
 
 @contextlib.contextmanager
 def override_default_cache(cache: Cache | None = None) -> Iterator[Cache]:
-    """Within, the process's default cache is another one; in memory, unless one is given. Not for tests that run at the
-    same time in one process: there is one default.
+    """Replace the process's default cache within the block: by `cache`, or else by an empty one in memory.
+
+    Not for tests that run concurrently in one process: there is only one default.
     """
     cache = Cache("memory://") if cache is None else cache
     before = set_default_cache(cache)

@@ -1,13 +1,12 @@
-"""Automatic pipelining for threads: they share one connection, and what they ask for while it is busy leaves in one
-write.
+"""Automatic pipelining for threads: they share one connection, and commands issued while it is busy leave in one write.
 
 Threads of one interpreter pay for each other's system calls. So the thread that finds the connection free sends and
-reads for all that wait by then, hands out their replies, and leaves the connection to the next that has come meanwhile
-(flat combining). Nobody waits to be joined by others: a thread that is alone has its reply in one round trip. redis-py
-still connects, logs in, speaks TLS, asks Sentinels and parses.
+reads for everyone waiting at that moment, hands out the replies, and passes the connection to the next thread that has
+arrived meanwhile (flat combining). Nobody waits to be joined by others: a thread that is alone has its reply in one
+round trip. redis-py still connects, logs in, speaks TLS, asks Sentinels and parses.
 
-Nothing is retried, nothing is sent twice. Commands that block in the server (BLPOP, SUBSCRIBE, MULTI) do not belong
-here: everybody would wait for them.
+Nothing is retried, and nothing is sent twice. Commands that block in the server (BLPOP, SUBSCRIBE, MULTI) do not belong
+here: everybody else would have to wait for them.
 """
 
 import os
@@ -26,25 +25,24 @@ from backburner.redis.url import ServerURL
 __all__ = ["BlockingClient"]
 
 _UNPROVEN: Final = 0.05
-"""Seconds after which an unused connection is looked at before it is used: the server may have closed it."""
+"""Seconds of disuse after which a connection is checked before it is used: the server may have closed it."""
 _QUEUED: Final = 2
-"""Budgets in which a caller that waits for another thread has its reply: the one under way, and its own."""
+"""How many time budgets a caller may wait if another thread has the connection: that thread's, and its own."""
 
 
 class BlockingClient:
     """The part of `redis.Redis` that a store needs, for all threads of a process and its forked children.
 
-    It connects at the first command, and again at the first one after a connection was lost. A connection that fails
-    fails what it carried and what waits for it, and is closed; which of these commands the server has carried out,
-    nobody knows.
+    It connects at the first command, and again at the first one after a connection was lost. When a connection fails,
+    so do the commands that it carried and those that wait for it; whether the server has executed them is unknown.
 
     Args:
         url: any URL that `ServerURL` understands; with Sentinel, the current master is asked for at each connection.
-        timeout: seconds for each step of connecting, and for each reply; twice that where another thread is in between.
-        name: what CLIENT LIST shows.
+        timeout: seconds for each step of connecting, and for each reply; twice that if another thread comes first.
+        name: the client name, as CLIENT LIST shows it.
 
     Raises:
-        ConfigError: the URL is no server's.
+        ConfigError: the URL is not that of a server.
     """
 
     def __init__(self, url: str, *, timeout: float = 0.25, name: str = "backburner") -> None:
@@ -58,11 +56,11 @@ class BlockingClient:
 
     @property
     def crowd(self) -> int:
-        """How many callers the last write was for."""
+        """How many callers shared the last write."""
         return self._line.crowd
 
     def execute_command(self, *command: Any) -> Any:
-        """Send a command, each word an argument of its own; the reply is as the server gives it.
+        """Send a command, each word as an argument of its own. Returns the server's reply, unconverted.
 
         Raises:
             redis.RedisError: as from redis-py.
@@ -70,16 +68,15 @@ class BlockingClient:
         return self._send(packed(command), 1)[0]
 
     def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[list[Any]]:  # noqa: ARG002  # as redis-py
-        """Collect commands that are sent together."""
+        """Collect commands to be sent together."""
         return Pipeline(lambda commands: self._send(b"".join(commands), len(commands)))
 
     def patience(self) -> float:
-        """Seconds that a caller waits for another thread, which has the connection, and then for its own reply."""
+        """Seconds that a caller waits: for another thread that has the connection, and then for its own reply."""
         return self._timeout * _QUEUED
 
     def close(self) -> None:
-        """Close the connection, once it has brought what was asked for. The client can be used again; it connects
-        anew."""
+        """Close the connection once pending replies have arrived. The client can be used again; it reconnects."""
         self._leave_connection()
         self._client.close()
 
@@ -106,7 +103,7 @@ class BlockingClient:
 
 
 class _Request:
-    """What one caller asks for in one write, and what became of it."""
+    """The commands of one caller, and their outcome."""
 
     __slots__ = ("commands", "count", "done", "failure", "leads", "replies", "turn")
 
@@ -114,16 +111,16 @@ class _Request:
         self.commands = commands
         self.count = count
         self.replies: list[Any] = []
-        """In the order of the commands; an error of the server's is one of them."""
+        """In the order of the commands; an error that the server replied is among them."""
         self.failure: Exception | None = None
         self.done = False
         self.leads = False
-        """Its caller has the connection, and must pass it on."""
+        """Whether its caller has the connection, and must pass it on."""
         self.turn = allocate_lock()
         """Held while its caller waits."""
 
     def end(self, failure: Exception | None = None) -> None:
-        """Let its caller have what there is. A second time does nothing."""
+        """Complete the request and wake its caller. A second call does nothing."""
         if not self.done:
             self.failure = failure
             self.done = True
@@ -132,11 +129,11 @@ class _Request:
 
 
 class _Line:
-    """A connection, and those who wait for it.
+    """A connection, and the callers that wait for it.
 
-    An exception may come from a signal's handler, after any call. Whoever has the connection passes it on in any case,
-    or nobody would ever have it again: so no call lies between the steps that take it, nor between those that pass it
-    on.
+    A signal handler may raise an exception after any function call. Whoever has the connection must pass it on even
+    then, or nobody would ever get it again: so no call lies between the steps that take it, nor between those that pass
+    it on.
     """
 
     def __init__(self, pool: Any, server: str) -> None:
@@ -155,7 +152,7 @@ class _Line:
         self._waiting: list[_Request] = []
 
     def ask(self, request: _Request, patience: float) -> list[Any]:
-        """Send a request, by this thread or, within seconds, by another that leads. The replies."""
+        """Have a request sent, by this thread or by another one that leads, within `patience` seconds. The replies."""
         try:
             with self._lock:
                 if self._busy:
@@ -178,14 +175,14 @@ class _Line:
         return request.replies
 
     def close(self) -> None:
-        """Close the connection when nobody needs it any more."""
+        """Close the connection as soon as nobody needs it any more."""
         with self._lock:
             self._closed = True
             if not self._busy:
                 self._disconnect()
 
     def _lead(self, request: _Request) -> None:
-        """Send and read for all that wait."""
+        """Send and read for everyone who waits."""
         batch = [request]
         try:
             with self._lock:

@@ -1,7 +1,7 @@
-"""Leave a server alone while it is ill, so that calls cost microseconds instead of a time budget each.
+"""A circuit breaker: leaves a server alone while it is ill, so that calls cost microseconds instead of a time budget.
 
-Closed: calls go through. The first failure opens the breaker for a moment; calls fail at once. After the moment one
-call, and only one, is let through to try: success closes the breaker, failure opens it again for twice as long, up to a
+Closed: calls go through. The first failure opens the breaker for a tenth of a second, in which calls fail at once. Then
+a single call is let through as a probe: success closes the breaker, failure opens it again for twice as long, up to a
 second. So a server that is back is in use again within a second and a time budget. Thread-safe; knows nothing of Redis.
 """
 
@@ -23,7 +23,7 @@ class Breaker:
         on_close: Callable[[float], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_open` is told the seconds until the first new try and the cause; `on_close` the seconds since then."""
+        """`on_open` is given the seconds until the first probe, and the cause; `on_close` the seconds it was open."""
         self.open = False
         self.cause: Exception | None = None
         """Why it is open."""
@@ -37,7 +37,7 @@ class Breaker:
         self._on_close = on_close
 
     def allows(self) -> bool:
-        """Whether to call the server now. While open, true for one caller after each pause."""
+        """Whether to call the server now. While the breaker is open, true for one caller after each pause."""
         if not self.open:
             return True
         now = self._clock()
@@ -50,7 +50,7 @@ class Breaker:
             return True
 
     def failed(self, cause: Exception) -> None:
-        """Say that a call found the server ill."""
+        """Report that a call has failed."""
         now = self._clock()
         with self._lock:
             newly = not self.open
@@ -69,7 +69,7 @@ class Breaker:
             self._on_open(self._pause, cause)
 
     def succeeded(self) -> None:
-        """Say that a call found the server well."""
+        """Report that a call has succeeded."""
         if not self.open:
             return
         with self._lock:

@@ -1,7 +1,7 @@
-"""Build redis-py clients from a server's URL, with time budgets instead of patience.
+"""Build redis-py clients from a server's URL, with a time budget for every step.
 
-redis-py's own defaults retry ten times and wait five seconds each: a silent server costs a minute per GET. Here a
-connection and a reply get `timeout` seconds each and nothing is retried; what a failure means is the caller's affair.
+By default, redis-py retries ten times and waits five seconds each: a silent server costs a minute per GET. Here,
+connecting and each reply get `timeout` seconds and nothing is retried; what a failure means is up to the caller.
 """
 
 from functools import cache
@@ -25,9 +25,9 @@ from backburner.redis.cluster import (
 from backburner.redis.url import TLS_FILES, ServerURL
 
 _ASYNC_CONNECTIONS = 64
-"""Connections of one event loop. More coroutines wait for one to come free."""
+"""Connections of one event loop; further coroutines wait for a free one."""
 _LONGEST = 86_400
-"""Seconds. Sockets take no more than some months, and who waits for a day waits for ever."""
+"""Seconds. Sockets accept no more than a few months, and a day is as good as for ever."""
 _THREADS = 10_000
 """Connections of blocking clients: one for each thread that waits for another process, never an error for the 101st."""
 
@@ -38,10 +38,10 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
     Args:
         url: any URL that `ServerURL` understands.
         timeout: seconds for connecting, and for each reply.
-        name: what CLIENT LIST shows.
+        name: the client name, as CLIENT LIST shows it.
 
     Raises:
-        ConfigError: the URL is no server's, or names a file that is not there; or the timeout makes no sense.
+        ConfigError: the URL is not that of a server, or names a file that does not exist; or the timeout is invalid.
     """
     server = _server(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
@@ -61,7 +61,7 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
 
 
 def aconnect(url: str, *, timeout: float, name: str = "backburner") -> "redis.asyncio.Redis":
-    """An asyncio client, for the event loop that first uses it. As `connect` otherwise."""
+    """An asyncio client for the event loop that first uses it; otherwise as `connect`."""
     server = _server(url)
     options = _options(timeout, name) | {"retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)}
     if server.sentinels:
@@ -123,8 +123,8 @@ def _options(timeout: float, name: str) -> dict[str, Any]:
 
 @cache
 def driver() -> dict[str, Any]:
-    """What redis-py tells the server of itself. Left alone, it reads its package's metadata from disk for every
-    connection: five milliseconds, on the event loop too."""
+    """What redis-py tells the server about itself, as connection options. Without them it reads its package metadata
+    from disk for every connection: five milliseconds, on the event loop too."""
     try:
         from redis.driver_info import DriverInfo  # since redis-py 7.2
     except ImportError:

@@ -1,9 +1,9 @@
-"""Connections to that node of a cluster that keeps a certain slot, whichever it is at the moment.
+"""Connections to the node of a cluster that serves a certain slot, whichever node that is at the moment.
 
-A cache keeps all that it has in one slot, by a hash tag in its prefix: its scripts, its pipelines and its invalidations
-concern one node, and what works with one server works here, at the same speed. Each connection asks the cluster for the
-node when it is made, and ends when that node says that the slot has moved. Spreading one cache over several nodes is
-not offered; several caches with different tags spread.
+A cache keeps everything in one slot, by means of a hash tag in its prefix. So its scripts, pipelines and invalidations
+concern one node, and everything works as with a single server, at the same speed. Each connection asks the cluster for
+the node when it is made, and ends when that node reports that the slot has moved. One cache cannot be spread over
+several nodes; several caches with different hash tags can.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def _moved(slot: int, error: Exception) -> redis.ConnectionError:
 
 
 def meaning_of_errors(slot: int | None) -> Callable[[Exception], Exception]:
-    """What an error that a server sent means on connections to the keeper of a slot, or to any server."""
+    """A function that translates errors of a server: if a `slot` is given, MOVED is a lost connection."""
 
     def moved_or_as_it_is(error: Exception) -> Exception:
         return _moved(slot, error) if slot is not None and isinstance(error, MovedError) else error
@@ -50,8 +50,8 @@ class ClusterConnection(redis.Connection):
     """A blocking connection.
 
     Args:
-        nodes: some of the cluster's; the first that answers is asked.
-        slot: whose keeper to connect to.
+        nodes: addresses of some nodes; the first one that answers is asked where the slot is.
+        slot: the slot whose node to connect to.
         options: as for redis-py's own.
     """
 

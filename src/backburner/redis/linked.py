@@ -1,7 +1,7 @@
-"""redis-py's asyncio connections, which read and write by a `Link` instead of by a stream that a task waits for.
+"""redis-py's asyncio connections, reading and writing through a `Link` instead of asyncio streams.
 
-What is redis-py's remains redis-py's: its options, logging in, the database, certificates, asking Sentinels, and the
-classes for them. Only what it makes public is overridden, and nothing else is looked at (``docs/decisions/011``).
+Everything else remains redis-py's: options, login, database, certificates, Sentinels, and the classes for them. Only
+public methods are overridden, and no private attribute is used (``docs/decisions/011``).
 """
 
 import asyncio
@@ -22,21 +22,21 @@ __all__ = ["LinkedConnection", "linked"]
 
 
 class LinkedConnection(AbstractConnection):
-    """What they have in common. `linked` puts it between a class of redis-py and its base."""
+    """What all of them have in common. `linked` puts it behind a connection class of redis-py's, before its base."""
 
     _link: Link | None = None
     _handshake: "_Handshake"
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a link, though it may be about to end."""
+        """Whether there is a link; it may be about to end."""
         return self._link is not None
 
     async def connect_check_health(self, *_: Any, **__: Any) -> None:
-        """Connect and log in, as `connect` asks for, without a second attempt.
+        """Connect and log in, once; `connect` calls this.
 
         Raises:
-            redis.RedisError: it failed.
+            redis.RedisError: that failed.
         """
         if self._link is not None:
             return
@@ -56,10 +56,10 @@ class LinkedConnection(AbstractConnection):
         self._link.write(command if isinstance(command, bytes) else b"".join(command))
 
     async def read_response(self, *_: Any, **__: Any) -> Any:
-        """The next reply of the handshake, as the server gives it.
+        """The next reply of the handshake, unconverted.
 
         Raises:
-            redis.RedisError: it is an error, it did not come in time, or the connection has ended.
+            redis.RedisError: the reply is an error, did not come in time, or the connection has ended.
         """
         try:
             async with asyncio.timeout(self.socket_timeout):
@@ -77,10 +77,10 @@ class LinkedConnection(AbstractConnection):
             link.abort()
 
     def hand_over(self, end: End) -> Link:
-        """Let somebody else have what comes after the handshake, and write to the link.
+        """Hand the link to its user after the handshake: `end` receives what arrives from now on.
 
         Raises:
-            redis.RedisError: the connection has ended meanwhile, or has brought what nothing had asked for.
+            redis.RedisError: the connection has ended in the meantime, or has brought a reply that nobody asked for.
         """
         if self._link is None:
             raise redis.ConnectionError(f"the connection to {self._place} was closed")
@@ -118,7 +118,7 @@ class LinkedConnection(AbstractConnection):
 
 
 class _Handshake:
-    """The end of a link while redis-py logs in: it asks, and then waits for the reply."""
+    """The end of a link while redis-py logs in, sending one command at a time."""
 
     full = False
 
@@ -149,5 +149,5 @@ def _keep_alive(connected: Any, options: Any) -> None:
 
 @cache
 def linked(kind: type[Any]) -> type[LinkedConnection]:
-    """The class of redis-py's, or one made from it, with a link."""
+    """A subclass of redis-py's connection class that uses a link."""
     return type(f"Linked{kind.__name__}", (kind, LinkedConnection), {})

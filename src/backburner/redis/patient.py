@@ -1,7 +1,7 @@
-"""Commands that block in the server, for asyncio: each caller has a connection of its own while it waits.
+"""For commands that block in the server, with asyncio: each caller has a connection of its own while it waits.
 
-Who comes when all are in use waits for one as long as it takes: that is no sign of an ill server, as an error of a pool
-would be. Connections are those of `PipelinedClient`, and end with their event loop as these do.
+When all connections are in use, further callers wait for one as long as it takes; an error would be mistaken for a sign
+of an ill server. Connections are `PipelinedClient`s, and end with their event loop like those.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ _KEPT: Final = 8
 
 
 class PatientClient:
-    """The part of `redis.asyncio.Redis` that waiting needs. As `PipelinedClient` otherwise.
+    """The part of `redis.asyncio.Redis` that blocking commands need; otherwise as `PipelinedClient`.
 
     Args:
-        timeout: seconds for each step of connecting, and for each reply, the time that it may block included.
+        timeout: seconds for each step of connecting, and for each reply, including the time that a command may block.
     """
 
     def __init__(self, url: str, *, timeout: float, name: str) -> None:
@@ -53,7 +53,7 @@ class PatientClient:
             return reply
 
     async def aclose(self) -> None:
-        """Close the connections; those in use, when they are given back."""
+        """Close the connections; those in use are closed when their command is done."""
         self._kept = 0
         while self._free:
             await self._free.pop().aclose()

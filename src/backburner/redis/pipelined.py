@@ -1,12 +1,12 @@
-"""Automatic pipelining for asyncio: the coroutines of an event loop share one connection, and what they ask for in one
-tick leaves in one write.
+"""Automatic pipelining for asyncio: the coroutines of an event loop share one connection, and commands issued in one
+tick leave in one write.
 
-A pool pays a write, a read, a timer and two wake-ups for every command. Here commands are collected until the tick
-ends, replies complete their futures in order, and one watchdog looks after all of them: that is a `Stream`. Here is
-which stream is used, and when a new one begins.
+With a connection pool, every command costs a write, a read, a timer and two wake-ups. A `Stream` collects commands
+until the tick ends, completes their futures in order, and has one watchdog for all of them. This module decides which
+stream is used, and when a new one begins.
 
-Nothing is retried, and nothing pauses between attempts to connect: that is the breaker's business. Commands that block
-in the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody would wait for them.
+Nothing is retried, and nothing pauses between attempts to connect: that is up to the breaker. Commands that block in
+the server (BLPOP, SUBSCRIBE, MULTI) do not belong here: everybody else would have to wait for them.
 """
 
 import asyncio
@@ -33,19 +33,19 @@ log = logging.getLogger("backburner.cache")
 class PipelinedClient:
     """The part of `redis.asyncio.Redis` that a store needs, for the event loop that first uses it.
 
-    It connects at the first command, and again at the first one after a connection was lost. A lost connection fails
-    what it carried at once; a server that does not answer fails everything that waits once the oldest command has
-    waited for `timeout` seconds. Which of these commands the server has carried out, nobody knows.
+    It connects at the first command, and again at the first one after a connection was lost. When a connection is lost,
+    its commands fail at once; when the server does not answer, all pending commands fail once the oldest has waited for
+    `timeout` seconds. Whether the server has executed them is unknown.
 
     Args:
         url: any URL that `ServerURL` understands; with Sentinel, the current master is asked for at each connection.
         timeout: seconds for each step of connecting, and for each reply.
-        name: what CLIENT LIST shows.
-        on_push: is given push messages, such as invalidations, as they come; the connection then speaks RESP3.
-        client: connects to the server as this one would.
+        name: the client name, as CLIENT LIST shows it.
+        on_push: called with each push message, such as an invalidation; the connection then speaks RESP3.
+        client: a redis-py client whose connection options to use instead of those of the URL.
 
     Raises:
-        ConfigError: the URL is no server's.
+        ConfigError: the URL is not that of a server.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class PipelinedClient:
         return f"<PipelinedClient {self._server}>"
 
     def execute_command(self, *command: Any) -> Awaitable[Any]:
-        """Send a command, each word an argument of its own; the reply is as the server gives it.
+        """Send a command, each word as an argument of its own. The reply is the server's, unconverted.
 
-        Cancelling the wait drops the reply; the command may still be carried out.
+        Cancelling the wait drops the reply; the command may still be executed.
 
         Raises:
             redis.RedisError: as from redis-py.
@@ -84,21 +84,21 @@ class PipelinedClient:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is connected, and nothing waits for a reply."""
+        """Whether it is connected, and no reply is outstanding."""
         return self._stream is not None and self._stream.is_idle
 
     def execute_now(self, *command: Any) -> Awaitable[Any]:
-        """As `execute_command`, in this very tick; for what comes when it `is_idle`."""
+        """As `execute_command`, but sent at once and not at the end of the tick; for use when it `is_idle`."""
         return (self._stream or self._connect()).send_now(packed(command))
 
     def pipeline(self, *, transaction: Literal[False] = False) -> Pipeline[Awaitable[list[Any]]]:  # noqa: ARG002  # as redis-py
-        """Collect commands that are sent together, on one connection."""
+        """Collect commands to be sent together, on one connection."""
         return Pipeline(self._send_all)
 
     def hear(self, prefix: str, on_push: Callable[[list[Any]], None]) -> None:
-        """Have the server tell, on this connection and those that come after it, which keys under a prefix change. So
-        who reads on the event loop hears of a change before it reads anything that is younger, and without waiting for
-        another thread. A server that refuses is left alone; this is no reason to trust that all is heard."""
+        """Have the server announce changes of keys under a prefix on this connection, and on those that follow it. So a
+        reader on the event loop learns of a change before it reads anything newer, and without waiting for another
+        thread. A refusal is ignored: whether all changes are heard is for `Tracking` to say."""
         self._on_push = on_push
         # Not at the handshake, which would fail where RESP3 is refused.
         self._asked_for = [packed(("HELLO", 3)), packed(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix))]
@@ -115,13 +115,13 @@ class PipelinedClient:
             log.debug("%s does not tell of changes on this connection: %s", self._server, error)
 
     async def aclose(self) -> None:
-        """Close the connection; what waits for a reply fails. The client can be used again; it connects anew."""
+        """Close the connection; pending commands fail. The client can be used again; it reconnects."""
         if self._stream is not None:
             await self._stream.close()
         await self._client.aclose()
 
     def retire(self) -> None:
-        """Close the connection once nothing waits for a reply on it. From any thread."""
+        """Close the connection as soon as no reply is outstanding on it. May be called from any thread."""
         if (stream := self._stream) is not None:
             stream.retire()
 

@@ -1,5 +1,5 @@
-"""Parsers for redis-py's connections that give more than its own: push messages (RESP3), to whoever reads the
-connection instead of to handlers, and replies that were read together."""
+"""Parsers for redis-py's blocking connections that can do more than its own: hand push messages (RESP3) to the reader
+of the connection instead of to a handler, and hand out replies that arrived together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,18 @@ __all__ = ["PushParser", "ReadAheadParser", "read_ahead"]
 
 
 class PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py has no types for it
-    """For blocking connections: ``parser_class=PushParser``, and read with ``push_request=True``."""
+    """Use as ``parser_class=PushParser``, and read with ``push_request=True``."""
 
     def handle_push_response(self, response: Any, **_: Any) -> Any:
         return response
 
 
 class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]  # as above
-    """For blocking connections: after one reply was read, `arrived` gives those that came with it, at a fraction of
-    the cost of a `read_response`."""
+    """After one reply was read, `arrived` returns those that came with it, at a fraction of the cost of
+    `read_response`."""
 
     nothing: Any = None
-    """What `arrived` gives when no more has come that it can give."""
+    """What `arrived` returns if there is nothing more that it can return."""
     _kept: Any = None
 
     def on_connect(self, connection: Any, **options: Any) -> None:
@@ -32,8 +32,7 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
         self.nothing = self._reader.gets()  # since nothing was asked yet
 
     def arrived(self) -> Any:
-        """A plain reply. An error or a push message is left to the connection's `read_response`, which knows what
-        becomes of it."""
+        """The next plain reply. Errors and push messages are left to the connection's `read_response`."""
         reply = self._reader.gets()
         if isinstance(reply, (Exception, PushNotification)):
             self._kept = reply
@@ -41,7 +40,7 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
         return reply
 
     def wait(self) -> None:
-        """Wait until something has come after what was read.
+        """Wait until more bytes have arrived.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: as from `read_response`.
@@ -61,8 +60,8 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
 
 
 def read_ahead(connection: Any) -> tuple[Callable[[], None], Callable[[], Any], Any]:
-    """`wait`, `arrived` and `nothing` of the `ReadAheadParser` that a connection was given. Where redis-py keeps the
-    parser is private to it: should that change, nobody waits, and nothing ever has arrived."""
+    """`wait`, `arrived` and `nothing` of a connection's `ReadAheadParser`. The attribute that holds the parser is
+    private to redis-py: should it change, the functions returned do nothing, and `read_response` does all the work."""
     parser = getattr(connection, "_parser", None)
     if isinstance(parser, ReadAheadParser):
         return parser.wait, parser.arrived, parser.nothing

@@ -1,7 +1,7 @@
-"""Connections that one caller has for himself: to send, do something else, and read later, or to be rid of what
-redis-py does around each command.
+"""Connections that one caller has to itself: to send a command now and read its reply later, or to skip what redis-py
+does around each command.
 
-Nothing is retried. Who shares a connection with others wants `BlockingClient`.
+Nothing is retried. For a connection that threads share, see `BlockingClient`.
 """
 
 import os
@@ -14,9 +14,10 @@ from backburner.redis.command import packed
 
 
 class SpareConnections:
-    """Of a pool of redis-py's, which gives its options only. For all threads of a process and its forked children.
+    """Connections with the options of one of redis-py's pools; none is taken from the pool itself. For all threads of a
+    process and its forked children.
 
-    A connection that is not given back, for whatever reason, is closed by being forgotten.
+    A connection whose reply is never read is closed when it is garbage-collected.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -25,10 +26,10 @@ class SpareConnections:
         self._free: list[Any] = []
 
     def ask(self, *command: Any) -> Callable[[], Any]:
-        """Send a command. What is returned reads the reply.
+        """Send a command. Returns a function that reads the reply.
 
         Raises:
-            redis.RedisError: it could not be sent; or, on reading, as from redis-py.
+            redis.RedisError: the command could not be sent; the function returned raises as redis-py does.
         """
         replies = self.ask_all(packed(command), 1)
 
@@ -80,6 +81,6 @@ class SpareConnections:
         return replies
 
     def close(self) -> None:
-        """Close those that nobody has."""
+        """Close the connections that are not in use."""
         while self._free:
             self._free.pop().disconnect()

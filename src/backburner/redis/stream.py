@@ -1,8 +1,7 @@
-"""One connection of an event loop, from when it is made until it ends: commands out, replies in, and a watchdog.
+"""The life of one connection on an event loop: commands go out, replies come in, and a watchdog keeps the time.
 
-redis-py logs in and asks Sentinels, on a `LinkedConnection`; what comes after that is this one's.
-
-Nothing is retried or sent twice. When to connect, and what a command is, is not decided here.
+redis-py logs in and asks Sentinels, on a `LinkedConnection`; everything after that happens here. Nothing is retried or
+sent twice. When to connect, and what a command is, is decided elsewhere.
 """
 
 import asyncio
@@ -26,14 +25,14 @@ __all__ = ["Abandoned", "Stream"]
 log = logging.getLogger("backburner.cache")
 
 MAX_PENDING: Final = 10_000
-"""Commands that may wait for their replies on one connection; further callers wait for half of it to be free."""
+"""Commands that may be pending on one connection; beyond that, callers wait until half of them are done."""
 MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of commands that may wait for the server to read; the same holds."""
+"""Bytes of commands that may be waiting for the server to read them; likewise."""
 _SECOND_LOOK: Final = 0.01
-"""Seconds. If the loop was busy, the reply may be there already and only waits to be read."""
+"""Seconds before a timeout is final: if the loop was busy, the reply may have arrived and only has to be read."""
 
 _living: "set[Stream]" = set()
-"""Those that have not ended, of all event loops."""
+"""All streams that have not ended, on any event loop."""
 in_forked_child(_living.clear)  # whatever becomes of the loops there, the connections are the parent's
 
 
@@ -42,17 +41,17 @@ class Abandoned(redis.ConnectionError):
 
 
 class Stream:
-    """The life of one connection. It ends once, with everything it carried.
+    """The life of one connection. It ends once, and its pending commands with it.
 
-    A command is unsent until its tick is over and the connection is made, then sent until its reply has come.
+    A command is unsent until its tick is over and the connection is made, then sent until its reply has arrived.
 
     Args:
         connection: not connected yet.
-        server: what errors call it.
-        timeout: seconds that the oldest command waits at most.
-        on_push: is given push messages.
-        on_end: is told why, when it has ended.
-        meaning: of an error that the server sent; a `redis.ConnectionError` ends the connection.
+        server: the server's name in error messages.
+        timeout: seconds that the oldest command may wait.
+        on_push: called with each push message.
+        on_end: called with the reason when the stream has ended.
+        meaning: translates an error that the server sent; a `redis.ConnectionError` ends the connection.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Stream:
         meaning: Callable[[Exception], Exception],
     ) -> None:
         self.full = False
-        """Too much is waiting: use `send_later`."""
+        """Whether too much is pending: then use `send_later`."""
         self._connection = connection
         self._server = server
         self._timeout = timeout
@@ -85,7 +84,7 @@ class Stream:
         self.sent: deque[asyncio.Future[Any]] = deque()
         self._sent_count = 0
         self._writes: deque[tuple[int, float]] = deque()
-        """When commands were sent, and `_sent_count` behind the last of them, of each write that is not answered."""
+        """For each write that is not fully answered: `_sent_count` after its last command, and when it was sent."""
         self._room = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
         self._suspect: float | None = None
@@ -96,7 +95,7 @@ class Stream:
         _living.add(self)
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a command at the end of the tick. The future is given its reply."""
+        """Send a command at the end of the tick. Its reply completes the future."""
         future = self._new_future()
         if not self._unsent:
             self._unsent_since = monotonic()  # not the loop's time, which stands still in uvloop while a task is busy
@@ -115,11 +114,11 @@ class Stream:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits, neither to be sent nor for a reply."""
+        """Whether it is connected, with nothing unsent and no reply outstanding."""
         return not (self._held or self.pending)
 
     def send_now(self, command: bytes) -> asyncio.Future[Any]:
-        """As `send`, without waiting for the end of the tick. What comes alone gains by it: two rounds of the loop."""
+        """As `send`, but at once. A command that is alone saves two rounds of the loop."""
         future = self.send(command)
         self._flush()
         return future
@@ -146,13 +145,13 @@ class Stream:
         await asyncio.wait([self._task])
 
     def retire(self) -> None:
-        """End as soon as nothing waits for a reply. From any thread."""
+        """End as soon as no reply is outstanding. May be called from any thread."""
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._retire)
 
     @property
     def pending(self) -> int:
-        """Commands that wait for their replies."""
+        """How many commands have yet to get a reply, unsent ones included."""
         return len(self._unsent) + len(self.sent)
 
     async def _live(self) -> None:
@@ -176,8 +175,8 @@ class Stream:
             self.end(redis.ConnectionError(f"the connection to {self._server} is not needed any more"))
 
     def _abandon(self) -> None:
-        """End after the loop was closed, where nothing runs any more. `asyncio.run` cancels what is at work before
-        that; who closes a loop without it would leave a connection behind each time."""
+        """End after the event loop was closed, when nothing can run on it any more. `asyncio.run` cancels all tasks
+        before that; a program that closes its loop in another way would leak a connection each time."""
         self._failure = redis.ConnectionError(f"the event loop of the connection to {self._server} was closed")
         _living.discard(self)
         self._on_end(self._failure)
@@ -207,10 +206,10 @@ class Stream:
     # What the link calls
 
     def give(self, reply: Any) -> None:
-        """Take any reply, an error or a push message.
+        """Take a reply, an error or a push message.
 
         Raises:
-            redis.RedisError: the connection is to end.
+            redis.RedisError: the connection must end.
         """
         if reply.__class__ is PushNotification:
             self._pushed(reply)
@@ -233,22 +232,22 @@ class Stream:
             raise redis.ConnectionError(f"{self._server} is no longer a master: {reply}")
 
     def hold(self) -> None:
-        """Hold commands: they come faster than the server reads."""
+        """Hold commands back: they are written faster than the server reads."""
         self._held = True
 
     def go_on(self) -> None:
-        """Send what was held."""
+        """Send what was held back."""
         self._held = False
         self._flush()
 
     def make_room(self) -> None:
-        """Let more callers in, if enough replies have come."""
+        """Let further callers in, if enough replies have arrived."""
         if self.pending <= MAX_PENDING // 2 and self._unsent_bytes < MAX_UNSENT_BYTES // 2:
             self.full = False
             self._room.set()
 
     def lost(self, error: Exception) -> None:
-        """Fail what waits: the connection has ended."""
+        """Fail pending commands: the connection has ended."""
         if type(error) is redis.ConnectionError:
             error = redis.ConnectionError(f"the connection to {self._server} ended: {error}")
         self.end(error)
@@ -262,7 +261,7 @@ class Stream:
             log.exception("the receiver of push messages failed on %r", message)
 
     def _watch(self) -> None:
-        """Fail what has waited for too long; runs only while something waits."""
+        """Fail pending commands if the oldest has waited too long; scheduled only while something is pending."""
         self._watchdog = None
         suspect, self._suspect = self._suspect, None
         self._forget_answered_writes()
@@ -287,7 +286,7 @@ class Stream:
                 self._fail_all(error)
 
     def end(self, error: Exception) -> None:
-        """Fail what waits, and close the connection. A second time does nothing."""
+        """Fail pending commands and close the connection. A second call does nothing."""
         if self._failure is not None:
             return
         self._failure = error

@@ -1,17 +1,17 @@
 """Hear from the server which keys have changed, so that copies of them in memory can be dropped.
 
-One daemon thread with one connection of its own: it serves processes without an event loop and those with several
-alike. Where the server can (RESP3), it tells what anybody changed, what expired and what it evicted (CLIENT TRACKING,
-BCAST). Where it refuses, a channel takes the place of it, and only what writers publish there is heard. They do while a
-key with the name of the channel is there, which listeners keep alive. Which of the two, is tried at each connection,
-never assumed.
+One daemon thread with a connection of its own serves processes without an event loop and with several of them alike.
+If the server supports it (RESP3), it announces every change, expiry and eviction (CLIENT TRACKING, BCAST). If it
+refuses, a pub/sub channel takes its place, on which only writers that use this library announce changes. They do so
+while a key with the channel's name exists, which listeners keep alive. Each connection tries anew which of the two
+works.
 
-A thread may have to wait for its turn while another one computes. So an event loop hears on its own connection, too
-(`PipelinedClient.hear`); whether all is heard, and copies can be trusted, is known here only.
+A thread may have to wait for its turn while another one computes. So event loops listen on their own connections, too
+(`PipelinedClient.hear`); but whether all changes are heard, so that copies can be trusted, is known only here.
 
-A connection that is lost, or silent for two timeouts although asked, is distrusted: between `on_lost` and the next
-`on_trusted` changes may go unheard, so nothing may be served from memory. What to keep and what to drop is not decided
-here.
+A connection that is lost, or stays silent for two timeouts although asked for a sign of life, is distrusted: between
+`on_lost` and the next `on_trusted`, changes may go unheard, and nothing may be served from memory. What to keep and
+what to drop is not decided here.
 """
 
 import logging
@@ -36,31 +36,31 @@ Mode = Literal["tracking", "pubsub", "off"]
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
 ANNOUNCED: Final = 30.0
-"""Seconds for which writers publish what they change, once somebody has said that it listens."""
+"""Seconds that writers go on publishing changes after a listener has last asked for it."""
 REFUSED_PAUSE: Final = 30.0
-"""Seconds until a server that refuses both ways is asked again."""
+"""Seconds until a server that refuses both ways is tried again."""
 _RESP3: Final = 3
 _SEPARATOR: Final = "\x00"  # in no key and in no tag
 
 
 class Tracking:
-    """Calls back when keys under a prefix change. The callbacks run in its thread and must be quick.
+    """Calls back when keys under a prefix change. Callbacks run in its thread and must be quick.
 
     Args:
         url: any URL that `ServerURL` understands.
         prefix: which keys to hear of.
-        channel: where they are told by name, separated by zero characters, to those whom the server does not tell;
-            empty: all of them may have changed.
-        on_invalidated: is given the full names of keys that changed, or ``None``: all of them may have. The process's
-            own writes are among them.
-        on_trusted: from now on, changes are heard of.
-        on_lost: from now on they are not, because of this error. If a callback fails, this is called too.
-        timeout: seconds for each step of connecting and for each reply; also of silence, after which the server is
-            asked for a sign of life.
-        name: what CLIENT LIST shows.
+        channel: the channel for listeners to which the server announces nothing. A message holds the names of changed
+            keys, separated by NUL; an empty one means that all may have changed.
+        on_invalidated: called with the full names of changed keys, or with ``None``: all may have changed. The
+            process's own writes are included.
+        on_trusted: called when changes are heard from now on.
+        on_lost: called when they no longer are, with the error; also if a callback fails.
+        timeout: seconds for each step of connecting and for each reply; also seconds of silence after which the server
+            is asked for a sign of life.
+        name: the client name, as CLIENT LIST shows it.
 
     Raises:
-        ConfigError: the URL is no server's.
+        ConfigError: the URL is not that of a server.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Tracking:
     ) -> None:
         server = ServerURL.parse(url)
         self.mode: Mode = "off"
-        """How changes are heard of. What was agreed last, if the connection is lost; "off" before the first."""
+        """How changes are heard, as last agreed with a server; "off" before the first connection."""
         self.trusted = False
-        """Whether changes are heard of now."""
+        """Whether changes are being heard."""
         self.refusal: str | None = None
-        """Why the server does not track for us, in its words."""
+        """Why the server refuses client tracking, in its words."""
         self._url = url
         self._server = server.masked
         # A node of a cluster that has lost the prefix to another would be silent for ever, were it not asked about it.
@@ -101,7 +101,7 @@ class Tracking:
         self._stopping = Event()
 
     def start(self) -> None:
-        """Start listening, if it has not started. Returns at once; `on_trusted` tells when it works."""
+        """Start listening, unless already started. Returns at once; `on_trusted` is called when it works."""
         if self._thread is not None or not self._starting.acquire(blocking=False):
             return
         try:
@@ -163,7 +163,7 @@ class Tracking:
         client.close()
 
     def _agree(self, client: "redis.Redis") -> Mode:
-        """Connect, and find out how the server can tell of changes."""
+        """Connect, and find out how the server can announce changes."""
         try:
             self._connect(client, self._protocol)
             self._track()
@@ -179,7 +179,7 @@ class Tracking:
         return "pubsub"
 
     def _announce(self, client: "redis.Redis") -> None:
-        """Have writers publish what they change. On another connection, since this one may say nothing else now."""
+        """Ask writers to publish changes. On another connection, since this one may only subscribe now."""
         client.set(self._channel, "", px=int(ANNOUNCED * 1000))
         self._announced = monotonic()
 

@@ -1,7 +1,7 @@
-"""What a server's URL means: parsed once, then written in the dialect of redis-py, kombu or Celery.
+"""Server URLs: parsed once, then written in the dialect of redis-py, kombu or Celery.
 
-People write ``valkey://``, redis-py wants ``redis://``, kombu ``redis+socket://`` where redis-py says ``unix://``,
-and each has its own idea of Sentinel. This module knows all of them and does no I/O.
+People write ``valkey://``, redis-py wants ``redis://``, kombu ``redis+socket://`` where redis-py says ``unix://``, and
+each has its own notation for Sentinel. This module knows them all and does no I/O.
 
     redis://[user[:password]@]host[:port][/db]        also valkey://
     rediss://…                                        TLS; also valkeys://
@@ -61,15 +61,15 @@ _HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}")
 
 
 def mask_password(url: str) -> str:
-    """The URL, or Celery's list of them, secrets replaced by ``***``: fit for logs and messages."""
+    """The URL, or Celery's list of URLs, with secrets replaced by ``***``: fit for logs and messages."""
     return ";".join(_mask(one) for one in _SEPARATOR.split(url))
 
 
 def for_prefix(url: str, prefix: str) -> str:
-    """The URL of the node of a cluster that keeps all that begins with a prefix. Other URLs stay as they are.
+    """For a cluster, the URL of the node that serves the keys with a prefix. Other URLs stay as they are.
 
     Raises:
-        ConfigError: the prefix has no hash tag, so that the cluster would spread what begins with it.
+        ConfigError: the prefix has no hash tag, so the cluster would spread its keys over several nodes.
     """
     if url.partition("://")[0].lower() not in _CLUSTER:
         return url
@@ -99,7 +99,7 @@ def _mask(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """Where a server is and how to log in there."""
+    """Where a server is, and how to log in."""
 
     host: str = "localhost"
     port: int = REDIS_PORT
@@ -115,7 +115,7 @@ class ServerURL:
     nodes: tuple[tuple[str, int], ...] = ()
     """Addresses of some nodes of a cluster; host and port are then unused."""
     slot: int | None = None
-    """Which of the cluster's slots is meant; its keeper is the server."""
+    """A slot of the cluster; the node that serves it is the server."""
     options: tuple[tuple[str, str], ...] = ()
     """The rest of the query string: options of redis-py's connections (``ssl_ca_certs``, ``protocol``, …)."""
 
@@ -124,7 +124,7 @@ class ServerURL:
         """Read a URL in any of the dialects above.
 
         Raises:
-            ConfigError: the scheme is unknown or a part makes no sense. The message never holds the password.
+            ConfigError: the scheme is unknown or a part is invalid. The message never holds the password.
         """
         scheme = url.partition("://")[0].lower() if "://" in url else ""
         if scheme not in SERVER_SCHEMES:
@@ -216,7 +216,7 @@ class ServerURL:
         """The options as redis-py takes them: numbers are numbers.
 
         Raises:
-            ValueError: there is no such option, or its value is none.
+            ValueError: there is no such option, or its value is invalid.
         """
         for name, value in self.options:
             if name == "ssl_cert_reqs" and value not in _CERTIFICATES:
@@ -238,7 +238,7 @@ class ServerURL:
         """For Celery, as a setting. Sentinel also needs `celery_options`, and a broker `broker_url`.
 
         Raises:
-            ConfigError: it is a cluster, which Celery cannot use, or Sentinels with TLS, of which its URLs cannot tell.
+            ConfigError: it is a cluster, which Celery cannot use, or Sentinels with TLS, which its URLs cannot express.
         """
         if self.sentinels and self.tls:
             raise ConfigError(
@@ -270,12 +270,12 @@ class ServerURL:
 
     @property
     def broker_url(self) -> str:
-        """`celery_url` for kombu, which takes none but TLS's options in a URL."""
+        """`celery_url` for kombu, which accepts no options in a URL except those of TLS."""
         return replace(self, options=tuple(each for each in self.options if each[0] in _TLS_OPTIONS)).celery_url
 
     @property
     def celery_options(self) -> dict[str, object]:
-        """Transport options that the URL cannot carry."""
+        """Transport options that a Celery URL cannot carry."""
         return {"master_name": self.master} if self.sentinels and not self.tls else {}
 
     @property
@@ -302,7 +302,7 @@ class ServerURL:
 
 
 def _with_login(server: _Server) -> _Server:
-    """Who logs in may be said by options, too."""
+    """The user and password may be given as options, too."""
     options = dict(server.options)
     username, password = options.pop("username", None), options.pop("password", None)
     return replace(
@@ -314,7 +314,7 @@ def _with_login(server: _Server) -> _Server:
 
 
 def _split(url: str) -> SplitResult:
-    """Of a password with one of these characters in it, what follows would pass for a port, a database or a host."""
+    """Split a URL, refusing an unencoded password whose tail would pass for a port, a database or a host."""
     unencoded = ValueError("a password with / ? # [ or ] in it must be percent-encoded, or put into REDIS_PASSWORD")
     try:
         parts = urlsplit(url)
