@@ -1,7 +1,7 @@
-"""A cache: which engine and stores serve its verbs, and what is kept for them in this process.
+"""`Cache`: puts together the engines and stores behind its verbs, and what they share in this process.
 
-It may be used from threads, tasks, several event loops and forked children. Its blocking verbs also work inside a
-running event loop, which they block for as long as the server takes.
+A cache may be used from threads, tasks, several event loops and forked children. Its blocking verbs also work inside a
+running event loop; they block it for as long as the server takes.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from backburner.settings import Settings
 
 
 def _no_loop() -> None:
-    """In place of a reference to one."""
+    """Stands for a weak reference when there is no loop yet."""
 
 
 def _lifetime(default_ttl: TTL) -> float:
@@ -63,31 +63,31 @@ class Cache(Verbs):
     Args:
         url: ``redis://…`` and the other dialects of `backburner.redis.url`, or ``memory://?policy=lru&max_items=10000``
             with the policies ``lru``, ``s3fifo``, ``lfu`` and ``ttl`` and, if wanted, ``&max_bytes=64MB``.
-        prefix: put before every key on the server; `flush` removes what begins with it, and nothing else.
-        default_ttl: how long entries live when nothing else is said; ``None``: for ever.
+        prefix: put before every key on the server; `flush` removes the keys that begin with it, and no others.
+        default_ttl: lifetime of entries whose ttl is not given; ``None``: for ever.
         serializer: ``json`` keeps types; ``pickle`` takes almost anything, and signs it.
         signing_key: at least 16 bytes, for ``pickle``.
-        compression: ``zstd``, ``auto`` (zstd if the package zstandard is installed) or ``None``. On the server, not in
-            memory, and only of values of more than 2 KB that become smaller by a tenth or more.
-        max_value_bytes: encoded, before compression. A larger value is refused by `put` and `add`; what is computed is
-            given to the caller and not stored, which is an event, or an error if the cache is strict.
-        l1: keep copies of entries in use in this process, dropped as soon as the server says that they changed: a
+        compression: ``zstd``, ``auto`` (zstd if the package zstandard is installed) or ``None``. Applies on the server,
+            not in memory, and only to values above 2 KB that shrink by a tenth or more.
+        max_value_bytes: maximal size of a value, encoded, before compression. `put` and `add` refuse a larger one; one
+            that was computed is returned but not stored, which is an event, or an error if the cache is strict.
+        l1: keep copies of entries in use in this process, and drop them as soon as the server announces a change: a
             write in another process is seen within milliseconds, one's own at once. Needs a thread and a connection.
-        l1_items: copies kept at most.
-        l1_bytes: what they may take in memory, in bytes or as text: ``"64MB"``, ``"64MiB"``.
-        l1_policy: which of them make room, as in the URL.
+        l1_items: how many copies to keep at most.
+        l1_bytes: how much memory they may take, in bytes or as text: ``"64MB"``, ``"64MiB"``.
+        l1_policy: which of them to evict, as in the URL.
         timeout: seconds that connecting, and each reply, may take.
-        lease: seconds after which a process that computes a value, and was killed, is replaced by another that waits
-            for it. It does not limit callbacks: leases are renewed.
-        strict: raise when the server cannot do something, instead of going on without it.
-        clock: Unix time in seconds; for tests.
+        lease: seconds after which a process that was killed while it computed a value is replaced by another one that
+            waits for it. It does not limit callbacks: leases are renewed.
+        strict: raise when the server fails, instead of going on without it.
+        clock: returns Unix time in seconds; for tests.
 
     Raises:
-        ConfigError: an argument is wrong; the message says which.
+        ConfigError: an argument is invalid; the message says which.
     """
 
     _latest: tuple[Callable[[], object], Engine | None]
-    """The event loop that used this last, and its engine."""
+    """The event loop that used this cache last, and its engine."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Cache(Verbs):
         self._max_value_bytes = max_value_bytes
         self._compression = Compression(compression, max_value_bytes)
         self.events = Events()
-        """Subscribe here to be told what happens."""
+        """Subscribe here to follow what happens."""
         self.events.subscribe(TroubleLog(), *TROUBLE)
         self._url = url = for_prefix(url, prefix)
         self._timeout = timeout
@@ -178,22 +178,22 @@ class Cache(Verbs):
         return f"<Cache {self._server or self._url} prefix={self.prefix!r}>"
 
     def tags(self, *tags: str) -> "TaggedCache":
-        """The same cache, whose writes carry these tags; flushing any one of them makes them dead."""
+        """The same cache, but its writes carry these tags; flushing any one of the tags invalidates them."""
         return TaggedCache(self, check_tags(tags))
 
     def memo(self) -> MemoizedCache:
-        """The same cache, which within one request, or another `memo_scope`, reads a key once and gives the same object
-        from then on. Outside it is the cache itself."""
+        """The same cache, but within one request, or another `memo_scope`, it reads each key once and returns the same
+        object from then on. Outside of a scope it behaves like the cache itself."""
         return MemoizedCache(self)
 
     def lock(self, name: str, ttl: Duration = 30, *, wait: Duration | None = None, owner: str | None = None) -> Lock:
         """A lock that one owner at a time can hold: ``with cache.lock("import", ttl=30): …``.
 
         Args:
-            name: what only one may do at a time; locks and keys have nothing to do with each other.
-            ttl: how long it is held at most, unless it is extended.
+            name: of the lock. Locks and keys do not share their names.
+            ttl: how long the lock is held at most, unless it is extended.
             wait: how long to wait for it at most; ``None``: as long as `ttl`.
-            owner: the token of an owner elsewhere, to extend or release what that one acquired.
+            owner: the token of another `Lock`, maybe in another process, to extend or release what that one acquired.
         """
         return Lock(self, self.events, name, ttl, wait, owner)
 
@@ -201,14 +201,15 @@ class Cache(Verbs):
         """A rate limiter: ``if not cache.limiter("login").allow(address, "5/minute"): …``.
 
         Args:
-            name: what is counted.
-            fail_open: whether everything is allowed while the server does not answer, or nothing.
+            name: what is limited.
+            fail_open: whether to allow everything while the server does not answer, or nothing.
         """
         return Limiter(self, name, fail_open=fail_open)
 
     def flush(self) -> bool:
-        """Remove everything under this cache's prefix, except locks and rate limits. Whether that was done; if not,
-        it is before the next read."""
+        """Remove everything under this cache's prefix, except locks and rate limits.
+
+        Returns whether that was done. If the server is away, this process makes up for it before its next read."""
         return run(self._engine().flush())
 
     async def aflush(self) -> bool:
@@ -216,8 +217,8 @@ class Cache(Verbs):
         return await self._aengine().flush()
 
     def explain(self, key: str) -> Explanation:
-        """Why a read of a key finds what it finds: where its entry lies, its times, tags and size, and the reason for a
-        miss. Print it. It changes nothing, and is not counted."""
+        """Explain what a read of this key finds: where the entry lies, its times, tags and size, and the reason for a
+        miss. Print it. It changes nothing, and is not counted as a read."""
         return run(self._engine().explain(check_key(key)))
 
     async def aexplain(self, key: str) -> Explanation:
@@ -225,7 +226,7 @@ class Cache(Verbs):
         return await self._aengine().explain(check_key(key))
 
     def stats(self) -> Stats:
-        """What happened so far."""
+        """What this process has done with the cache so far."""
         namespaces = self._counters.snapshot()
         stats = Stats(
             namespaces=namespaces,
@@ -239,11 +240,11 @@ class Cache(Verbs):
         return stats
 
     def namespace(self, key: str) -> str:
-        """The namespace that `stats` counts a key in."""
+        """The namespace under which `stats` counts a key."""
         return self._counters.namespace(key)
 
     def close(self) -> None:
-        """Close the connections of the blocking verbs. The cache can be used again; it connects anew."""
+        """Close the connections of the blocking verbs. The cache can be used again; it reconnects."""
         if self._near is not None:
             self._near.stop()
         run(self._engine().store.close())
@@ -268,7 +269,7 @@ class Cache(Verbs):
         self._blocking = self._engine_with(self._store(BlockingClient, connect), BlockingRuntime(self._clock))
 
     def _after_fork(self) -> None:
-        """Leave connections, locks and flights to the parent: a child that used them too would mix up both."""
+        """In a forked child: leave connections, locks and flights to the parent, which still uses them."""
         if self._local is not None:
             self._local.after_fork()
         self._counters.after_fork()
@@ -318,8 +319,8 @@ class Cache(Verbs):
         return TieredStore(self._near, far, keyspace, self.codec.decode, self._clock)
 
     def _peek(self, key: str) -> Entry | None:
-        """A fresh entry that is in this process, as `_hit` finds it; not counted."""
-        # Written out in `_hit` once more: a call there is what every hit would pay.
+        """The entry of a key if it is in this process and fresh, as in `_hit`; not counted."""
+        # `_hit` repeats this inline: every hit would pay for the call.
         local = self._local
         entry = local.peek(key) if local is not None else None
         if local is None or entry is None or (now := self._clock()) >= entry.refresh_at or now >= entry.fresh_until:
@@ -329,14 +330,14 @@ class Cache(Verbs):
         return entry
 
     def _count_hit(self, key: str, entry: Entry) -> None:
-        """Note that an entry of `_peek` was given, and say so."""
+        """Count a hit on an entry that `_peek` returned, and emit its event."""
         if entry.counts is None:
             self._count_first_hit(key, entry)
         else:
             entry.counts.tally += 1.0
 
     def _count_first_hit(self, key: str, entry: Entry) -> None:
-        """Count a hit, and say so. While nobody listens, the entry's next hits are counted without a look at that."""
+        """Count a hit, and emit its event. If nobody listens, later hits on the entry are counted without checking."""
         counts = entry.counts = self._counters.of(key).tiers["memory"]
         counts.tally += 1.0
         if Hit in self.events.listening:  # looked at last: who subscribes meanwhile has the counts removed
@@ -344,14 +345,14 @@ class Cache(Verbs):
             self.events.emit(Hit(key, "memory"))
 
     def _hit(self, key: str) -> object:
-        """A fresh value that is in this process, without a coroutine, a lock or I/O; else `MISSING`."""
+        """The value of a key if it is in this process and fresh, else `MISSING`. No coroutine, no lock, no I/O."""
         local = self._local
         if local is None:
             return MISSING
-        peek, clock = local.peek, self._clock  # called as methods, they would be looked for in the classes first
+        peek, clock = local.peek, self._clock  # as method calls, both would be looked up in the classes first
         try:
             entry = peek(key)
-        except TypeError:  # not hashable; check_key says so better
+        except TypeError:  # not hashable: check_key has the better message
             return MISSING
         if entry is None or (now := clock()) >= entry.refresh_at or now >= entry.fresh_until:
             return MISSING
@@ -360,16 +361,16 @@ class Cache(Verbs):
         value = entry.value
         if value is ENCODED and (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
-        try:  # cheaper than a look whether it is there, and it is, but for an entry's first hit
+        try:  # cheaper than checking for None, which it is only at an entry's first hit
             entry.counts.tally += 1.0  # type: ignore[union-attr]
         except AttributeError:
             self._count_first_hit(key, entry)
         else:
-            return value  # here: the jump to the line below is a tenth of what counting costs
+            return value  # not below: the jump there would add a tenth to the cost of counting
         return value
 
     def _hit_as(self, key: str, annotation: Any) -> object:
-        """As `_hit`, of a type; `MISSING` also if it does not fit, which who looks again tells."""
+        """As `_hit`, checked against a type; `MISSING` also if it does not fit, which the full read then reports."""
         shape, entry = shape_of(annotation), self._peek(check_key(key))
         if shape is None or entry is None or (value := self._blocking.value(key, entry)) is MISSING:
             return MISSING
@@ -382,13 +383,13 @@ class Cache(Verbs):
 
 
 class TaggedCache(Verbs):
-    """A cache whose writes carry tags. Reads need no tags: an entry is one entry, whoever asks."""
+    """A cache whose writes carry tags. Reads need no tags: an entry can be read by its key alone."""
 
     def __init__(self, cache: Cache, tags: tuple[str, ...]) -> None:
         self._cache = cache
         self._tags = tags
 
-    # Asked for each time, since a fork gives the cache new ones.
+    # Looked up each time, since a forked child gets new engines.
     def _engine(self) -> Engine:
         return self._cache._engine()  # noqa: SLF001  # the other half of the same class
 
@@ -405,13 +406,13 @@ class TaggedCache(Verbs):
         return f"<TaggedCache {self._tags} of {self._cache!r}>"
 
     def tags(self, *tags: str) -> "TaggedCache":
-        """The same, with more tags."""
+        """The same cache, with these tags added."""
         return TaggedCache(self._cache, check_tags((*self._tags, *tags)))
 
     def flush(self) -> bool:
-        """Make every entry with any of these tags dead, at once and at a cost that does not depend on their number.
+        """Invalidate every entry that carries any of these tags, at a cost that does not depend on how many there are.
 
-        Whether that was done; if the server is gone, it is done before the next read from it.
+        Returns whether that was done. If the server is away, this process makes up for it before its next read.
         """
         return run(self._engine().flush_tags(self._tags))
 

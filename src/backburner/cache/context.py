@@ -1,4 +1,4 @@
-"""What a callback can decide about the entry that it computes."""
+"""`Context`: what a callback can decide about the entry that it computes."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -9,41 +9,42 @@ from backburner.cache.keys import check_tags
 from backburner.cache.runtime import run
 
 Pin = Callable[[tuple[str, ...]], Coroutine[Any, Any, TagVersions | None]]
-"""Reads the versions of tags; ``None`` if that was not possible."""
+"""Reads the versions of tags; ``None`` if the store failed."""
 
 
 @dataclass(slots=True)
 class Context:
-    """Given to a callback that takes an argument."""
+    """Passed to a callback that takes an argument."""
 
     key: str
     ttl: TTL
     tags: list[str]
-    """Of the entry. A flush of those that are appended here counts from when the callback began, if that is no more
-    than a minute ago; of those named by `tag` and `atag`, from then on, however long it takes."""
+    """The entry's tags. A flush of a tag that is appended here is noticed if it came after the callback began, no more
+    than a minute ago; a flush of a tag added by `tag` or `atag`, if it came after that call, however long ago."""
     _pin: Pin
     _apin: Pin
     versions: dict[str, bytes] = field(default_factory=dict)
-    """Of tags that were named by `tag` and `atag`."""
+    """Versions of the tags added by `tag` and `atag`."""
     skipped: bool = False
 
     def skip(self) -> None:
-        """Give the value to the caller, and do not store it."""
+        """Return the value to the caller, but do not store it."""
         self.skipped = True
 
     def tag(self, *tags: str) -> None:
-        """Add tags that are known only now. Name them *before* reading the data that they stand for: a flush from then
-        on makes the value dead. One round trip; in an asyncio callback, it blocks the event loop: use `atag`.
+        """Add tags that are known only now. Call this *before* reading the data that they stand for: any later flush
+        then invalidates the value. Takes one round trip; in an asyncio callback that blocks the event loop, so use
+        `atag`.
 
         Raises:
-            ValueError: a tag makes no sense.
-            StoreError: the cache is strict, and the server not there. Without `strict`, the value is not stored.
+            ValueError: a tag is invalid.
+            StoreError: the server is away, and the cache is strict. If it is not strict, the value is not stored.
         """
         if new := self._new(tags):
             self._add(new, run(self._pin(new)))
 
     async def atag(self, *tags: str) -> None:
-        """As `tag`, for callbacks that are coroutine functions."""
+        """As `tag`, for coroutine functions."""
         if new := self._new(tags):
             self._add(new, await self._apin(new))
 

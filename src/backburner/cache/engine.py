@@ -1,8 +1,8 @@
-"""What the verbs of a cache do, written once for blocking and asyncio callers. Reading through is `remember`'s.
+"""What the verbs of a cache do, written once for blocking and asyncio callers. (Reading through is in `remember`.)
 
-Coroutines over a store (where entries are) and a runtime (how to wait). Here is decided what a failing store means:
-reads degrade to a miss, writes say that they did not happen, and both are events; with `strict` they raise. What the
-user's callback raises passes through as it is.
+Coroutines over a store (where entries are) and a runtime (how to wait). The engine decides what a failing store means:
+reads become misses, writes report that they did not happen, and both emit events; with `strict`, they raise. What the
+user's callback raises passes through unchanged.
 """
 
 import math
@@ -53,11 +53,11 @@ T = TypeVar("T")
 
 FOREVER: Final = math.inf
 _TAGS_OUTLIVE: Final = 60.0
-"""Seconds that the version of a tag outlives the entry: computing and writing take their time."""
+"""Seconds that a tag's version outlives the entry: time for computing and writing it."""
 
 
 class _Missing(Enum):
-    """Not there, as against a value that is ``None``."""
+    """No value, as opposed to the value ``None``."""
 
     MISSING = auto()
 
@@ -66,7 +66,7 @@ MISSING: Final = _Missing.MISSING
 
 
 class Computation:
-    """A call of a user's callback, when it is over."""
+    """A finished call of a user's callback."""
 
     __slots__ = ("seconds",)
 
@@ -75,7 +75,7 @@ class Computation:
 
 
 class Engine:
-    """The verbs over one store, in one runtime. Several engines of one cache share all that is given by keyword."""
+    """The verbs over one store, in one runtime. The engines of one cache share everything given by keyword."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Engine:
 
     async def get(self, key: str, shape: Shape | None = None) -> object:
         """The value, or `MISSING`."""
-        # Not `many` of one, nor `judge`: this is the way of most reads, and each coroutine that it suspends in costs.
+        # Written out instead of calling `judge`: this is the path of most reads, and every coroutine on it costs.
         try:
             if self._owed.some and not await self._readable((key,)):
                 entry = None
@@ -139,7 +139,7 @@ class Engine:
         return decision.fresh
 
     async def explain(self, key: str) -> Explanation:
-        """Why a read of a key finds what it finds. Nothing is counted or told, and nobody notices."""
+        """Explain what a read of a key finds. Nothing is counted, and no event is emitted."""
         current: dict[str, bytes | None] = {}
         find: Find | StoreError
         try:
@@ -160,7 +160,7 @@ class Engine:
         )
 
     async def pull(self, key: str, shape: Shape | None = None) -> object:
-        """The value, which is removed, or `MISSING`."""
+        """Remove the entry and return its value, or `MISSING`."""
         return await self._or_else(MISSING, "pull", (key,), self._pull(key, shape))
 
     async def _pull(self, key: str, shape: Shape | None) -> object:
@@ -177,7 +177,7 @@ class Engine:
     # Writing
 
     async def put(self, values: Mapping[str, object], ttl: TTL, tags: Sequence[str]) -> bool:
-        """Store values. Whether they were; a ttl of nothing removes them instead."""
+        """Store values. Returns whether they were stored; a ttl of zero or less removes the keys instead."""
         lifetime, keys = self.lifetime(ttl), tuple(values)
         if not keys:
             return True
@@ -200,7 +200,7 @@ class Engine:
         return True
 
     async def add(self, key: str, value: object, ttl: TTL, tags: Sequence[str]) -> bool:
-        """Store a value if there is none. Whether it was stored."""
+        """Store a value if there is none. Returns whether it was stored."""
         lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             return False
@@ -222,13 +222,13 @@ class Engine:
         return True
 
     async def increment(self, key: str, amount: int, ttl: TTL, tags: Sequence[str]) -> int | None:
-        """Add to a whole number. The sum; ``None`` if the store was not there."""
+        """Add to a whole number. Returns the sum; ``None`` if the store failed."""
         lifetime = self.lifetime(ttl)
         if isinstance(amount, bool) or not isinstance(amount, int):
             raise TypeError(f"the amount must be a whole number, not {amount!r}")
         if amount not in INT64:
             raise OverflowError(f"the amount {amount} does not fit into 64 bits")
-        amount = int(amount)  # of an enum, say
+        amount = int(amount)  # a plain int, also of an IntEnum
         begin = self.entry(key, amount, lifetime)
         return await self._or_else(None, "increment", (key,), self._increment(key, amount, begin, lifetime, tags))
 
@@ -245,7 +245,7 @@ class Engine:
                 else:
                     await self.store.forget((key,))
         except TypeError as error:
-            if await self.store.add(key, begin, now) is not None:  # what cannot be read counts as nothing
+            if await self.store.add(key, begin, now) is not None:  # an unreadable entry counts as none
                 raise TypeError(f"{key!r} cannot be incremented: it holds {error}") from None
             total = amount
         except OverflowError as error:
@@ -254,7 +254,7 @@ class Engine:
         return total
 
     async def touch(self, key: str, ttl: TTL) -> bool:
-        """Give a fresh entry a new ttl. Whether there was one."""
+        """Give a fresh entry a new ttl. Returns whether there was one."""
         lifetime = self.lifetime(ttl)
         if lifetime <= 0:
             return await self.forget((key,)) > 0
@@ -274,13 +274,13 @@ class Engine:
     # Removing
 
     async def forget(self, keys: Sequence[str]) -> int:
-        """Remove entries. How many there were."""
+        """Remove entries. Returns how many there were."""
         if not keys:
             return 0
         return await self._or_else(0, "forget", keys, self._forget(keys), owed={"keys": tuple(keys)})
 
     async def _forget(self, keys: Sequence[str]) -> int:
-        # Before, for who computes now; after, for who began while the command was under way and read the old entry.
+        # Before, for computations under way; after, for those that began meanwhile and have read the old entry.
         self.flights.supersede(keys)
         count = await self.store.forget(keys)
         self.flights.supersede(keys)
@@ -288,7 +288,7 @@ class Engine:
         return count
 
     async def expire(self, key: str) -> bool:
-        """Make an entry stale. Whether there was one."""
+        """Make an entry stale. Returns whether there was one."""
         return await self._or_else(False, "expire", (key,), self._expire(key), owed={"keys": (key,)})
 
     async def _expire(self, key: str) -> bool:
@@ -299,12 +299,12 @@ class Engine:
         return existed
 
     async def flush_tags(self, tags: Sequence[str]) -> bool:
-        """Make all entries with any of these tags dead. Whether that was done."""
+        """Invalidate all entries that carry any of these tags. Returns whether that was done."""
         flushing = self._flush(self.store.flush_tags(tags), tuple(tags))
         return await self._or_else(False, "flush", (), flushing, owed={"tags": tuple(tags)})
 
     async def flush(self) -> bool:
-        """Remove everything. Whether that was done."""
+        """Remove everything. Returns whether that was done."""
         return await self._or_else(False, "flush", (), self._flush(self.store.flush(), ()), owed={})
 
     async def _flush(self, flushing: Awaitable[None], tags: tuple[str, ...]) -> bool:
@@ -314,16 +314,16 @@ class Engine:
         self.tell(Invalidated(tags=tags))
         return True
 
-    # Steps that all of them share
+    # Steps that the verbs share
 
     async def _readable(self, keys: Sequence[str]) -> Sequence[str]:
-        """Make good what the store could not be told before, ahead of a read that would not be true without it.
+        """Send the invalidations that the store missed, before a read that would be wrong without them.
 
         Returns:
-            The keys that can be read: where the store refuses to be told, those that this is not about.
+            The keys that can be read: if the store refuses invalidations, those that are not to be invalidated.
 
         Raises:
-            StoreError: it still cannot be told.
+            StoreError: they still cannot be sent.
         """
         if not self._owed.some:
             return keys
@@ -331,15 +331,15 @@ class Engine:
         return [key for key in keys if not self._owed.owes(key)]
 
     async def _pay_first(self) -> None:
-        """Make that good ahead of a write that would be undone by it. If the store cannot be told, the write is tried
-        all the same, for what it does in this process, and undone later: a miss, and no old value."""
+        """As `_readable`, before a write that they would undo later. If they cannot be sent, the write is tried all the
+        same, for its effect in this process; once they are sent, they make it a miss, which is safe."""
         if self._owed.some:
             with suppress(StoreError):
                 await self._owed.pay(self.store)
 
     def value(self, key: str, entry: Entry, shape: Shape | None = None) -> object:
-        """The value of an entry, the reader's own where it can be changed; `MISSING` if its bytes cannot be read, or it
-        is not what the reader asks for."""
+        """The value of an entry; a fresh object unless it is immutable. `MISSING` if its bytes cannot be read, or it
+        does not fit the reader's `shape`."""
         try:
             value = self._decoded(key, entry)
             return value if shape is None else shape.fit(value)
@@ -356,7 +356,8 @@ class Engine:
         return self._codec.decode(payload, key)
 
     def count(self, key: str, value: object, entry: Entry | None = None, *, stale: bool = False) -> bool:
-        """Note whether a value was found, and say so. Without its entry, it was found in somebody's flight."""
+        """Count a hit or a miss, and emit its event; returns whether it was a hit. A value without an entry came from
+        somebody else's flight."""
         counts = self._counters.of(key)
         if value is MISSING:
             counts.misses += 1
@@ -374,7 +375,8 @@ class Engine:
 
     @contextmanager
     def computing(self, keys: Sequence[str], *, refresh: bool = False) -> Iterator[Computation]:
-        """Surrounds the call of a callback that computes the values of keys; counts it, and says so when it is over."""
+        """Wraps the call of a callback that computes these keys: traces and counts it, and emits an event at the
+        end."""
         computation = Computation()
         counts = self._counters.of(keys[0])
         started = self.runtime.elapsed()
@@ -393,11 +395,11 @@ class Engine:
             self._events.emit(Computed(tuple(keys), computation.seconds, refresh))
 
     def may_wait(self, key: str) -> bool:
-        """Whether waiting for the lease on a key could end, should a computation of this process hold it."""
+        """Whether waiting for the lease on a key can end, should a computation in this process hold it."""
         return all(map(self.runtime.may_wait, self.flights.going_on(key)))
 
     def waited(self, key: str, since: float, on: Literal["flight", "lease"]) -> None:
-        """Note that a caller has waited for another one, from a time of the runtime's `elapsed` on, and say so."""
+        """Count that a caller has waited for another one since a time of the runtime's `elapsed`, and emit an event."""
         seconds = self.runtime.elapsed() - since
         counts = self._counters.of(key)
         counts.waited += 1
@@ -406,7 +408,7 @@ class Engine:
             self._events.emit(Waited(key, seconds, on))
 
     def entry(self, key: str, value: object, lifetime: float, took: float = 0.0, *, grace: float = 0.0) -> Entry:
-        """Make an entry of a value that was computed in `took` seconds.
+        """An entry for a value that took so many seconds to compute.
 
         Raises:
             CodecError: the value cannot be stored.
@@ -414,7 +416,7 @@ class Engine:
         now = self.runtime.now()
         fresh_until = now + lifetime
         refresh_at = refresh_point(fresh_until, took, 1.0 - random()) if took else fresh_until  # noqa: S311  # no secret
-        # One number for the ends that are the same: 24 bytes less for each entry in this process.
+        # Equal times share one float object: 24 bytes less for each entry in this process.
         times = (now, refresh_at, fresh_until, fresh_until + grace if grace else fresh_until)
         if self.store.shares_values and is_immutable(value):
             return Entry(None, *times, compute_seconds=took, value=value)
@@ -422,7 +424,7 @@ class Engine:
         return Entry(payload, *times, compute_seconds=took)
 
     def _misfit(self, key: str, entry: Entry) -> ValueTooLarge | None:
-        """What is to be said if an entry has too many bytes to be stored."""
+        """The error for an entry that is too large to be stored, or ``None``."""
         encoded = entry.value if entry.payload is None else entry.payload
         size = len(encoded) if isinstance(encoded, (bytes, str)) else 0
         if size <= self._max_value_bytes:
@@ -438,26 +440,27 @@ class Engine:
         return entry
 
     def lifetime(self, ttl: TTL) -> float:
-        """A ttl in seconds, or the default.
+        """A ttl in seconds; for ``None``, the default.
 
         Raises:
-            ValueError: it is no length of time.
+            ValueError: it is not a duration.
         """
         return self._default_ttl if ttl is None else seconds(ttl)
 
     async def judge(self, key: str) -> tuple[Entry | None, Decision]:
-        """The entry of a key, and what it is good for.
+        """The entry of a key, and the decision about it.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
-        if self._owed.some and not await self._readable((key,)):  # asked here: most reads are spared another coroutine
+        # Checked here, so that most reads are spared another coroutine.
+        if self._owed.some and not await self._readable((key,)):
             return None, Decision.MISS
         entry = await self.store.read_one(key)
         return entry, decide(entry, self.runtime.now(), await self.current(entry) if entry and entry.tags else ())
 
     async def fresh_values(self, keys: Sequence[str], shape: Shape | None = None) -> dict[str, object]:
-        """The values of those keys that have a fresh one; as `judge` otherwise."""
+        """The values of those keys that have a fresh one; counts hits and misses. Raises as `judge` does."""
         found = {}
         for key, (entry, decision) in (await self.judged(keys)).items():
             value = self.value(key, entry, shape) if entry is not None and decision.fresh else MISSING
@@ -482,7 +485,7 @@ class Engine:
         """The current versions of an entry's tags.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
         if entry is None or not entry.tags:
             return ()
@@ -497,7 +500,7 @@ class Engine:
         return [versions.get(tag) for tag in tags]
 
     async def still_holds(self, operation: str, key: str, entry: Entry) -> bool:
-        """Whether none of an entry's tags was flushed since, as far as can be told."""
+        """Whether none of an entry's tags has been flushed since; assumed if the store fails."""
         try:
             current = await self.current(entry)
         except StoreError as error:
@@ -506,10 +509,10 @@ class Engine:
         return [version for _, version in entry.tags] == list(current)
 
     async def pin(self, tags: Sequence[str], lifetime: float) -> TagVersions:
-        """The versions of tags, to be read before a value is computed.
+        """The versions of tags, with new ones for tags that have none. To be called before a value is computed.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
         if not tags:
             return ()
@@ -517,11 +520,11 @@ class Engine:
         return tuple(zip(tags, versions, strict=True))
 
     async def pin_late(self, turn: Turn, tags: Sequence[str], lifetime: float) -> TagVersions | None:
-        """The versions of tags that are named only when a value has been computed; ``None`` if one of them was flushed
-        since its turn began, so that the value is dead.
+        """The versions of tags that are named only after a value was computed; ``None`` if one of them has been flushed
+        since the computation began, so that the value is outdated.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
         versions = await self.pin(tags, lifetime)
         return None if tags and await self.store.flushed_since(tags, turn.began) else versions
@@ -532,10 +535,10 @@ class Engine:
             self._events.emit(Stored(key))
 
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float) -> Turn:
-        """Ask to compute values. `finish` or `give_up` must follow, however long that takes: leases are renewed.
+        """Ask for the right to compute values. `finish` or `give_up` must follow; until then, leases are renewed.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
         turn = await self.store.begin(seen, tags, lifetime + _TAGS_OUTLIVE, self._leases.seconds)
         if turn.keys:
@@ -547,15 +550,15 @@ class Engine:
         return turn
 
     def let_go(self, turn: Turn | None) -> None:
-        """Renew the leases of a turn no longer: nobody computes any more, though nobody could say so."""
+        """Stop renewing the leases of a turn whose computation was interrupted and could not give them back."""
         if turn is not None:
             self._leases.let_go(turn.keys, turn.token)
 
     async def finish(self, turn: Turn, entries: Mapping[str, Entry]) -> Sequence[str]:
-        """Store what was computed. Entries that have ended already remove what was there.
+        """Store computed entries. One that has expired already removes what was there.
 
         Returns:
-            The keys that nobody has written or removed meanwhile, as far as is known.
+            The keys that nobody has written or removed in the meantime, as far as is known.
         """
         return await self._or_else(turn.keys, "remember", turn.keys, self._finish(turn, entries))
 
@@ -575,24 +578,24 @@ class Engine:
         return held
 
     async def give_up(self, turn: Turn, rest: float = 0.0) -> Sequence[str]:
-        """Say that nothing was computed, and that it is not to be tried for `rest` seconds where there is a value
-        still. If that cannot be said, leases end by themselves.
+        """Give leases back without a result. Where there is a previous value, nobody is to try again for `rest`
+        seconds. If the store fails, leases end by themselves.
 
         Returns:
-            The keys that nobody has written or removed meanwhile, as far as is known.
+            The keys that nobody has written or removed in the meantime, as far as is known.
         """
         now = self.runtime.now()
         try:
             return await self.store.finish(turn, dict.fromkeys(turn.keys, Rest(now + rest) if rest else None), now)
         except StoreError as error:
-            # Not raised, strict or not: something else is on its way up already.
+            # Not raised even if strict: another exception is already propagating.
             self._events.emit(Degraded("remember", turn.keys, error))
             return turn.keys
         finally:
             self._leases.let_go(turn.keys, turn.token)
 
     async def renew(self, tokens: Mapping[str, str]) -> list[str]:
-        """Hold leases for longer. The keys whose lease was lost; if the store cannot tell, none."""
+        """Renew leases. Returns the keys whose lease was lost; none if the store failed."""
         try:
             lost = await self.store.renew(tokens, self._leases.seconds)
         except StoreError as error:
@@ -603,14 +606,14 @@ class Engine:
         return lost
 
     def tell(self, event: Event) -> None:
-        """Emit an event; it is counted with that."""
+        """Emit an event; counters subscribe to it."""
         self._events.emit(event)
 
     def degraded(self, operation: str, keys: Sequence[str], error: StoreError) -> None:
-        """Go on without the store, and tell.
+        """Emit `Degraded` and go on without the store.
 
         Raises:
-            StoreError: the cache is strict.
+            StoreError: the given error, if the cache is strict.
         """
         if self._strict:
             raise error
@@ -625,11 +628,12 @@ class Engine:
         *,
         owed: Mapping[str, tuple[str, ...]] | None = None,
     ) -> T:
-        """Do a step; if the store cannot, tell, note what it is then owed, and give the fallback."""
+        """Await a step. If the store fails, note the invalidations that it is `owed`, degrade, and return
+        `fallback`."""
         try:
             return await step
         except StoreError as error:
-            if owed is not None and not isinstance(error, ValueTooLarge):  # then it was there, and removed the old one
+            if owed is not None and not isinstance(error, ValueTooLarge):  # that store has removed the old one
                 self._owed.add(**owed)
             self.degraded(operation, keys, error)
             return fallback

@@ -1,18 +1,19 @@
 """One cache entry: what it holds, until when, and what it looks like in bytes. Pure: no clock, no I/O, no locks.
 
-An entry is fresh until `fresh_until` and is served. From `refresh_at` on, a little earlier, one caller renews it while
-the others still get it. From `fresh_until` to `expires_at` it is stale: kept for when a callback fails, or takes its
-time. The store removes it at `expires_at`. A renewal that failed moves `refresh_at` on, and none is tried before.
+An entry is fresh, and served, until `fresh_until`. From `refresh_at` on, a little earlier, one caller renews it while
+the others still get it. From `fresh_until` to `expires_at` it is stale: kept in case a callback fails or takes too
+long. The store removes it at `expires_at`. A failed renewal moves `refresh_at` into the future; until then, none is
+tried.
 
     0      1        2               4        12          20           28          36               40     44
     magic  version  payload offset  created  refresh_at  fresh_until  expires_at  compute seconds  check  tags…  payload
 
-Numbers are big-endian, times are Unix seconds as doubles, infinity means for ever. Each tag is the length of its name
-(2 bytes), its name in UTF-8 and the 8 bytes of its version at the time the value was computed.
+Numbers are big-endian, times are Unix seconds as doubles, and infinity means for ever. Each tag is the length of its
+name (2 bytes), its name in UTF-8, and the 8 bytes that were its version when the value was computed.
 
-The check is the CRC-32 of key, tags and payload. Damaged bytes, and those of another key, are recognised by it. It is
-no signature: whoever can write to the server can make one. A counter's covers its key only, since the server adds to
-the number, which ends with a newline so that none that was cut off passes for a whole one.
+The check is a CRC-32 of key, tags and payload; it detects damaged bytes and those of another key. It is not a
+signature: whoever can write to the server can forge it. That of a counter covers only the key, since the server itself
+changes the number; a newline after the digits tells a whole number from a truncated one.
 """
 
 import math
@@ -35,27 +36,26 @@ HEADER: Final = struct.Struct(">BBHddddfI")
 _TAG: Final = struct.Struct(">H")
 VERSION_BYTES: Final = 8
 MAX_TAGS: Final = 0xFFFF - HEADER.size
-"""Bytes that the tags of one entry may take."""
+"""How many bytes the tags of one entry may take."""
 TIMES: Final = struct.Struct(">ddd")
-"""`refresh_at`, `fresh_until` and `expires_at`, as they stand in the header from `TIMES_OFFSET` on. Scripts rewrite
-them."""
+"""`refresh_at`, `fresh_until` and `expires_at`: in the header from `TIMES_OFFSET` on, where scripts rewrite them."""
 TIME: Final = struct.Struct(">d")
-"""One of them, or when the entry was created."""
+"""One of these, or the time of creation."""
 TIMES_OFFSET: Final = 12
 INT64: Final = range(-(2**63), 2**63)
 """What a counter can hold."""
 COUNTER: Final = re.compile(rb"J(-?\d{1,19})\n")
-"""The payload of a whole number of 64 bits, whatever the codec."""
+"""The payload of a 64-bit integer, whatever the codec."""
 
 Duration = float | int | timedelta | str
 TTL = Duration | None
-"""How long an entry lives: seconds, a `timedelta` or text such as ``"10m"``; ``None`` is the cache's default."""
+"""How long an entry lives: seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default."""
 
 TagVersions = tuple[tuple[str, bytes], ...]
 
 
 class _Encoded(Enum):
-    """Marks an entry whose value exists as bytes only."""
+    """Stands for the value of an entry that has only been kept as bytes."""
 
     ENCODED = auto()
 
@@ -65,10 +65,10 @@ ENCODED: Final = _Encoded.ENCODED
 
 @dataclass(slots=True)
 class Entry:
-    """A value with its times and tags. Not changed after it was made, except by the memory store under its lock."""
+    """A value with its times and tags. Immutable, except for the memory store, which changes entries under its lock."""
 
     payload: bytes | None
-    """The encoded value; ``None`` where the store keeps immutable values as they are."""
+    """The encoded value; ``None`` if the store keeps the value itself."""
     created: float
     refresh_at: float
     fresh_until: float
@@ -76,34 +76,34 @@ class Entry:
     tags: TagVersions = ()
     compute_seconds: float = 0.0
     value: object = ENCODED
-    """The value itself where it is immutable and so can be shared; else `ENCODED`, and each reader decodes its own."""
+    """The value itself if it is immutable and can be shared; otherwise `ENCODED`, and each reader decodes its own."""
     tags_held_at: int = field(default=-1, compare=False)
-    """The generation of its store in which the tags were last seen to hold."""
+    """The store's `generation` when the tags were last found valid."""
     counts: TierCounts | None = field(default=None, compare=False)
-    """Where hits on it are counted, once it had one in this process: a look-up for each would cost too much."""
+    """Where hits on it are counted, from its first hit in this process on: a look-up per hit would cost too much."""
     uses: int = field(default=0, compare=False)
-    """Hits, as far as they matter to the policy of a memory store."""
+    """Hits, as the eviction policy of a memory store counts them."""
     size: int = field(default=0, compare=False)
-    """Bytes that it takes in this process, with its key and all that is needed to keep it; 0 until it is kept."""
+    """Bytes that it takes in a memory store, with its key and all bookkeeping; 0 until it is stored there."""
     group: set[str] | None = field(default=None, compare=False, repr=False)
-    """The keys of those in its memory store that end with it."""
+    """The keys of the entries in its memory store that expire together with it."""
 
     @property
     def mark(self) -> bytes:
-        """Tells this entry from those that were, or will be, under the same key. An absent one has the mark ``b""``."""
+        """Tells this entry from others under the same key, earlier or later. ``b""`` is the mark of an absent entry."""
         return TIME.pack(self.created)
 
     def renewed_from(self, refresh_at: float) -> "Entry":
-        """Another one of the same value, which is to be renewed from another time on."""
+        """A copy of this entry with another `refresh_at`."""
         # `dataclasses.replace` takes five times as long.
         times = (self.created, refresh_at, self.fresh_until, self.expires_at)
         return Entry(self.payload, *times, self.tags, self.compute_seconds, self.value)
 
     def pack(self, key: str) -> bytes:
-        """The entry as the bytes that stand for it under a key.
+        """The entry as the bytes to be stored under a key.
 
         Raises:
-            ValueError: it is not encoded, or its tags take more than `MAX_TAGS`.
+            ValueError: the value is not encoded, or the tags take more than `MAX_TAGS` bytes.
         """
         payload = self.payload
         if payload is None:
@@ -167,7 +167,7 @@ def _unpack_tags(data: bytes, end: int) -> TagVersions:
 
 
 def tag_bytes(tag: str) -> int:
-    """What a tag takes of `MAX_TAGS`."""
+    """How many bytes a tag takes, out of `MAX_TAGS`."""
     return _TAG.size + len(tag.encode()) + VERSION_BYTES
 
 
@@ -176,22 +176,23 @@ class Decision(Enum):
 
     HIT = 1, True
     REFRESH = 2, True
-    """As good as a hit; and somebody should renew it."""
+    """As good as a hit, but somebody should renew it."""
     STALE = 3, False
     RESTING = 4, False
-    """Stale, and renewing it has failed just now: it is not to be tried again for a moment."""
+    """Stale, and a renewal has just failed: none is to be tried for a moment."""
     MISS = 5, False
 
     def __init__(self, _: int, fresh: bool) -> None:
         self.fresh: Final = fresh
-        """Whether the value may be given to anybody."""
+        """Whether every reader may get the value."""
 
 
 def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> Decision:
-    """Judge an entry at a time, given the `current` versions of its tags (in the entry's order; ``None``: none).
+    """Decide what an entry is good for at a time, given the `current` versions of its tags, in the entry's order;
+    ``None`` for a tag without a version.
 
-    A tag that was flushed since, or whose version the server has lost, makes the entry a miss: not even stale, because
-    whoever flushed said that it is wrong.
+    If a tag has been flushed, or the server has lost its version, the entry is a miss. It is not even stale: whoever
+    flushed has declared it wrong.
     """
     if entry is None or now >= entry.expires_at:
         return Decision.MISS
@@ -203,10 +204,10 @@ def decide(entry: Entry | None, now: float, current: Sequence[bytes | None]) -> 
 
 
 def refresh_point(fresh_until: float, compute_seconds: float, draw: float) -> float:
-    """When to renew an entry before it ends, so that nobody waits for it then (XFetch).
+    """When to renew an entry before it expires, so that nobody has to wait for it (XFetch).
 
-    The longer it took to compute, the earlier; `draw`, from 0 exclusive to 1 inclusive, spreads entries that were
-    computed together. Drawn once, when the entry is made, so that a hit costs one comparison.
+    The longer it took to compute, the earlier. `draw`, from 0 exclusive to 1 inclusive, spreads entries that were
+    computed together; it is drawn once, when the entry is made, so that a hit costs a single comparison.
 
     Source: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015.
     """
@@ -219,14 +220,14 @@ _TEXT: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
 
 
 _LONGEST: Final = timedelta.max.total_seconds()
-"""Servers can count a thousand times as many milliseconds, and no more."""
+"""Seconds. Much longer times would overflow the milliseconds that servers count."""
 
 
 def seconds(ttl: object) -> float:
     """A ttl in seconds. Text is a number with a unit (ms, s, m, h, d, w) or several: ``"1h 30m"``.
 
     Raises:
-        ValueError: it is no length of time.
+        ValueError: it is not a duration.
     """
     length: float
     if isinstance(ttl, timedelta):

@@ -1,7 +1,7 @@
-"""Why a read of a key finds what it finds: what `Cache.explain` gives. Pure; the engine gathers what is known.
+"""What `Cache.explain` returns: why a read of a key finds what it finds. Pure; the engine gathers the facts.
 
-Asking changes nothing: no count, no event, no copy, no place in the order of use. Only the server cannot be kept from
-noting that its key was read.
+Explaining changes nothing: no count, no event, no copy, no effect on eviction. Only the server cannot be kept from
+noticing that its key was read.
 """
 
 import math
@@ -26,45 +26,45 @@ class TagState:
 
     name: str
     stored: str
-    """When the value was computed."""
+    """Its version when the value was computed."""
     current: str | None
-    """Now; ``None`` after a flush, until something else is stored with it."""
+    """Its version now; ``None`` after a flush, until another entry is stored with it."""
 
     @property
     def flushed(self) -> bool:
-        """Whether it was flushed since, which makes the entry worthless."""
+        """Whether it has been flushed since, which makes the entry a miss."""
         return self.stored != self.current
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What lies under a key, and what a read makes of it. Times are seconds, counted from now, infinite for never; all
-    that is told of the entry is ``None`` where there is none that can be read."""
+    """What lies under a key, and what a read makes of it. Times are seconds from now, infinite for never. Everything
+    about the entry is ``None`` if there is none, or none that can be read."""
 
     key: str
     decision: Decision
-    """What a read finds: to `get`, what is stale is a miss."""
+    """What the entry is good for; for `get`, a stale entry is a miss."""
     reason: str
     tier: Tier | None = None
-    """Where a read would get the value; ``None``: nowhere."""
+    """Where a read would find the value; ``None``: nowhere."""
     in_memory: bool = False
     """Whether this process keeps the entry."""
     on_server: bool | None = None
     """Whether the server has something there; ``None``: there is no server, or it does not answer."""
     age: float | None = None
     refresh_in: float | None = None
-    """When `remember` begins to renew it, before it ends."""
+    """When `remember` begins to renew it."""
     fresh_for: float | None = None
     kept_for: float | None = None
-    """When it ends altogether; until then it may stand in for a callback that fails or takes its time."""
+    """When it expires; until then it may stand in for a callback that fails or takes too long."""
     compute_seconds: float | None = None
     """How long the callback took; 0 where there was none."""
     tags: tuple[TagState, ...] = ()
     codec: str | None = None
     payload_bytes: int | None = None
-    """The value, encoded; ``None`` where it is kept as it is."""
+    """Size of the encoded value; ``None`` if the value itself is kept."""
     stored_bytes: int | None = None
-    """All that lies on the server."""
+    """Size of everything stored on the server, header and tags included."""
 
     def __str__(self) -> str:
         places = [place for place, there in (("memory", self.in_memory), ("server", self.on_server)) if there]
@@ -95,12 +95,12 @@ def explain(
     owed: bool,
     decode: Callable[[bytes], object],
 ) -> Explanation:
-    """Put together what is known of a key.
+    """Explain what is known about a key.
 
     Args:
-        find: what lies there, or why that is not known.
-        current: the versions of its entry's tags.
-        owed: whether it was removed while the server did not answer, and the server has still to be told.
+        find: what lies there, or why that is unknown.
+        current: the current versions of its entry's tags.
+        owed: whether the key was removed while the server was away, and the server has yet to be told.
         decode: raises a `CodecError` for a payload that cannot be read.
     """
     if isinstance(find, StoreError):
@@ -190,7 +190,7 @@ def _codec(entry: Entry, *, compressed: bool) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A length of time for people."""
+    """A duration in human-readable form."""
     if math.isinf(seconds):
         return "ever"
     for size, unit in _UNITS:

@@ -1,4 +1,4 @@
-"""What a look at the store brought, and whether it answers the caller's question. Pure, but for `look` itself."""
+"""What a look into the store has found for `remember`, and whether it answers the caller. Pure, except for `look`."""
 
 from dataclasses import dataclass
 from typing import Final, Self
@@ -10,23 +10,23 @@ from backburner.cache.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An entry, what it is good for, and its value; nothing, by default."""
+    """An entry, the decision about it, and its value. By default, nothing."""
 
     entry: Entry | None = None
     decision: Decision = Decision.MISS
     value: object = MISSING
-    """`MISSING` where the entry must not be given to anybody, cannot be read, or does not fit."""
+    """`MISSING` if the entry is a miss, cannot be read, or does not fit the reader's type."""
     sure: bool = True
-    """Whether there is nothing where no entry was found; else it may be bytes that cannot be read."""
+    """If there is no entry: whether the key is known to be empty. It may also hold bytes that cannot be read."""
 
     @classmethod
     def of(cls, engine: Engine, key: str, plan: Plan, entry: Entry | None, decision: Decision) -> Self:
-        """What an engine's judgement of a key comes to."""
+        """The finding for an entry that an engine has judged."""
         value = MISSING if entry is None or decision is Decision.MISS else engine.value(key, entry, plan.shape)
         return cls(entry, Decision.MISS if value is MISSING else decision, value)
 
     def serves(self, plan: Plan) -> bool:
-        """Whether the value is to be given without waiting for the callback."""
+        """Whether to return the value without waiting for the callback."""
         match self.decision:
             case Decision.STALE:
                 return plan.in_background
@@ -41,20 +41,20 @@ class Finding:
 
     @property
     def mark(self) -> bytes | None:
-        """What the server must still have under the key to grant a lease; ``None``: anything."""
+        """The mark of what the server must still hold under the key to grant a lease; ``None``: anything."""
         if self.entry is None:
             return b"" if self.sure else None
         return self.entry.mark
 
 
 NO_STORE: Final = Finding()
-"""Found when the store does not answer: to be told apart by identity."""
+"""The finding when the store has failed; recognised by identity."""
 
 
 async def look(engine: Engine, key: str, plan: Plan) -> Finding:
     """Look for the entry of a key.
 
     Raises:
-        StoreError: the store cannot tell.
+        StoreError: the store failed.
     """
     return Finding.of(engine, key, plan, *await engine.judge(key))

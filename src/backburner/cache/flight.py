@@ -1,9 +1,9 @@
 """One computation per key at a time in this process, for all threads, tasks and event loops.
 
-Who comes first leads: it reads the store and, on a miss, calls the callback. Who comes while it does follows: it waits
-and shares the outcome. A leader that is cancelled or killed hands over: its followers start again, and one of them
-leads. A key that is written or removed meanwhile, or one of whose tags is flushed, leaves its flight behind: later
-callers start a new one, and what the old one computes is not stored.
+The first caller leads: it reads the store and, on a miss, calls the callback. Callers that come meanwhile follow: they
+wait and share the outcome (single-flight). If the leader is cancelled or killed, its followers start again and one of
+them leads. If the key is written or removed, or one of its tags flushed, the flight is superseded: later callers start
+a new one, and what the old one computes is not stored.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ _leading: Final[ContextVar[frozenset["Flight"]]] = ContextVar("backburner_flight
 
 
 class LeftOut(LookupError):
-    """A callback for several keys gave no value for one that it was asked for alone."""
+    """A callback for several keys returned no value for a key that it was asked for alone."""
 
 
 class Flight:
-    """A computation under way."""
+    """A computation in progress."""
 
     __slots__ = (
         "awaits",
@@ -50,37 +50,37 @@ class Flight:
         self.key = key
         self.began = perf_counter()
         self.landed: Future[None] = Future()
-        """Done when the outcome is there."""
+        """Done when there is an outcome."""
         self.landed.set_running_or_notify_cancel()  # so that a follower who is cancelled cancels nobody else
         self.loop = loop
-        """The event loop of the leader, if it is a task."""
+        """The leader's event loop, if the leader is a task."""
         self.tags = tags
-        """Of what it computes, as far as they are named by now; ``None``: they may be any."""
+        """The tags of the value, as far as they have been named; ``None``: unknown."""
         self.awaits: set[Flight] = set()
-        """Those of others that its callback waits for."""
+        """Flights that its callback waits for."""
         self.turn: Turn | None = None
-        """By which the leader may store the outcome, once it has one."""
+        """The leader's right to store the outcome, once it has one."""
         self.superseded = False
-        """The key was written or removed since, or one of its tags was flushed."""
+        """Whether the key has been written or removed since, or one of its tags flushed."""
         self.overtaken = False
-        """Somebody had written or removed the key when it landed, perhaps before the last follower came."""
+        """Whether the value was already outdated when the flight landed, perhaps before the last follower joined."""
         self.late = False
-        """Somebody left before it landed."""
+        """Whether a caller has left before it landed."""
         self.entry: Entry | None = None
-        """The outcome; with `error` not set either, the leader gave up."""
+        """The outcome. If `error` is not set either, the leader gave up."""
         self.stale = False
-        """The entry is beyond its freshness."""
+        """Whether the entry is past its freshness."""
         self.error: Exception | None = None
 
     def carries(self, tags: Collection[str]) -> bool:
-        """Whether what it computes has any of these tags, as far as is known."""
+        """Whether the value has any of these tags, or may have."""
         return self.tags is None or any(tag in self.tags for tag in tags)
 
     def outcome(self) -> Entry | None:
-        """The entry, or ``None`` if the leader gave up and somebody else must lead.
+        """The entry; ``None`` if the leader gave up and somebody else must lead.
 
         Raises:
-            Exception: what the callback raised, as an object of one's own: each thread adds its own traceback to it.
+            Exception: what the callback raised. Each caller gets its own copy, since raising adds a traceback to it.
         """
         if self.error is not None:
             raise _fresh_copy(self.error) from self.error
@@ -93,7 +93,7 @@ class Flights:
     def __init__(self) -> None:
         self._under_way: dict[str, Flight] = {}
         self._renewals: dict[str, Flight] = {}
-        self._going_on: dict[str, list[Flight]] = {}  # these, and those that were left behind
+        self._going_on: dict[str, list[Flight]] = {}  # all of these, and superseded ones
         self._lock = Lock()  # held for operations on these only
 
     def join(
@@ -102,10 +102,10 @@ class Flights:
         """The flight of a key, and whether the caller leads it.
 
         Args:
-            tags: as `Flight.tags`, should the caller lead.
+            tags: as `Flight.tags`, in case the caller leads.
 
         Raises:
-            RuntimeError: the caller is the callback of that very flight, and would wait for itself.
+            RuntimeError: the caller is the callback of this very flight, and would wait for itself.
         """
         begun = Flight(key, loop, tags)
         try:
@@ -125,7 +125,7 @@ class Flights:
     def try_renewing(
         self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
     ) -> Flight | None:
-        """A flight that renews a key which has a value still; ``None`` if somebody renews it already."""
+        """Begin a flight that renews a key which still has a value; ``None`` if somebody is renewing it already."""
         begun = Flight(key, loop, tags)
         try:
             with self._lock:
@@ -138,12 +138,12 @@ class Flights:
         return begun
 
     def going_on(self, key: str) -> list[Flight]:
-        """All flights of a key that have not landed: also one that renews it, and those that were left behind."""
+        """All flights of a key that have not landed, including a renewal and superseded ones."""
         with self._lock:
             return list(self._going_on.get(key, ()))
 
     def supersede(self, keys: Iterable[str]) -> None:
-        """Say that keys were written or removed."""
+        """Report that keys were written or removed."""
         _forget_in_scope(self, keys)
         if not self._under_way and not self._renewals:
             return
@@ -155,7 +155,7 @@ class Flights:
                         flight.superseded = True
 
     def flush(self, tags: Collection[str]) -> None:
-        """Say that what carries any of these tags was removed; without tags, everything."""
+        """Report that everything with any of these tags was removed; without tags, everything."""
         _forget_in_scope(self, None)
         with self._lock:
             for flights in (self._under_way, self._renewals):
@@ -163,7 +163,7 @@ class Flights:
                     flights.pop(key).superseded = True
 
     def land(self, flight: Flight) -> None:
-        """Say that the leader is done, well or not; followers go on. A flight that has landed may be landed again."""
+        """Report that the leader is done, with or without success, and wake its followers. May be repeated."""
         with self._lock:
             others = self._going_on.get(flight.key)
             if others is not None:
@@ -180,7 +180,7 @@ class Flights:
 
 
 class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
-    """Marks the calls made from inside as the flights' own."""
+    """Context manager: calls made within belong to these flights."""
 
     def __init__(self, *flights: Flight) -> None:
         self._flights = flights
@@ -230,7 +230,7 @@ def _forget_in_scope(flights: Flights, keys: Iterable[str] | None) -> None:
 
 
 def _fresh_copy(error: Exception) -> Exception:
-    """A new object like `error`; the object itself where its class cannot be copied."""
+    """A copy of `error`; the object itself if it cannot be copied."""
     try:
         twin = copy(error)
     except Exception:  # noqa: BLE001  # a class of the user's; it may raise anything

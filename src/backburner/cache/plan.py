@@ -1,6 +1,6 @@
-"""How the callers of one key want it read through: the options that they write, checked, and what these come to.
+"""The options of `remember` and its kin, checked, and turned into a `Plan`.
 
-Pure: nothing is waited for or stored here. That is `remember`'s business; what a callback can decide is `context`'s.
+Pure: nothing is waited for or stored here; that is up to `remember`. What a callback can decide is in `context`.
 """
 
 import math
@@ -14,52 +14,52 @@ from backburner.cache.shape import Shape
 from backburner.errors import CodecError
 
 THROTTLE: Final = 1.0
-"""Seconds between calls of a callback that fails, where nothing else is said."""
+"""Default for the option `throttle`, in seconds."""
 
 
 class FlexibleOptions(TypedDict, total=False):
     """Options of `flexible`. A duration is seconds, a `timedelta`, or text such as ``"10m"``.
 
     With a timeout, the callback runs in a thread of its own (in asyncio: in a task), with a copy of the caller's
-    context variables, and goes on when the timeout is over: what it gives is stored, unless the key was written or
-    removed, or a tag flushed, since. So it must not use what belongs to the caller's request, such as its database
+    context variables, and goes on after the timeout. Its result is stored, unless the key has been written or removed,
+    or a tag flushed, in the meantime. So it must not use what belongs to the caller's request, such as its database
     session.
     """
 
     none_ttl: Duration
-    """How long ``None`` is kept, which often means that there is no such thing; without `grace`. 0: it is not stored,
-    and what was there before is removed. Default: as any value."""
+    """How long the value ``None`` is kept, which often means "not found"; `grace` does not apply to it. 0: it is not
+    stored, and the previous value is removed. Default: as long as any other value."""
     jitter: Duration
-    """By how much each entry's lifetime is shortened at random, so that entries made together do not end together: a
-    number from 0 to 1 is the fraction of the ttl, a `timedelta` or text a duration."""
+    """By how much, at most, each entry's lifetime is shortened at random, so that entries made together do not expire
+    together. A number from 0 to 1 is a fraction of the ttl; a `timedelta` or text is a duration."""
     soft_timeout: Duration
-    """When there is a value that may still be given (see `grace`), and the callback has run for so long: give it."""
+    """How long to wait for the callback if there is a previous value that may still be returned (see `grace`)."""
     hard_timeout: Duration
-    """How long anybody waits for a value at most; then `CallbackTimeout` is raised."""
+    """How long to wait for a value at all; then `CallbackTimeout` is raised."""
     throttle: Duration
-    """After the callback failed, and the value from before was given: how long everybody, in all processes, gets that
-    value without another call. Default: 1 second."""
+    """After the callback has failed and the previous value was returned: how long everybody, in all processes, gets
+    that value without another call. Default: 1 second."""
 
 
 class Options(FlexibleOptions, total=False):
     """Options of `remember` and its kin, `remember_many` included, and of `@cached`."""
 
     grace: Duration
-    """How long the value is kept beyond its ttl, to be given when the callback fails then. 0: not at all."""
+    """How long a value is kept beyond its ttl, to be returned if the callback fails. Default: 0, not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the callers of one key want it. Times are seconds."""
+    """How a key is to be read through. Times are seconds."""
 
     callback: Callable[..., Any]
     lifetime: float
-    """That the value is fresh."""
+    """How long the value is fresh."""
     tags: Sequence[str] = ()
     grace: float = 0.0
-    """That it is kept beyond that."""
+    """How long it is kept beyond that."""
     in_background: bool = False
-    """Whether a value beyond its freshness is given at once, and renewed afterwards."""
+    """Whether a value past its freshness is returned at once and renewed afterwards."""
     soft_timeout: float = math.inf
     hard_timeout: float = math.inf
     none_lifetime: float | None = None
@@ -67,9 +67,9 @@ class Plan:
     jitter_seconds: float = 0.0
     throttle: float = THROTTLE
     of_list: bool = False
-    """Whether the callback is one for several keys, which may leave this one out."""
+    """Whether the callback is for several keys, and may leave this one out."""
     shape: Shape | None = None
-    """What the caller asks values to be."""
+    """What the caller requires the value to be."""
 
     @classmethod
     def of(
@@ -85,7 +85,7 @@ class Plan:
 
         Raises:
             TypeError: there is no such option.
-            ValueError: one makes no sense.
+            ValueError: one is invalid.
         """
         for name in options:
             if name not in Options.__annotations__:
@@ -128,11 +128,11 @@ class Plan:
         *,
         shape: Shape | None = None,
     ) -> Self:
-        """The plan of ``ttl=(fresh, stale)``: given late, and renewed in the background.
+        """The plan of ``ttl=(fresh, stale)``: stale values are returned, and renewed in the background.
 
         Raises:
             TypeError: as `of`.
-            ValueError: as `of`; or the two make no sense.
+            ValueError: as `of`, or the pair is invalid.
         """
         try:
             first, second = ttl
@@ -148,11 +148,11 @@ class Plan:
         return replace(cls.of(callback, fresh, tags, options, shape=shape), grace=stale - fresh, in_background=True)
 
     def given(self, key: str, value: object) -> object:
-        """What the caller gets of a value that was computed. What is stored is the value itself, for other readers may
-        ask for something else.
+        """What the caller gets for a computed value. What is stored is the value itself: other readers may ask for
+        another type.
 
         Raises:
-            CodecError: the callback does not keep to the type.
+            CodecError: the value does not fit the caller's type.
         """
         if self.shape is None:
             return value
@@ -163,17 +163,16 @@ class Plan:
 
     @property
     def timed(self) -> bool:
-        """Whether the caller may leave before the callback has ended."""
+        """Whether the caller may leave before the callback ends."""
         return self.soft_timeout < math.inf or self.hard_timeout < math.inf
 
     @property
     def longest(self) -> float:
-        """How long the entry lives at most, unless the callback says otherwise."""
+        """How long the entry lives at most, unless the callback changes its ttl."""
         return max(self.lifetime + self.grace, self.none_lifetime or 0.0)
 
     def times(self, value: object, lifetime: float) -> tuple[float, float]:
-        """How long a value is fresh, and how long it is kept beyond that, if the callback wants it to live for
-        `lifetime`."""
+        """How long a value is fresh, and how long it is kept beyond that, if its ttl is `lifetime`."""
         if value is None and self.none_lifetime is not None and lifetime == self.lifetime:
             return self.none_lifetime, 0.0
         if lifetime <= 0 and not (self.in_background and lifetime == self.lifetime):

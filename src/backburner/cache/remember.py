@@ -1,9 +1,8 @@
-"""Reading through: the value of a fresh entry, or else what the user's callback gives.
+"""Reading through: the value of a fresh entry, or else the result of the user's callback.
 
-One caller at a time computes for a key: in this process (see `flight`), and by a lease in the server among all. What
-the others get meanwhile depends on the entry: the current value if there is one that may still be given, else they
-wait. The versions of tags are read before the callback runs, so that what it computes from old data dies with a flush
-that happens meanwhile.
+One caller at a time computes a key: within this process by a flight (see `flight`), among processes by a lease on the
+server. The others get the previous value if it may still be used, or else wait. The versions of tags are read before
+the callback runs, so that a flush which happens meanwhile also invalidates what it computes from old data.
 """
 
 import inspect
@@ -26,11 +25,11 @@ from backburner.events import LateCallback, RefreshFailed, StaleServed
 
 
 class ReadThrough:
-    """What `remember` and its kin do, with the steps of an engine.
+    """What `remember` and its kin do, in terms of an engine's steps.
 
     Args:
-        engine: of the caller's world.
-        blocking: an engine for `Context.tag`, which blocks in any world.
+        engine: blocking or asyncio, as the caller.
+        blocking: a blocking engine for `Context.tag`, which blocks in either case.
     """
 
     def __init__(self, engine: Engine, blocking: Engine | None = None) -> None:
@@ -43,7 +42,7 @@ class ReadThrough:
         """The value of a key.
 
         Args:
-            deadline: by the runtime's `elapsed`, where the plan's hard timeout began before.
+            deadline: in the runtime's `elapsed`, if the plan's hard timeout began earlier.
 
         Raises:
             CallbackTimeout: there was none within the plan's hard timeout.
@@ -63,7 +62,7 @@ class ReadThrough:
                 if value is MISSING:
                     continue
             else:
-                # Waiting here could never end: neither for that flight, nor for the lease that it holds.
+                # This thread blocks the loop of the flight's leader: waiting for it, or for its lease, would never end.
                 flight = Flight(key, None)
                 value = await self._alone(flight, key, plan)
             if value is MISSING:
@@ -79,7 +78,7 @@ class ReadThrough:
         self._flights.land(flight)
 
     async def arrival(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
-        """The value that a flight brings which was begun for this caller, and led apart from it; `MISSING` if none.
+        """The value of a flight that was begun for this caller but is led by a task or thread apart; `MISSING` if none.
 
         Raises:
             CallbackTimeout: as `remember`.
@@ -88,7 +87,7 @@ class ReadThrough:
         return self._engine.value(key, found, plan.shape) if isinstance(found, Entry) else found.value
 
     async def _follow(self, flight: Flight, key: str, plan: Plan, deadline: float) -> object:
-        """What somebody else's flight gives; `MISSING` if the caller may lead now."""
+        """The value of somebody else's flight; `MISSING` if the caller is to start again."""
         since = self._runtime.elapsed()
         try:
             with following(flight):
@@ -97,7 +96,7 @@ class ReadThrough:
             self._engine.waited(key, since, "flight")
         if not isinstance(found, Entry):
             return found.value
-        # The flight may have begun before another process removed the key or flushed a tag, and this caller come after.
+        # The flight may have begun before another process removed the key or flushed a tag, and this caller after it.
         if flight.overtaken or not await self._engine.still_holds("remember", key, found):
             return MISSING
         value = self._engine.value(key, found, plan.shape)
@@ -106,16 +105,16 @@ class ReadThrough:
         return value
 
     async def _wait(self, flight: Flight, key: str, plan: Plan, deadline: float) -> Entry | Finding:
-        """The outcome of a flight, or what else there is when it takes too long.
+        """The outcome of a flight or, if it takes too long, the previous value.
 
         Raises:
-            CallbackTimeout: there is nothing else.
+            CallbackTimeout: there is none.
         """
         try:
             if plan.soft_timeout < math.inf:
                 await self._runtime.wait(flight, flight.began + plan.soft_timeout - self._runtime.elapsed())
                 if not flight.landed.done():
-                    # Asked for anew, since it may have been removed meanwhile.
+                    # Looked up again, since it may have been removed in the meantime.
                     found = await self._look_or_go_on(key, plan)
                     if found.value is not MISSING:
                         self._engine.count(key, found.value, found.entry, stale=found.stale)
@@ -125,7 +124,7 @@ class ReadThrough:
         finally:
             flight.late |= not flight.landed.done()
         if flight.landed.done():
-            # What somebody's list left out, somebody else's callback may have.
+            # A key that the callback of a list has left out may be known to this caller's own callback.
             left_out = isinstance(flight.error, LeftOut) and not plan.of_list
             return Finding() if left_out else flight.outcome() or Finding()
         self._engine.tell(LateCallback(key, plan.hard_timeout, stale=False))
@@ -135,7 +134,7 @@ class ReadThrough:
         )
 
     async def _lead(self, flight: Flight, key: str, plan: Plan) -> object:
-        """The value; `MISSING` if it is computed apart, and the flight is to be waited for."""
+        """The value; `MISSING` if it is computed apart from the caller, who must wait for the flight."""
         handed_over = False
         try:
             with leading(flight):
@@ -145,12 +144,12 @@ class ReadThrough:
                     flight.entry, flight.stale = found.entry, found.stale
                     if found.decision in (Decision.HIT, Decision.RESTING):
                         return found.value
-                    self._flights.land(flight)  # the others need not wait for what follows
+                    self._flights.land(flight)  # followers need not wait for the renewal
                     return await self._renew(key, plan, found)
                 if not plan.timed:
                     value, flight.entry = await self._obtain(key, plan, flight, found)
                     return value
-                may_wait = self._engine.may_wait(key)  # asked here: the thread apart holds nobody up
+                may_wait = self._engine.may_wait(key)  # asked here: the thread apart blocks no event loop
                 self._lead_apart(key, plan, flight, found, may_wait=may_wait)
                 handed_over = True
                 return MISSING
@@ -174,7 +173,7 @@ class ReadThrough:
         self._runtime.spawn(lead(), partial(self._flights.land, flight))
 
     async def _alone(self, flight: Flight, key: str, plan: Plan) -> object:
-        """As `_lead`, with a flight that nobody else knows of."""
+        """As `_lead`, with a flight that nobody else can join."""
         found = await self._look_or_go_on(key, plan)
         if found.serves(plan):
             self._engine.count(key, found.value, found.entry, stale=found.stale)
@@ -195,7 +194,8 @@ class ReadThrough:
     async def _obtain(
         self, key: str, plan: Plan, flight: Flight, found: Finding, *, may_wait: bool = True
     ) -> tuple[object, Entry]:
-        """The value and its entry: computed, if possible with the lease, or computed by another process meanwhile."""
+        """The value and its entry: computed here, under the lease if possible, or by another process in the
+        meantime."""
         turn: Turn | None = None
         since = 0.0
         try:
@@ -217,7 +217,7 @@ class ReadThrough:
                 if before.entry is None and not asked.taken:
                     found = replace(found, sure=False)
         except StoreError as error:
-            # Nothing is stored later on: that would cost a second time budget while the server is ill.
+            # The result will not be stored: that would cost a second time budget while the server is ill.
             self._engine.degraded("remember", (key,), error)
         finally:
             if since:
@@ -226,7 +226,7 @@ class ReadThrough:
         return await self._compute(key, plan, flight, turn, found)
 
     async def _renew(self, key: str, plan: Plan, found: Finding) -> object:
-        """Compute anew, unless somebody does; the caller has a value whatever becomes of it."""
+        """Renew the value, unless somebody else is doing so. The caller has a value in any case."""
         flight = self._flights.try_renewing(key, self._runtime.loop(), plan.tags)
         if flight is None:
             return found.value
@@ -274,7 +274,7 @@ class ReadThrough:
     async def _compute(
         self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding
     ) -> tuple[object, Entry]:
-        """Call back; if that fails, fall back on the value from before, unless it was removed or a tag was flushed."""
+        """Call the callback; if it fails, fall back on the previous value, unless that has been invalidated."""
         try:
             return await self._call(key, plan, flight, turn, found)
         except Exception as error:
@@ -289,9 +289,9 @@ class ReadThrough:
     async def _call(
         self, key: str, plan: Plan, flight: Flight, turn: Turn | None, found: Finding, *, refresh: bool = False
     ) -> tuple[object, Entry]:
-        """Call back, and store what it gives if there is a turn to do so."""
+        """Call the callback, and store its result if there is a turn."""
         context = self._context(key, plan)
-        flight.tags = context.tags  # to which the callback may add
+        flight.tags = context.tags  # the same list: the callback may add to it
         finished = turn is None
         rest = 0.0
         try:
@@ -335,11 +335,11 @@ class ReadThrough:
         return Context(key, plan.lifetime, list(plan.tags), pin_with(self._blocking), pin_with(self._engine))
 
     async def _versions(self, turn: Turn, context: Context, plan: Plan, lifetime: float) -> TagVersions | None:
-        """The versions that the tags of a computed entry had when they were named; ``None`` if one that was named last
-        has been flushed while it was computed."""
+        """The versions that a computed entry's tags had when they were named; ``None`` if a tag that was only appended
+        in the callback has been flushed since it began."""
         known = dict(turn.versions) | context.versions
         named = check_tags((*known, *context.tags)) if known or context.tags else ()
-        if known and lifetime > plan.longest:  # longer than the versions were asked to
+        if known and lifetime > plan.longest:  # longer than the versions would live
             await self._engine.pin(tuple(known), lifetime)
         late = await self._engine.pin_late(turn, [tag for tag in named if tag not in known], lifetime)
         return None if late is None else (*known.items(), *late)

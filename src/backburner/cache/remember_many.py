@@ -1,7 +1,8 @@
-"""Reading several keys through with one call of the user's callback, for those that nobody else computes.
+"""Reading several keys through, with one call of the user's callback for those that nobody else is computing.
 
-Each key has its flight and its lease, as in `remember`, so that overlapping lists compute each key once. What a list
-can compute is computed, and given back, before it waits for what others compute: no two lists wait for one another.
+Each key has its own flight and lease, as in `remember`, so that overlapping lists compute each key once. A list first
+computes what it can and gives the leases back, and only then waits for what others compute: so no two lists ever wait
+for each other.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -22,7 +23,7 @@ from backburner.events import RefreshFailed, StaleServed
 
 
 class ReadThroughMany:
-    """What `remember_many` does, with the steps of an engine."""
+    """What `remember_many` does, in terms of an engine's steps."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -31,7 +32,7 @@ class ReadThroughMany:
         """The values of keys, without those that the callback leaves out.
 
         Raises:
-            CallbackTimeout: there was none for one of them within the plan's hard timeout.
+            CallbackTimeout: one of them had no value within the plan's hard timeout.
         """
         deadline = self._engine.runtime.elapsed() + plan.hard_timeout
         wanted = tuple(dict.fromkeys(keys))
@@ -49,7 +50,8 @@ class ReadThroughMany:
         one = ReadThrough(self._engine)
         for key in wanted:
             if key not in led:
-                # Somebody else computes it: alone if it comes to nothing, since the list is gone by then.
+                # Somebody else computes it. Should that fail, it is computed alone: the rest of the list is done by
+                # then.
                 alone = replace(plan, callback=lambda key=key: _one(plan, key), of_list=True)
                 with suppress(LeftOut):
                     values[key] = await one.remember(key, alone, deadline)
@@ -66,7 +68,7 @@ class ReadThroughMany:
 
 
 class _Batch:
-    """The keys of a list whose flights it leads."""
+    """The keys of a list whose flights this caller leads."""
 
     def __init__(self, engine: Engine, plan: Plan) -> None:
         self._engine = engine
@@ -75,16 +77,16 @@ class _Batch:
         self._pending: dict[str, Finding] = {}
         self._values: dict[str, object] = {}
         self._held_here: frozenset[str] = frozenset()
-        """Those whose lease may be held by a task that cannot go on before the caller does."""
+        """Keys whose lease may be held by a task that cannot go on before this caller does."""
         self._answers = True
-        """Whether the store does."""
+        """Whether the store answers."""
         self.turn: Turn | None = None
         """The last that was asked for."""
         self.apart = False
-        """Whether the callback is called apart from the caller, since it may come too late."""
+        """Whether the callback runs apart from the caller, because there is a timeout."""
 
     async def compute(self, led: Mapping[str, Flight]) -> dict[str, object]:
-        """The values, once all keys have landed; those that were there, if the others are computed apart."""
+        """The values of all keys; if the missing ones are computed apart, only those that were there."""
         self._led = led
         self._pending = dict.fromkeys(led, Finding())
         try:
@@ -160,7 +162,7 @@ class _Batch:
                 pending[key] = replace(found, sure=pending[key].sure)
 
     async def _begin(self) -> Turn | None:
-        """Ask for the leases on what is not there; ``None`` if the store does not answer."""
+        """Ask for the leases on the missing keys; ``None`` if the store does not answer."""
         plan, pending = self._plan, self._pending
         if not self._answers:
             return None
@@ -171,7 +173,7 @@ class _Batch:
             self._engine.degraded("remember_many", tuple(pending), error)
             return None
         for key in pending.keys() - turn.taken.keys() - set(turn.keys):
-            pending[key] = replace(pending[key], sure=False)  # something is there that was not, or cannot be read
+            pending[key] = replace(pending[key], sure=False)  # there is an entry now, or one that cannot be read
         return turn
 
     async def _wait(self, turn: Turn) -> None:
@@ -181,7 +183,7 @@ class _Batch:
             self._engine.degraded("remember_many", tuple(turn.taken), error)
 
     async def _call(self, keys: tuple[str, ...], turn: Turn | None) -> None:
-        """Call back for keys, and store what that gives if there is a turn to do so."""
+        """Call the callback for keys, and store its results if there is a turn."""
         for key in keys:
             self._engine.count(key, MISSING)
         finished = turn is None

@@ -1,5 +1,6 @@
-"""The verbs that users call: each once for blocking code, and once with an `a` in front for asyncio. Thin: the engine
-does it, and `Cache` says which.
+"""The verbs that users call: each once for blocking code, and once with an `a` in front for asyncio.
+
+They only check arguments and answer hits in memory; everything else is done by the engine that `Cache` provides.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -19,11 +20,11 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 Callback = Callable[[], T] | Callable[[Context], T]
-"""Computes a value; may take a `Context` to decide about its entry."""
+"""Computes a value; may take a `Context`, to influence how it is stored."""
 Coroutines = Callback[Awaitable[T]]
 AsyncCallback = Callback[T] | Coroutines[T]
 ManyCallback = Callable[[list[str]], Mapping[str, T]]
-"""Computes the values of several keys."""
+"""Computes the values of the keys in a list."""
 ManyCoroutines = Callable[[list[str]], Awaitable[Mapping[str, T]]]
 AsyncManyCallback = ManyCallback[T] | ManyCoroutines[T]
 
@@ -51,17 +52,18 @@ def _said(
 
 
 class Verbs:
-    """What `Cache` and `TaggedCache` have in common.
+    """The verbs of `Cache`, `TaggedCache` and `MemoizedCache`.
 
-    A `ttl` is seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, zero or less
-    removes. Keys are text. Values come back equal and of the same type; what cannot is refused with a `CodecError`.
-    With the server gone, reads find nothing and writes say ``False``, unless the cache is strict.
+    A `ttl` is a number of seconds, a `timedelta` or text such as ``"10m"``; ``None`` means the cache's default, and
+    zero or less removes the key. Keys are text. Values come back equal and of the same type; one that cannot is refused
+    with a `CodecError`. While the server is away, reads find nothing and writes return ``False``, unless the cache is
+    strict.
 
     Raises:
-        ValueError: a key, tag or ttl makes no sense.
+        ValueError: a key, tag or ttl is invalid.
         CodecError: a value cannot be stored; the message says what to do.
-        ValueTooLarge: a value given has more bytes than the cache takes.
-        StoreError: others only from a strict cache, which does not degrade.
+        ValueTooLarge: a value to be stored has more bytes than the cache allows.
+        StoreError: any other failure of the server; only if the cache is strict.
     """
 
     _tags: tuple[str, ...] = ()
@@ -79,11 +81,11 @@ class Verbs:
         raise NotImplementedError
 
     def tags(self, *tags: str) -> "Verbs":
-        """The same, whose writes carry these tags."""
+        """The same cache, but its writes carry these tags."""
         raise NotImplementedError
 
     def flush(self) -> bool:
-        """Remove everything, or what carries the tags. Whether that was done."""
+        """Remove everything, or what carries the tags. Returns whether that was done."""
         raise NotImplementedError
 
     async def aflush(self) -> bool:
@@ -102,8 +104,8 @@ class Verbs:
         """The value of a key, or the default.
 
         Args:
-            type: what the value must be, such as ``list[Book]``: pydantic checks it, and converts where it does that.
-                One that does not fit is not there for this reader, which is an event, `Undecodable`.
+            type: what the value must be, such as ``list[Book]``. pydantic checks it, and converts where it usually
+                does. A value that does not fit counts as missing, and is reported by the event `Undecodable`.
         """
         value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
@@ -127,7 +129,7 @@ class Verbs:
         return engine.get(key, shape)
 
     def has(self, key: str) -> bool:
-        """Whether a key has a value, ``None`` included."""
+        """Whether a key has a value; ``None`` is one."""
         return run(self._engine().has(check_key(key)))
 
     async def ahas(self, key: str) -> bool:
@@ -143,7 +145,7 @@ class Verbs:
         return not await self.ahas(key)
 
     def put(self, key: str, value: object, ttl: TTL = None) -> bool:
-        """Store a value. Whether it was stored."""
+        """Store a value. Returns whether it was stored."""
         return run(self._engine().put({check_key(key): value}, ttl, self._tags))
 
     async def aput(self, key: str, value: object, ttl: TTL = None) -> bool:
@@ -151,7 +153,7 @@ class Verbs:
         return await self._aengine().put({check_key(key): value}, ttl, self._tags)
 
     def forever(self, key: str, value: object) -> bool:
-        """Store a value without an end. Whether it was stored."""
+        """Store a value that does not expire. Returns whether it was stored."""
         return self.put(key, value, FOREVER)
 
     async def aforever(self, key: str, value: object) -> bool:
@@ -159,7 +161,7 @@ class Verbs:
         return await self.aput(key, value, FOREVER)
 
     def add(self, key: str, value: object, ttl: TTL = None) -> bool:
-        """Store a value if the key has none; of several callers one succeeds. Whether it was stored."""
+        """Store a value if the key has none; of several callers, one succeeds. Returns whether it was stored."""
         return run(self._engine().add(check_key(key), value, ttl, self._tags))
 
     async def aadd(self, key: str, value: object, ttl: TTL = None) -> bool:
@@ -173,7 +175,7 @@ class Verbs:
     @overload
     def pull(self, key: str, default: object = None, *, type: object = None) -> Any: ...
     def pull(self, key: str, default: object = None, *, type: Any = None) -> Any:
-        """Remove a key and give its value, or the default; of several callers one gets it. `type`: as for `get`."""
+        """Remove a key and return its value, or the default; of several callers, one gets it. `type`: as for `get`."""
         value = run(self._engine().pull(check_key(key), shape_of(type)))
         return default if value is MISSING else value
 
@@ -189,7 +191,7 @@ class Verbs:
         return default if value is MISSING else value
 
     def forget(self, key: str) -> bool:
-        """Remove a key. Whether there was something to remove."""
+        """Remove a key. Returns whether there was something to remove."""
         return run(self._engine().forget((check_key(key),))) > 0
 
     async def aforget(self, key: str) -> bool:
@@ -197,7 +199,7 @@ class Verbs:
         return await self._aengine().forget((check_key(key),)) > 0
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Let a key's value live for `ttl` from now on. Whether it had one."""
+        """Let a key's value live for `ttl` from now on. Returns whether it had one."""
         return run(self._engine().touch(check_key(key), ttl))
 
     async def atouch(self, key: str, ttl: TTL = None) -> bool:
@@ -205,8 +207,8 @@ class Verbs:
         return await self._aengine().touch(check_key(key), ttl)
 
     def expire(self, key: str) -> bool:
-        """Let a key's value count as old: nobody gets it, save where a callback fails that should replace it.
-        Whether it had one."""
+        """Make a key's value stale: it is no longer returned, except in place of a callback that fails to replace it.
+        Returns whether the key had one."""
         return run(self._engine().expire(check_key(key)))
 
     async def aexpire(self, key: str) -> bool:
@@ -215,7 +217,7 @@ class Verbs:
 
     # Reading through
 
-    # The options stand here one by one, and not as `**options`, since Python would make a dict of them for every hit.
+    # The options are listed one by one: for `**options`, Python would build a dict at every hit.
 
     @overload
     def remember(
@@ -239,20 +241,20 @@ class Verbs:
         throttle: Duration | None = None,
         type: Any = None,
     ) -> Any:
-        """The value of a key, or else what `callback` gives, which is stored.
+        """The value of a key; if it has none, call `callback`, store its result and return it.
 
-        Of several callers in this process one calls back, the others wait for it. What the callback raises reaches all
-        of them as it is, and nothing is stored. A key that is removed, or a tag flushed, while it computes wins: the
-        caller gets the value, and it is not stored. Shortly before the value ends, one caller computes it anew while
-        the others still get it: the earlier, the longer that takes.
+        Of several callers, one calls the callback and the others wait for it, also among processes. What the callback
+        raises reaches all of them unchanged, and nothing is stored. If the key is removed, or one of its tags flushed,
+        while the callback runs, the caller still gets the value, but it is not stored. Shortly before a value expires,
+        one caller renews it while the others still get it; the longer the callback takes, the earlier.
 
-        `Options` tells what the others are: grace, timeouts, negative caching, jitter. `type`: what the value must be,
-        as for `get`; a stored one that does not fit is computed anew. It holds for what the callback gives, too.
+        For the options (grace, timeouts, negative caching, jitter) see `Options`. `type`: what the value must be, as
+        for `get`; a stored value that does not fit is computed again, and the callback's result must fit, too.
 
         Raises:
-            CodecError: what the callback gives cannot be stored, or does not fit.
+            CodecError: the callback's result cannot be stored, or does not fit `type`.
             RuntimeError: the callback asks for the key that it computes.
-            CallbackTimeout: nothing within `hard_timeout`.
+            CallbackTimeout: there was no value within `hard_timeout`.
         """
         value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
@@ -324,7 +326,7 @@ class Verbs:
     def remember_forever(
         self, key: str, callback: Callback[Any] = _no_callback, *, type: Any = None, **options: Unpack[Options]
     ) -> Any:
-        """As `remember`, without an end."""
+        """As `remember`, for a value that does not expire."""
         return self.remember(key, FOREVER, callback, type=type, **options)
 
     @overload
@@ -378,13 +380,13 @@ class Verbs:
         throttle: Duration | None = None,
         type: Any = None,
     ) -> Any:
-        """As `remember`, but who comes late need not wait: with ``ttl=(fresh, stale)`` a value older than `fresh` is
-        given at once and computed anew in the background, and only one older than `stale` is waited for.
+        """As `remember`, but nobody waits for a renewal: with ``ttl=(fresh, stale)``, a value older than `fresh` is
+        returned at once and renewed in the background; only one older than `stale` is waited for.
 
-        The callback may run when the caller has long gone on, in another thread: it must not use what belongs to the
+        The callback may run after the caller has gone on, in another thread: it must not use what belongs to the
         caller's request, such as its database session.
 
-        Of the options of `remember` it has no `grace`, which `stale` is.
+        The options are those of `remember`, except `grace`, whose place `stale` takes.
 
         Raises:
             ValueError: `stale` is shorter than `fresh`.
@@ -439,7 +441,7 @@ class Verbs:
         throttle: Duration | None = None,
         type: Any = None,
     ) -> Any:
-        """As `flexible`; in the background means in a task of this event loop."""
+        """As `flexible`; the background is a task on this event loop."""
         value = self._hit(key) if type is None else self._hit_as(key, type)
         if value is MISSING:
             options = _said(None, soft_timeout, hard_timeout, none_ttl, jitter, throttle)
@@ -473,7 +475,7 @@ class Verbs:
         return await self._aengine().many(check_keys(keys), shape_of(type))
 
     def put_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
-        """Store several values in one round trip. Whether all were stored."""
+        """Store several values in one round trip. Returns whether all were stored."""
         return run(self._engine().put(check_values(values), ttl, self._tags))
 
     async def aput_many(self, values: Mapping[str, object], ttl: TTL = None) -> bool:
@@ -481,7 +483,7 @@ class Verbs:
         return await self._aengine().put(check_values(values), ttl, self._tags)
 
     def forget_many(self, keys: Iterable[str]) -> int:
-        """Remove several keys in one round trip. How many had something to remove."""
+        """Remove several keys in one round trip. Returns how many had something to remove."""
         return run(self._engine().forget(check_keys(keys)))
 
     async def aforget_many(self, keys: Iterable[str]) -> int:
@@ -517,19 +519,19 @@ class Verbs:
         type: Any = None,
         **options: Unpack[Options],
     ) -> dict[str, Any]:
-        """The values of keys; those missing are computed by one call of `callback` with the list of them, which gives a
-        dict. Keys that it leaves out have no value, and nothing is stored for them.
+        """The values of several keys. Missing ones are computed by one call of `callback`, which is given the list of
+        these keys and returns a dict. Keys that it leaves out have no value, and nothing is stored for them.
 
-        Each key is computed once, also where several callers or processes ask for overlapping lists at once: each
-        calls back for what nobody else computes, and waits for the rest.
+        Each key is computed once, even if several callers or processes ask for overlapping lists at the same time: each
+        computes the keys that nobody else is computing, and waits for the others.
 
         Args:
             type: of each value, as for `remember`.
-            options: see `Options`. With `grace`, values from before are given when the callback fails and all keys
-                that it was called for have one. The timeouts are for the whole list.
+            options: see `Options`. With `grace`, previous values are returned if the callback fails and every key that
+                it was called for has one. Timeouts apply to the list as a whole.
 
         Raises:
-            CallbackTimeout: nothing for some key within `hard_timeout`.
+            CallbackTimeout: some key had no value within `hard_timeout`.
         """
         names = check_keys(keys)
         plan = self._plan(callback, ttl, options, type)
@@ -582,14 +584,13 @@ class Verbs:
     # Counting
 
     def increment(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
-        """Add to a whole number of 64 bits, atomically, and give the sum. A key without a value begins at 0 and
-        lives for `ttl`.
+        """Add to a 64-bit integer, atomically, and return the sum. A key without a value begins at 0 and lives for
+        `ttl`; an existing number keeps its time of expiry.
 
-        The end of a number that is there already stays. With the server gone the result is ``False``, which counts
-        as 0.
+        While the server is away the result is ``False``, which counts as 0.
 
         Raises:
-            TypeError: the value is no whole number, or the amount is none.
+            TypeError: the value or the amount is not an integer.
             OverflowError: the sum needs more than 64 bits; the number stays as it was.
         """
         total = run(self._engine().increment(check_key(key), amount, ttl, self._tags))
@@ -601,7 +602,7 @@ class Verbs:
         return False if total is None else total
 
     def decrement(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
-        """As `increment`, the other way."""
+        """As `increment`, but subtract."""
         return self.increment(key, -amount, ttl)
 
     async def adecrement(self, key: str, amount: int = 1, ttl: TTL = None) -> int:
