@@ -5,8 +5,8 @@
     J{"id":5,"title":"Emma"}                                    nothing special inside
     K{"sold":"date"}<newline>{"id":5,"sold":"2026-11-21"}       a map, then the JSON
 
-`typemap` describes the map, `converters` the types. `PickleCodec` is for who must, and reads only what this
-application signed. A codec does not compress, and does not look at bytes of the other kind.
+`typemap` describes the map, `converters` the types. `PickleCodec` is a last resort, and reads only what this
+application has signed. Codecs do not compress, and neither reads bytes of the other.
 """
 
 import hmac
@@ -44,7 +44,7 @@ from backburner.errors import CodecError, ConfigError
 __all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
 
 MAX_DEPTH: Final = 100
-"""Levels of lists and dicts inside each other; with other types in between it can be somewhat fewer."""
+"""Levels of nested lists and dicts; somewhat fewer if there are other types in between."""
 MIN_SIGNING_KEY: Final = 16
 """Bytes."""
 
@@ -54,7 +54,7 @@ _MAX_DECODERS, _MAX_KEPT_MAP = 1024, 4096
 
 
 class Codec(ABC):
-    """Turns values into bytes and back. The cache key goes along, so that a codec may bind a value to it."""
+    """Turns values into bytes and back. It is given the cache key as well, so that it can bind a value to its key."""
 
     name: str
 
@@ -63,15 +63,15 @@ class Codec(ABC):
         """Turn a value into bytes.
 
         Raises:
-            CodecError: it would not come back as it is; the message says where in the value, and what to do.
+            CodecError: it would not come back equal; the message says which part of the value, and what to do.
         """
 
     @abstractmethod
     def decode(self, data: bytes | memoryview, key: str = "") -> Any:
-        """Make a fresh value of what `encode` gave for the same key.
+        """Make a fresh value from what `encode` returned for the same key.
 
         Raises:
-            CodecError: for anything else, and when a class has changed since. No other, whatever the bytes.
+            CodecError: these are other bytes, or a class has changed since. Nothing else is raised, whatever the bytes.
         """
 
     @abstractmethod
@@ -83,24 +83,24 @@ class Codec(ABC):
         *,
         tag: str | None = None,
     ) -> None:
-        """Make a type known, for instances of exactly this class.
+        """Register a type, for instances of exactly this class.
 
-        `to_json` may give anything the codec knows, and `from_json` gets that back. Both may be left out for
-        enums, dataclasses, named tuples and pydantic models; these are known anyway unless other processes
-        cannot find them by name. `tag` is the name stored with each value, by default module and class: give
-        one to be free to move the class.
+        `to_json` may return anything that the codec knows; `from_json` is given that again. Both may be omitted for
+        enums, dataclasses, named tuples and pydantic models, which need no registration unless other processes cannot
+        find them by name. `tag` is the name stored with each value, by default module and class: with a tag of your
+        own, the class can be moved later.
 
         Raises:
-            ConfigError: the type cannot be registered so.
+            ConfigError: the type cannot be registered in this way.
         """
 
     @abstractmethod
     def register_model(self, cls: type, *, exclude: Collection[str] = (), tag: str | None = None) -> None:
-        """Make a class mapped by SQLAlchemy known: its columns are stored, its relationships are not.
+        """Register a class mapped by SQLAlchemy: its columns are stored, its relationships are not.
 
-        Storing reads every column, so expired ones are loaded while the session is open. What comes back is
-        detached: columns can be read without a session, ``session.merge(obj, load=False)`` puts it into one.
-        Columns that you `exclude`, such as a password's hash, never reach the cache; a session loads them.
+        Storing reads every column, so the session must be open to load expired ones. The object that comes back is
+        detached: its columns can be read without a session, and ``session.merge(obj, load=False)`` attaches it to one.
+        Columns in `exclude`, such as a password's hash, never reach the cache; a session loads them when needed.
 
         Raises:
             ConfigError: the class is not mapped, or has no such columns to exclude.
@@ -200,7 +200,7 @@ class JSONCodec(Codec):
         return converter
 
     def _walk(self, value: Any, depth: int) -> tuple[Any, TypeMap]:
-        """Give the value as JSON can hold it, and its map, or None. Copies only what has to change."""
+        """The value in a form that JSON can hold, and its type map or ``None``. Copies only what has to change."""
         cls = type(value)
         if cls in _ATOMS or (cls is int and _INT64_MIN <= value <= _UINT64_MAX):
             return value, None
@@ -341,7 +341,7 @@ class JSONCodec(Codec):
 
 
 class PickleCodec(Codec):
-    """Pickle, signed: nothing is unpickled that was not written with this signing key for the same cache key.
+    """Signed pickle: nothing is unpickled unless it was written with this signing key, for the same cache key.
 
     Raises:
         ConfigError: the signing key has fewer than 16 bytes.
@@ -403,7 +403,7 @@ class PickleCodec(Codec):
 
 
 def codec_for(serializer: str, signing_key: bytes | None = None) -> Codec:
-    """Give the codec for the settings CACHE_SERIALIZER and CACHE_SIGNING_KEY.
+    """The codec for the settings CACHE_SERIALIZER and CACHE_SIGNING_KEY.
 
     Raises:
         ConfigError: there is no such serializer, or pickle has no signing key or a short one.
@@ -427,8 +427,8 @@ def _tag_for(cls: type, tag: str | None) -> str:
 
 
 def is_immutable(value: object) -> bool:
-    """Tell whether a value can be handed to several callers as it is; no, if finding out would take long, and for text
-    that a codec may refuse."""
+    """Whether several callers can share this very value. False if finding out would take long, and for text that a
+    codec would refuse."""
     cls = type(value)
     if cls in _IMMUTABLE:
         return cls is not str or _is_unicode(value)  # type: ignore[arg-type]
@@ -461,7 +461,7 @@ _REASONS: Final = {
 
 
 class _Refused(Exception):
-    """A part of the value cannot be stored; collects the way to it while the walk unwinds."""
+    """A part of the value cannot be stored; collects the path to it while the walk unwinds."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -1,7 +1,7 @@
-"""A function that takes the arguments of another one and gives the value of an expression over them.
+"""Compile an expression over the arguments of a function into a function with the same signature.
 
-Python itself binds the arguments then, positional or by name and with their defaults, at the cost of a plain call. The
-expression is a syntax tree, made by this package; what it refers to besides the arguments has names that no argument
+So Python itself binds positional, keyword and default arguments, at the cost of a plain call. The expression is a
+syntax tree that this package builds, never text; whatever it refers to besides arguments has a name that no argument
 can have, such as ``<fit>``.
 """
 
@@ -20,12 +20,12 @@ def load(name: str) -> ast.Name:
 
 
 def call(name: str, *arguments: ast.expr) -> ast.Call:
-    """A call of what has a name."""
+    """A call of a named function."""
     return ast.Call(load(name), list(arguments), [])
 
 
 def forward(name: str, signature: Signature) -> ast.Call:
-    """A call with all arguments, as they came."""
+    """A call that passes all arguments on."""
     forwarded = call(name)
     for parameter in signature.parameters.values():
         value = load(parameter.name)
@@ -44,7 +44,7 @@ def forward(name: str, signature: Signature) -> ast.Call:
 def compiled(
     name: str, signature: Signature, value: ast.expr, names: Names, *, asynchronous: bool = False
 ) -> Callable[..., Any]:
-    """A function, or coroutine function, of that name and signature."""
+    """A function, or coroutine function, with that name and signature that returns the value of an expression."""
     module = ast.parse("async def made(): ..." if asynchronous else "def made(): ...")
     (definition,) = module.body
     assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef))  # noqa: S101  # for the type checker

@@ -1,8 +1,8 @@
-"""Large payloads are made smaller on their way to a server, and whole again on their way back.
+"""Compression of large payloads on their way to a server.
 
-A payload of more than 2 KB that comes out below nine tenths of its size is stored as `Z` and a Zstandard frame, which
-states its size. The first byte tells, so processes that compress and such that do not share a server. In this process
-payloads are always whole: a copy in memory that had to be made whole for every hit would save bytes and cost time.
+A payload of more than 2 KB that shrinks below nine tenths of its size is stored as `Z` and a Zstandard frame, which
+states its original size. The first byte tells the two forms apart, so processes with and without compression can share
+a server. Copies in memory are never compressed: that would save bytes, but cost time at every hit.
 """
 
 import threading
@@ -24,9 +24,9 @@ class Compression:
     """Whether and how payloads are compressed.
 
     Args:
-        wanted: ``"zstd"``; ``None``; or ``"auto"``: zstd where the package zstandard is installed. What others have
-            compressed is read in any case, if that package is there.
-        max_bytes: no payload is made larger than this, whatever its frame says.
+        wanted: ``"zstd"``; ``None``; or ``"auto"``: zstd if the package zstandard is installed. With that package,
+            payloads that other processes have compressed can be read in any case.
+        max_bytes: no payload is decompressed beyond this size.
 
     Raises:
         ConfigError: there is no such compression, or its package is not installed.
@@ -43,17 +43,17 @@ class Compression:
         self._max_bytes = max_bytes
 
     def pack(self, payload: bytes) -> bytes:
-        """A payload as it is to be stored: compressed, or as it is."""
+        """A payload in the form to be stored: compressed, or unchanged."""
         if len(payload) <= THRESHOLD or self._zstd is None or not self._compresses:
             return payload
         frame = self._zstd.compressor.compress(payload)
         return _COMPRESSED + frame if len(frame) < WORTHWHILE * len(payload) else payload
 
     def unpack(self, stored: bytes) -> bytes:
-        """The payload that is stored.
+        """The original payload.
 
         Raises:
-            CodecError: it is compressed, and cannot be read here or is damaged.
+            CodecError: it is compressed, and damaged, too large, or zstandard is not installed.
         """
         if stored[:1] != _COMPRESSED:
             return stored
@@ -61,7 +61,7 @@ class Compression:
             raise CodecError('it is compressed by zstd, which is not installed here: pip install "backburner[zstd]"')
         frame = stored[1:]
         try:
-            # Asked first: memory for all that the frame claims would be taken before its first byte is looked at.
+            # Checked first: zstandard allocates the size that the frame claims before it decompresses anything.
             size = self._zstd.module.frame_content_size(frame)
             if not 0 <= size <= self._max_bytes:
                 raise CodecError(

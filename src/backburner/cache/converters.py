@@ -1,13 +1,13 @@
-"""How a value of one type becomes something JSON can hold, and how it comes back as that type.
+"""How a value of a certain type becomes something that JSON can hold, and how it comes back as that type.
 
-A `Converter` does it for one type. The built-in ones are in `BUILTIN`; enums, named tuples, dataclasses and
-pydantic models get theirs by looking at the class; SQLAlchemy models on request. `to_json` may return any
-value the codec knows (it goes on from there), `from_json` gets exactly that back; or the value itself, where the JSON
-writer knows it, and `from_json` gets what that writes.
+A `Converter` does so for one type. Built-in types are in `BUILTIN`; enums, named tuples, dataclasses and pydantic
+models get a converter derived from the class; SQLAlchemy models get one on request. `to_json` may return any value that
+the codec knows, which is then converted in turn, and `from_json` is given the same value again. If the JSON writer
+knows the type itself, `to_json` returns the value unchanged, and `from_json` is given what the writer has written.
 
-Classes are found by name in modules that are loaded already. Nothing is imported, and instances are put
-together from their state as pickle does it, without calling ``__init__`` or validating again. So the tag of a class
-ends with a fingerprint of its fields (see `schema`): what was stored with other fields is not put together at all.
+Classes are looked up by name in modules that are loaded already; nothing is imported. Instances are rebuilt from their
+state, as pickle does it, without calling ``__init__`` and without validation. Therefore the tag of a class ends with a
+fingerprint of its fields (see `schema`): a value that was stored with other fields is never rebuilt.
 """
 
 import binascii
@@ -51,13 +51,13 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Converter:
     tag: str
-    """Stands for the type in the bytes. Of a class with fields: the kind, the name, ``#`` and the fingerprint."""
+    """Names the type in stored bytes. For a class with fields: kind, name, ``#`` and fingerprint."""
     to_json: Callable[[Any], object]
     from_json: Callable[[Any], object]
 
     @property
     def base(self) -> str:
-        """The tag without what changes with the fields."""
+        """The tag without the fingerprint."""
         return self.tag.partition("#")[0]
 
 
@@ -66,7 +66,8 @@ def name_of(cls: type) -> str:
 
 
 def converter_for(cls: type, name: str) -> Converter | None:
-    """Give the converter of a class that describes itself: enum, named tuple, dataclass or pydantic model."""
+    """The converter of a class that describes itself: an enum, named tuple, dataclass or pydantic model; else
+    ``None``."""
     if issubclass(cls, Flag):
         tag = _tag("flag", name, {bit: str(member.value) for bit, member in cls.__members__.items()})
         return Converter(tag, _flag_to_json, functools.partial(_flag_from_json, cls))
@@ -84,10 +85,10 @@ def converter_for(cls: type, name: str) -> Converter | None:
 
 
 def converter_named(tag: str) -> Converter:
-    """Give the converter for a tag read from stored bytes, if the class it names is loaded and fits.
+    """The converter for a tag read from stored bytes.
 
     Raises:
-        CodecError: there is no such class, or it is something else now.
+        CodecError: the class that it names is not loaded, is of another kind, or has other fields now.
     """
     base = tag.partition("#")[0]
     name = base.partition(":")[2]
@@ -103,7 +104,7 @@ def converter_named(tag: str) -> Converter:
 
 
 def find_class(name: str) -> type | None:
-    """Find ``module:Outer.Inner`` among the loaded modules."""
+    """The class ``module:Outer.Inner``, if its module is loaded."""
     module, _, path = name.partition(":")
     found: object = sys.modules.get(module)
     for part in path.split("."):
@@ -117,7 +118,7 @@ def _mismatch(tag: str) -> CodecError:
 
 
 def _holds_attributes_only(cls: type) -> bool:
-    """Tell whether attributes are all there is to an instance; a dataclass may also be a dict or an error."""
+    """Whether instances consist of their attributes only; a dataclass may also be a dict or an exception."""
     try:
         object.__new__(cls)
     except TypeError:
@@ -264,7 +265,7 @@ def _pydantic_model(cls: type[BaseModel], name: str) -> Converter:
 
 
 def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozenset()) -> Converter:
-    """Give the converter of a class mapped by SQLAlchemy: its columns but those excluded, not its relationships.
+    """The converter of a class mapped by SQLAlchemy: for its columns except those excluded, not for its relationships.
 
     Raises:
         ConfigError: SQLAlchemy is not installed, the class is not mapped, or it cannot do without these columns.
@@ -305,17 +306,17 @@ def model_converter(cls: type[Any], name: str, exclude: frozenset[str] = frozens
 
 
 def columns_of(cls: type) -> tuple[str, ...]:
-    """Give the names of the attributes that SQLAlchemy maps to columns."""
+    """The names of the attributes that SQLAlchemy maps to columns."""
     from sqlalchemy import inspect as inspect_mapped
 
     return tuple(attribute.key for attribute in cast("Any", inspect_mapped(cls)).column_attrs)
 
 
 def load_columns(instance: object, columns: Iterable[str]) -> dict[str, object]:
-    """Read columns of a SQLAlchemy instance, which loads those that have expired.
+    """Read columns of a SQLAlchemy instance; its session loads those that have expired.
 
     Raises:
-        CodecError: some are not loaded, and the session that could load them is gone.
+        CodecError: some are not loaded, and there is no session any more to load them.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -346,7 +347,7 @@ def _bytes_from_json(text: str) -> bytes:
 
 
 def _itself(value: object) -> object:
-    """For what the JSON writer knows."""
+    """For types that the JSON writer knows."""
     return value
 
 
@@ -378,7 +379,7 @@ def _time_from_json(state: Any) -> time:
 
 
 def _zone_arguments(zone: timezone) -> tuple[object, ...]:
-    """Give the offset and, if it was given one, the name."""
+    """The offset and, if there is one, the name."""
     arguments: tuple[object, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]  # what pickle uses
     return arguments
 
@@ -413,7 +414,7 @@ def _mapping_from_json(state: list[list[Any]]) -> object:
 
 
 def _from_text(cls: type) -> Callable[[object], object]:
-    """Guard a constructor that would also take a number, and make something unheard-of from it."""
+    """Guard a constructor that would also accept a number, and interpret it as something else."""
 
     def from_json(text: object) -> object:
         if type(text) is not str:
@@ -467,4 +468,4 @@ BUILTIN = _table(
         )
     ),
 )
-"""By exact type. `int`, `float` and `dict` are for those that JSON cannot hold; the others are left alone."""
+"""By exact type. Those of `int`, `float` and `dict` are used only for values that JSON itself cannot hold."""

@@ -1,11 +1,11 @@
-"""How often what happened in this process, by namespace of the keys.
+"""Counts of what happened to a cache in this process, by namespace of the keys.
 
-A namespace is what a key has before its first colon; a key without one is in the namespace ``""``. Only so many are
-told apart, or keys that begin with an identifier would fill the memory, here and in whatever collects metrics.
+A namespace is the part of a key before its first colon; a key without a colon is in the namespace ``""``. Their number
+is limited, or keys that begin with an identifier would fill the memory, here and in systems that collect metrics.
 
-Counting is a plain addition, without a lock. CPython lets threads take turns at calls and at the ends of loops, not
-between reading a number and writing it back, so with its global lock nothing is lost; without it (free-threaded builds)
-additions of two threads at once may count as one.
+Counting is a plain addition without a lock. CPython switches threads at calls and at the ends of loops, not between
+reading a number and writing it back, so under its global lock nothing is lost; in free-threaded builds, simultaneous
+additions of two threads may count as one.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from backburner.events import Degraded, Event, Invalidated, LateCallback, StaleS
 __all__ = ["COUNTED", "OTHER", "Counters", "Counts", "TierCounts"]
 
 COUNTED: Final = (Invalidated, Degraded, LateCallback, StaleServed, Undecodable)
-"""The events that `Counters.note` counts. What is frequent is counted where it happens."""
+"""The events that `Counters.note` counts. Frequent ones are counted where they happen instead."""
 
 MOST_NAMESPACES: Final = 200
 OTHER: Final = "other"
-"""The namespace of all keys whose own would be one too many."""
+"""Stands for all namespaces beyond the limit."""
 
 
 @dataclass(slots=True)
@@ -30,14 +30,14 @@ class TierCounts:
     """Hits that one tier answered."""
 
     tally: float = field(default=0.0, repr=False)
-    """Hits, to be added to. Whole; a float, since CPython adds 1.0 to one in three quarters of the time that an int
-    takes, and exactly up to 2**53."""
+    """The number of hits, as a float: CPython adds 1.0 to one in three quarters of the time that an int takes, and
+    exactly up to 2**53."""
     stale: int = 0
-    """Those among them beyond their freshness, given at once while they were renewed."""
+    """Those among them past their freshness, returned while they were being renewed."""
 
     @property
     def hits(self) -> int:
-        """Values that were given."""
+        """How many values were returned."""
         return int(self.tally)
 
 
@@ -49,38 +49,38 @@ class Counts:
     """Where hits came from."""
     misses: int = 0
     stale_on_error: int = 0
-    """Misses whose callback failed, and which got the value from before."""
+    """Misses whose callback failed, and which got the previous value."""
     stored: int = 0
     computed: int = 0
-    """Calls of callbacks that gave something. One for several keys counts for the namespace of the first."""
+    """Calls of callbacks that returned. A call for several keys counts for the namespace of the first."""
     refreshed: int = 0
-    """Those among them made while the value from before was still given."""
+    """Those among them that renewed a value still in use."""
     failed: int = 0
     """Calls of callbacks that raised."""
     compute_seconds: float = 0.0
-    """Spent in callbacks."""
+    """Total time spent in callbacks."""
     waited: int = 0
     """Callers who waited for somebody else's callback."""
     wait_seconds: float = 0.0
     invalidated: int = 0
-    """Keys and tags that were removed, however many entries that touched. `flush` counts one, in ``""``."""
+    """Keys and tags that were invalidated, whatever the number of their entries. `flush` counts as one, in ``""``."""
     degraded: int = 0
-    """Operations that the server could not do. One on several keys counts for the namespace of the first."""
+    """Operations in which the server failed. One on several keys counts for the namespace of the first."""
     late: int = 0
-    """Callers who did not wait for their callback to the end, because of a timeout."""
+    """Callers that gave up waiting for a callback because of a timeout."""
     evicted: int = 0
-    """Entries in this process that had to make room for others. What the server evicts is not known."""
+    """Entries evicted from this process's memory. What the server evicts is not known."""
     undecodable: int = 0
     """Entries whose bytes could not be read."""
 
     @property
     def hits(self) -> int:
-        """Values that were given without calling back."""
+        """Values that were returned without calling the callback."""
         return sum(counts.hits for counts in self.tiers.values())
 
     @property
     def stale(self) -> int:
-        """Values beyond their freshness that were given, as hits or because the callback failed."""
+        """Values past their freshness that were returned, as hits or because the callback failed."""
         return self.stale_on_error + sum(counts.stale for counts in self.tiers.values())
 
     @property
@@ -98,7 +98,7 @@ class Counts:
         return self
 
     def reset(self) -> None:
-        """Begin at nothing; who holds a part of this goes on counting in it."""
+        """Set everything to zero, in place: others hold references to parts of this."""
         for name in _NUMBERS:
             setattr(self, name, 0)
         for counts in self.tiers.values():
@@ -113,17 +113,17 @@ class Counters:
 
     def __init__(self) -> None:
         self._namespaces: dict[str, Counts] = {}
-        self._lock = Lock()  # over the making of a namespace
+        self._lock = Lock()  # held while a namespace is created
 
     def namespace(self, key: str) -> str:
-        """The namespace that a key, or a tag, is counted in."""
+        """The namespace in which a key, or a tag, is counted."""
         namespace, colon, _ = key.partition(":")
         if not colon:
             namespace = ""
         return namespace if namespace in self._namespaces or self._make(namespace) else OTHER
 
     def of(self, key: str) -> Counts:
-        """What happened in the namespace of a key; to be added to."""
+        """The counts of a key's namespace, to be added to."""
         namespace, colon, _ = key.partition(":")
         counts = self._namespaces.get(namespace if colon else "")
         return self._namespaces[self.namespace(key)] if counts is None else counts
@@ -158,7 +158,7 @@ class Counters:
         return copies
 
     def after_fork(self) -> None:
-        """In a forked child: count from nothing, or the parent's would be told twice."""
+        """In a forked child: start at zero, or the parent's counts would be reported twice."""
         self._lock = Lock()
         for counts in self._namespaces.values():
             counts.reset()

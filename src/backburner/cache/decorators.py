@@ -1,8 +1,7 @@
-"""`@cached`: a function whose results are remembered, for blocking and asyncio code, methods included.
+"""`@cached`: functions and methods whose results are remembered, blocking and asyncio.
 
-What comes out is a function with the signature of the one that went in. It looks for its result in this process; all
-else is `Cache.remember` and `Cache.flexible`, with their promises: one computation at a time, tags, grace. Nothing is
-cached here.
+The decorated function has the signature of the original. It answers hits in this process itself; everything else is
+done by `Cache.remember` and `Cache.flexible`, with all that they promise: one computation at a time, tags, grace.
 """
 
 import ast
@@ -37,7 +36,7 @@ Source = AnyCache | Callable[[], AnyCache]
 
 
 class CachedFunction(Protocol[P, T_co]):
-    """A cached `def`: called as before, with verbs that take the same arguments."""
+    """A cached `def`. It is called as before; its own methods take the same arguments."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
 
@@ -62,7 +61,8 @@ class CachedFunction(Protocol[P, T_co]):
 
 
 class AsyncCachedFunction(Protocol[P, T_co]):
-    """A cached `async def`: awaited as before, and so are its verbs, which take the same arguments."""
+    """A cached `async def`. It is awaited as before; its own methods, all but `key` awaited too, take the same
+    arguments."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
 
@@ -121,27 +121,27 @@ def cached(
     typed: bool = False,
     **options: Unpack[Options],
 ) -> Any:
-    """Remember what a function gives for its arguments.
+    """Remember a function's results by its arguments.
 
     Args:
         ttl: how long results are fresh; ``(fresh, stale)`` as for `Cache.flexible`; ``None``: the cache's default.
-        key: a template of the arguments, such as ``"user:{user_id}"``. Without one the key is made of the function's
-            name and all arguments; of a method, the class of its object counts, and the object itself does not.
-        tags: templates too; flushing any of them kills the result.
+        key: a template over the arguments, such as ``"user:{user_id}"``. By default, the key is made of the function's
+            name and all arguments; for a method, of the class of its object instead of the object itself.
+        tags: templates, too; flushing any of these tags invalidates the result.
         namespace: put before the key, with a colon.
-        cache: where results are kept: a cache, or a function that gives one and is asked with each call. Without it,
-            the process's `default_cache`.
-        typed: results are what the function's annotation says, such as ``-> list[Book]``: pydantic checks what the
-            cache has, and converts where it does that; what does not fit is computed anew. What the function gives is
-            held to it, too (`CodecError`).
+        cache: where results are kept: a cache, or a function that returns one and is called each time. By default, the
+            process's `default_cache`.
+        typed: whether results must be what the function's return annotation says, such as ``-> list[Book]``. pydantic
+            checks cached values, and converts where it usually does; one that does not fit is computed again. If the
+            function's own result does not fit, that is a `CodecError`.
         options: as for `Cache.remember`: grace, timeouts, negative caching, jitter.
 
     Raises:
-        ConfigError: the template names what is no argument, or could not tell different arguments apart; or, with
-            `typed`, the annotation is missing, or makes no sense.
-        ValueError: a ttl or an option makes no sense.
-        TypeError: the function cannot be cached; or (when called) an argument cannot be part of a key. The message says
-            what to do.
+        ConfigError: a template names something that is not an argument, or cannot tell different arguments apart; or,
+            with `typed`, the annotation is missing or unusable.
+        ValueError: a ttl or an option is invalid.
+        TypeError: the function cannot be cached; or, when it is called, an argument cannot be part of a key. The
+            message says what to do.
     """
 
     def decorate(decorated: Any) -> Any:
@@ -175,7 +175,7 @@ class _Calls:
     ) -> None:
         if not (isinstance(cache, Verbs) or callable(cache)):
             raise ConfigError(f"cache={cache!r}: give a Cache, or a function that gives one")
-        # What makes no sense is refused here, and not by each call.
+        # Invalid options are refused here, not at each call.
         if isinstance(ttl, tuple):
             Plan.flexible(function, ttl, (), options)
         else:
@@ -196,9 +196,9 @@ class _Calls:
         self._tags = compiled(self._name, self._signature, *templates.tags(check_tags(tags))) if tags else None
 
     def function(self) -> Callable[..., Any]:
-        """The function that users call, with its verbs. A hit is answered in it, without another call."""
+        """The function that users call, with its methods. It answers a hit without a further Python call."""
         source, names = self._cache, {**self._key.names, "<missing>": MISSING, "<read>": self.read}
-        # The short cut that `Cache.remember` begins with.
+        # The shortcut that `Cache.remember` begins with, too.
         short_cut, asked = "_hit", [self._key.probe]
         if self._shape is not None:
             short_cut, asked, names["<shape>"] = "_hit_as", [self._key.probe, load("<shape>")], self._shape
@@ -222,7 +222,7 @@ class _Calls:
         return made  # type: ignore[no-any-return]
 
     def read(self, /, *arguments: Any, **keywords: Any) -> Any:
-        """What the cache has for these arguments, or else the function's result; to be awaited, where that is."""
+        """The cached result for these arguments, or else the function's; an awaitable if the function is async."""
         cache = self._source()
         if self._tags is not None:
             cache = cache.tags(*self._tags(*arguments, **keywords))
@@ -281,7 +281,7 @@ class _CachedMethod:
 
 
 class _BoundMethod(partial[Any]):
-    """A cached method together with its object, or class, which its verbs are given too."""
+    """A cached method bound to its object or class; so are the methods of the cached function."""
 
     def __getattr__(self, name: str) -> Any:
         if name in _VERBS:
@@ -316,6 +316,6 @@ def _qualified_name(function: Any) -> str:
 
 
 def _in_class(function: Any) -> bool:
-    """Whether a function stands in the body of a class."""
+    """Whether a function was defined in the body of a class."""
     parent = "" if isinstance(function, (partial, MethodType)) else function.__qualname__.rpartition(".")[0]
     return bool(parent) and not parent.endswith("<locals>")

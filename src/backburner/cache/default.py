@@ -1,6 +1,6 @@
-"""The cache of a process that code uses which names none, such as a function under a bare `@cached`.
+"""The process's default cache, used by code that names none, such as a function under a bare `@cached`.
 
-Built when first asked for, as ``CACHE_*`` and ``REDIS_*`` describe it, unless the application says what it is.
+It is built when it is first needed, from ``CACHE_*`` and ``REDIS_*``, unless the application sets another one.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ _default = _Default()
 
 
 def default_cache() -> Cache:
-    """The process's cache: the same for all threads, until somebody sets another one.
+    """The process's default cache: the same for all threads, until another one is set.
 
     Raises:
-        ConfigError: the environment describes none.
+        ConfigError: the settings in the environment are invalid.
     """
     cache = _default.built
     if cache is not None:
@@ -50,9 +50,9 @@ def default_cache() -> Cache:
 
 
 def set_default_cache(cache: CacheSource | None) -> CacheSource:
-    """Say what the process's cache is: a cache, or a function that builds it and is called once, when it is first used.
+    """Set the process's default cache: a cache, or a function that builds it, called once, when it is first needed.
 
-    ``None``: the one of the environment again. Gives back what it was before, which is not closed.
+    ``None`` goes back to the one described by the environment. Returns the previous one, which is not closed.
 
     Raises:
         ConfigError: it is neither.

@@ -1,8 +1,8 @@
 """Which keys and tags are allowed, and where they lie on the server.
 
-Everything a cache owns is under its prefix. What it keeps for itself there (versions of tags, leases) begins with a
-control character, which keys of users may not contain: the two can never meet. Nor can a long key, of which the server
-sees the beginning and a digest, meet a short one: there is a control character between the two.
+Everything that a cache owns is under its prefix. Its internal keys there (versions of tags, leases) begin with a
+control character, which users' keys may not contain, so the two cannot collide. Nor can a long key, of which the server
+sees only the beginning and a digest, collide with a short one: a control character separates the two parts.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from typing import Final
 from backburner.cache.entry import MAX_TAGS, tag_bytes
 
 MAX_LENGTH: Final = 1024
-"""Characters in a tag, or the name of something else."""
+"""Maximal number of characters in a tag, or in the name of a lock or limiter."""
 MAX_KEY: Final = 65_536
-"""Characters in a key. More is a document that was taken for its name."""
+"""Maximal number of characters in a key; anything longer is a document mistaken for its name."""
 MAX_SHOWN: Final = 200
-"""Characters in a key that the server sees as they are: it keeps them with every entry, and they are sent with every
-command."""
+"""Keys up to this length go to the server unchanged. Longer ones are shortened: the server stores the key with each
+entry, and each command carries it."""
 
 _TAG_MARK: Final = "\x01tag:"
 _FLUSHED_MARK: Final = "\x01flushed:"
@@ -38,28 +38,29 @@ _HASHED: Final = len("#") + _DIGITS
 
 
 def check_key(key: str) -> str:
-    """Give the key back.
+    """Check a key and return it.
 
     Raises:
-        ValueError: it is no text, empty, too long, or holds control characters.
+        ValueError: it is not text, empty, too long, or contains control characters.
     """
     return _check("key", key, MAX_KEY)
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
-    """Give the keys back.
+    """Check several keys and return them.
 
     Raises:
-        ValueError: it is one text, whose characters would be the keys, or one of them is no key.
+        ValueError: one of them is not a valid key, or a single text was given, whose characters would be taken for
+            keys.
     """
     return [check_key(key) for key in _several("keys", keys)]
 
 
 def check_values(values: Mapping[str, object]) -> dict[str, object]:
-    """Give the values of keys back.
+    """Check a mapping from keys to values and return it.
 
     Raises:
-        ValueError: it is no mapping, or one of its keys is no key.
+        ValueError: it is not a mapping, or one of its keys is not valid.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"values must be a dict from keys to values, not {type(values).__name__}")  # noqa: TRY004
@@ -67,11 +68,11 @@ def check_values(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Give the tags back, each once, in their order.
+    """Check tags and return them, each once, in their order.
 
     Raises:
-        ValueError: there are none, or more than fit into an entry, or one is no text, empty, too long, or holds control
-            characters.
+        ValueError: there are none, or more than fit into an entry, or one is not text, empty, too long, or contains
+            control characters.
     """
     checked = tuple(dict.fromkeys(_check("tag", tag) for tag in _several("tags", tags)))
     if not checked:
@@ -82,9 +83,9 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def fit(text: str, longest: int = MAX_LENGTH) -> str:
-    """A key made of any text: the text itself if it may be one, else its beginning and a hash of all of it.
+    """Make a valid key from any text: the text itself if it is valid, else its beginning and a hash of all of it.
 
-    Different texts give different keys, also where somebody chooses them to that end.
+    Different texts give different keys, even if an attacker chooses them.
     """
     if len(text) <= longest and text.isprintable() and text[-_HASHED:-_DIGITS] != _HASH_MARK:
         return text
@@ -103,7 +104,7 @@ def _digest(text: str) -> str:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Give the name of something else back, by the rules of keys; `kind` says what it is, as in ``a lock's name``.
+    """Check a name by the rules of keys and return it; `kind` is what messages call it, such as ``lock's name``.
 
     Raises:
         ValueError: as `check_key`.
@@ -138,7 +139,7 @@ def _check(kind: str, name: str, longest: int = MAX_LENGTH) -> str:
 
 
 class Keyspace:
-    """The names that one cache uses on a server."""
+    """The key names that one cache uses on a server."""
 
     __slots__ = ("prefix",)
 
@@ -146,65 +147,67 @@ class Keyspace:
         self.prefix = prefix
 
     def entry(self, key: str) -> str:
-        """Where the entry of a key lies."""
+        """The name of a key's entry."""
         return self.prefix + self.local(key)
 
     def local(self, key: str) -> str:
-        """What `key_of` gives for the place of a key: the key, or if it is long, its beginning and a digest."""
+        """A key without the prefix, as the server sees it: the key itself or, if it is long, its beginning and a
+        digest."""
         if len(key) <= MAX_SHOWN:
             return key
         return f"{key[: MAX_SHOWN - _HASHED]}{_LONG_MARK}{_digest(key)}"
 
     def tag(self, tag: str) -> str:
-        """Where the version of a tag lies."""
+        """The name of a tag's version."""
         return f"{self.prefix}{_TAG_MARK}{tag}"
 
     def key_of(self, name: str) -> str:
-        """The key whose entry lies there, if it is an entry's place; of a long one, what `local` makes of it."""
+        """The key of an entry's name; for a long key, what `local` makes of it."""
         return name[len(self.prefix) :]
 
     def tag_of(self, name: str) -> str | None:
-        """The tag whose version lies there; ``None`` if it is no tag's place."""
+        """The tag whose version has this name; ``None`` if it is not the name of one."""
         rest = name[len(self.prefix) :]
         return rest[len(_TAG_MARK) :] if rest.startswith(_TAG_MARK) else None
 
     def flushed(self, tag: str) -> str:
-        """Where it is noted when a tag was flushed."""
+        """The name of the note that says when a tag was flushed."""
         return f"{self.prefix}{_FLUSHED_MARK}{tag}"
 
     @property
     def flush(self) -> str:
-        """Where it is noted who is removing everything, and since when."""
+        """The name of the notes of flushes of everything, and since when they are under way."""
         return f"{self.prefix}{_FLUSH}"
 
     def lease(self, key: str) -> str:
-        """Where the lease on computing a key lies."""
+        """The name of the lease on computing a key."""
         return f"{self.prefix}{_LEASE_MARK}{self.local(key)}"
 
     def wake(self, token: str) -> str:
-        """Where the holder of a lease wakes those who wait for it."""
+        """The name of the list through which the holder of a lease wakes its waiters."""
         return f"{self.prefix}{_WAKE_MARK}{token}"
 
     def lock(self, name: str) -> str:
-        """Where a lock lies. The braces keep it on one node of a cluster with what wakes its waiters."""
+        """The name of a lock. The braces put it on the same node of a cluster as its bell."""
         return f"{self.prefix}{_LOCK_MARK}{{{name}}}"
 
     def bell(self, name: str) -> str:
-        """Where those who wait for a lock listen."""
+        """The name of the list on which the waiters of a lock block."""
         return f"{self.prefix}{_BELL_MARK}{{{name}}}"
 
     def limit(self, name: str) -> str:
-        """Where a rate limiter's state lies."""
+        """The name of a rate limiter's state."""
         return f"{self.prefix}{_LIMIT_MARK}{name}"
 
     @property
     def channel(self) -> str:
-        """Where processes without client tracking hear of changes; and, while any of them listens, a key."""
+        """The channel on which processes without client tracking hear of changes. While one listens, a key of this name
+        exists."""
         return f"{self.prefix}{_CHANNEL}"
 
     def outlives_flush(self, stored: bytes) -> bool:
-        """Whether something under the prefix is no cache: locks that are held, limits that are reached, listeners; and
-        the note of the flush itself."""
+        """Whether a name under the prefix is not to be flushed: locks, rate limits, listeners, the note of the
+        flush."""
         marks = (_LOCK_MARK, _LIMIT_MARK, _CHANNEL)
         return stored == self.flush.encode() or stored.startswith(tuple(f"{self.prefix}{m}".encode() for m in marks))
 

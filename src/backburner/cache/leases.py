@@ -1,8 +1,8 @@
-"""The leases that this process holds on keys which it computes, renewed for as long as that takes.
+"""The leases that this process holds on keys it is computing, renewed for as long as that takes.
 
-A lease is short, so that a process which was killed is soon replaced; a callback may take as long as it likes. One
-thread per cache bridges the two: it runs while leases are held, and renews, in one write, those that a third of their
-time has gone by for. Most computations end before it has anything to do.
+A lease is short, so that a process that was killed is soon replaced; yet a callback may take as long as it likes. So
+one thread per cache, which exists only while leases are held, renews in one write those of which a third has elapsed.
+Most computations end before it has anything to do.
 """
 
 import time
@@ -11,16 +11,16 @@ from threading import Lock, Thread
 from typing import Final
 
 _ROUNDS: Final = 3
-"""In which the time of a lease is divided: one may fail without the lease being lost."""
+"""How many times a lease is renewed within its duration: one renewal may fail without the lease being lost."""
 
 
 class Leases:
-    """Those of one cache.
+    """The leases of one cache.
 
     Args:
         seconds: how long a lease lasts without being renewed.
-        renew: does so for several, given by key with their tokens, and tells the keys of those that were lost. Called
-            in the thread; must not raise.
+        renew: given tokens by key, renews these leases and returns the keys of those that were lost. Called in the
+            thread; must not raise.
     """
 
     def __init__(self, seconds: float, renew: "Callable[[Mapping[str, str]], list[str]]") -> None:
@@ -40,11 +40,11 @@ class Leases:
             self._watched = True
         try:
             Thread(target=self._watch, name="backburner-leases", daemon=True).start()
-        except RuntimeError:  # no more threads: the leases last as long as they last, and the next one tries again
+        except RuntimeError:  # no thread to be had: these leases are not renewed, and the next caller tries again
             self._watched = False
 
     def let_go(self, keys: tuple[str, ...], token: str) -> None:
-        """Renew them no longer."""
+        """Stop renewing the leases of keys."""
         with self._lock:
             for key in keys:
                 if (held := self._held.get(key)) and held[0] == token:

@@ -1,7 +1,7 @@
-"""Rate limits: at most so many of something in so much time, for all processes together.
+"""Rate limits: at most so many of something in a given time, for all processes together.
 
-One round trip per question, one key per limit, smooth instead of in windows (see `stores.limits`). This slows nobody
-down by itself: what a refusal means is the caller's affair.
+One round trip per question, one key per limit, and a smooth rate instead of windows (see `stores.limits`). A limiter
+only answers; what a refusal means is up to the caller.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from backburner.cache.engine import Engine
 
 _LATER: Final = 1.0
-"""Seconds after which to try again when the server is away: the longest that its absence goes unnoticed."""
+"""`retry_after` while the server is away, in seconds: the longest pause of the breaker."""
 
 
 class Limiter:
-    """Counts one kind of thing; `Cache.limiter` makes it."""
+    """A rate limiter; made by `Cache.limiter`."""
 
     def __init__(self, cache: Verbs, name: str, *, fail_open: bool) -> None:
         self._cache = cache
@@ -31,15 +31,15 @@ class Limiter:
         return f"<Limiter {self._name!r} of {self._cache!r}>"
 
     def allow(self, key: str, rate: str, *, cost: int = 1) -> Allowance:
-        """Whether it may happen now, and count it if so.
+        """Decide whether something may happen now, and count it if so.
 
         Args:
-            key: whose rate it is, such as a user's or an address. Any text.
-            rate: ``"5/minute"``, ``"100/h"``, ``"10/30s"``. The same key has a rate of its own for each.
-            cost: how many it counts for; 0 asks without counting.
+            key: whom the rate is for, such as a user's id or an address. Any text.
+            rate: ``"5/minute"``, ``"100/h"``, ``"10/30s"``. Different rates of one key are counted separately.
+            cost: how much this counts for; 0 asks without counting.
 
         Raises:
-            ValueError: the rate or the cost makes no sense.
+            ValueError: the rate or the cost is invalid.
             StoreError: the server is away, and the cache is strict.
         """
         return run(self._allow(self._cache._engine(), key, rate, cost))  # noqa: SLF001  # a part of the cache
@@ -55,7 +55,7 @@ class Limiter:
         if not isinstance(key, str):
             raise ValueError(f"the key of a limit must be text, not {type(key).__name__}: {key!r}")  # noqa: TRY004
         try:
-            # The name and the rate have no control characters, so no other name, rate and key give the same.
+            # Name and rate contain no control characters, so different names, rates and keys cannot collide.
             return await engine.store.limits.take(f"{self._name}\x01{parsed.text}\x01{fit(key)}", parsed, cost)
         except StoreError as error:
             engine.degraded("limit", (key,), error)

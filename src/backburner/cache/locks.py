@@ -1,8 +1,9 @@
-"""Locks: one at a time, among all processes that use the same server.
+"""Locks: one owner at a time, among all processes that use the same server.
 
-A lock is no cache: when the server does not answer, nobody gets one, and that is an error also where the cache goes on
-without it. It is held for a time, not for ever, since its holder may die; a holder that is slower than that loses it
-without noticing. Where that matters, hand `Lock.fence` to what you write to, and let it refuse smaller numbers.
+A lock does not degrade as the cache does: if the server does not answer, nobody gets the lock, and that is an error
+even if the cache is not strict. A lock is held for a limited time, since its holder may die; a holder that takes longer
+loses it without noticing. Where that matters, pass `Lock.fence` to whatever you write to, and let it refuse smaller
+numbers.
 """
 
 import secrets
@@ -25,10 +26,10 @@ _LONGEST: Final = 366 * 86_400.0
 
 
 class Lock:
-    """One owner's claim to a lock; `Cache.lock` makes it. Not to be shared: each owner makes its own.
+    """One owner's handle on a lock; made by `Cache.lock`. Not to be shared: each owner makes its own.
 
-    As a context manager, with or without `async`, it waits for the lock and gives it back. It cannot be taken twice by
-    its owner: it is not re-entrant.
+    As a context manager, with or without `async`, it waits for the lock and releases it at the end. It is not
+    re-entrant.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class Lock:
     ) -> None:
         self.name = check_name("lock's name", name)
         self.owner = check_name("lock's owner", owner) if owner is not None else secrets.token_hex(16)
-        """Who holds the lock by this token may extend and release it, in another process too."""
+        """The owner's token. Any `Lock` with this token, in any process, can extend and release the lock."""
         self.fence = 0
-        """Larger than that of every owner before; 0 before the lock was acquired."""
+        """The fencing number: larger than that of every earlier owner; 0 until the lock is acquired."""
         self._cache = cache
         self._events = events
         self._ttl = _positive("ttl", ttl)
@@ -51,15 +52,15 @@ class Lock:
         return f"<Lock {self.name!r} of {self._cache!r}>"
 
     def acquire(self, *, blocking: bool = True, wait: Duration | None = None) -> bool:
-        """Take the lock, waiting for it if somebody else holds it. Whether it was obtained.
+        """Acquire the lock, waiting for it if somebody else holds it. Returns whether it was acquired.
 
         Args:
             blocking: whether to wait at all.
-            wait: how long at most; ``None``: as long as said when the lock was made.
+            wait: how long to wait at most; ``None``: the `wait` that the lock was made with.
 
         Raises:
             StoreUnavailable: the server does not answer.
-            RuntimeError: this very object holds it already.
+            RuntimeError: this very object holds the lock already.
         """
         return run(self._acquire(self._cache._engine(), self._patience(blocking, wait)))  # noqa: SLF001
 
@@ -68,12 +69,12 @@ class Lock:
         return await self._acquire(self._cache._aengine(), self._patience(blocking, wait))  # noqa: SLF001
 
     def block(self, wait: Duration | None = None) -> Self:
-        """Take the lock, waiting for it: ``with cache.lock("import", ttl=30).block(5): …``.
+        """Acquire the lock or raise: ``with cache.lock("import", ttl=30).block(5): …``.
 
         Raises:
-            LockTimeout: somebody else held it all the time.
+            LockTimeout: it was not free within the time.
             StoreUnavailable: the server does not answer.
-            RuntimeError: this very object holds it already.
+            RuntimeError: this very object holds the lock already.
         """
         patience = self._patience(True, wait)
         if not self.acquire(wait=patience):
@@ -88,7 +89,7 @@ class Lock:
         return self
 
     def extend(self, ttl: Duration | None = None) -> bool:
-        """Hold the lock for `ttl` from now on, by default as long as at first. False: it is not ours any more.
+        """Hold the lock for `ttl` from now on, by default the ttl it was made with. ``False`` if it is no longer ours.
 
         Raises:
             StoreUnavailable: the server does not answer.
@@ -100,7 +101,7 @@ class Lock:
         return await self._extend(self._cache._aengine(), ttl)  # noqa: SLF001
 
     def release(self) -> bool:
-        """Give the lock back and wake who waits for it. False: it was not ours (any more), and stays as it is.
+        """Release the lock and wake a waiter. ``False`` if it was not, or no longer, ours; then nothing changes.
 
         Raises:
             StoreUnavailable: the server does not answer; the lock ends with its ttl.
@@ -171,8 +172,8 @@ class Lock:
         except (StoreError, GeneratorExit):
             raise
         except BaseException:
-            # Cancelled, or interrupted by a signal's handler: it may be ours without our having heard of it, or it was
-            # our turn.
+            # Cancelled, or interrupted by a signal handler: the lock may be ours although the reply has not reached us,
+            # or it may be our turn.
             with suppress(StoreError):
                 await locks.release(self.name, self.owner)
             raise
@@ -190,7 +191,7 @@ class Lock:
 
     async def _leave(self, engine: "Engine") -> None:
         self._entered = False
-        # What was done under the lock is done, so nothing is raised here.
+        # The work under the lock is done, so nothing is raised here.
         try:
             if not await self._release(engine):
                 self._events.emit(LockLost(self.name, time.monotonic() - self._acquired_at))

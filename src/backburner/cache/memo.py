@@ -1,8 +1,8 @@
-"""A cache that reads each key once per unit of work, such as a request, and gives the same object from then on.
+"""A cache that reads each key once per unit of work, such as a request, and returns the same object from then on.
 
-Outside of a scope it is the cache itself. Several keys at a time (`many` and its kin), `has` and what counts always ask
-the cache; nothing is kept of them. What one writes oneself, by whichever cache object, is read anew; what others write
-meanwhile is not seen until the scope ends.
+Outside of a scope it behaves like the cache itself. Reads of several keys (`many` and its kin), `has` and counters
+always go to the cache, and are not kept. After a write within the scope, through whichever cache object, the key is
+read again; writes of others are not seen until the scope ends.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _Keeper = Callable[[str, Shape | None], Callable[[object], object]]
 
 
 class MemoizedCache(Verbs):
-    """What `Cache.memo` gives."""
+    """What `Cache.memo` returns."""
 
     def __init__(self, cache: Verbs) -> None:
         self._cache = cache
@@ -29,11 +29,11 @@ class MemoizedCache(Verbs):
         return f"<MemoizedCache of {self._cache!r}>"
 
     def tags(self, *tags: str) -> "MemoizedCache":
-        """The same, whose writes carry these tags."""
+        """The same cache, but its writes carry these tags."""
         return MemoizedCache(self._cache.tags(*tags))
 
     def flush(self) -> bool:
-        """As the cache's own, or that of its tags."""
+        """As `Cache.flush` or, with tags, `TaggedCache.flush`."""
         return self._cache.flush()
 
     async def aflush(self) -> bool:
@@ -67,11 +67,11 @@ class MemoizedCache(Verbs):
         return value
 
     def _owner(self) -> object:
-        """What all objects for the same cache share, and what is told about its writes."""
+        """Identifies the cache in a scope: what all its faces share, and what learns of every write."""
         return self._engine().flights
 
     def _keeper(self, key: str, shape: Shape | None) -> Callable[[object], object]:
-        """A function that keeps a value which is about to be read, and gives the one to go on with."""
+        """A function that keeps a value that is about to be read, and returns the one to use."""
         scope = current_scope()
         if scope is None:
             return lambda value: value
@@ -87,7 +87,7 @@ class MemoizedCache(Verbs):
 
 
 class _KeptReading(ReadThrough):
-    """Keeps what is read through, key by key."""
+    """Reads through, and keeps each value in the scope."""
 
     def __init__(self, engine: Engine, blocking: Engine, keeper: _Keeper) -> None:
         super().__init__(engine, blocking)

@@ -1,9 +1,9 @@
-"""Invalidations that the server could not be told, because it was not there.
+"""Invalidations that the server has missed because it was away.
 
-Without them an entry that was forgotten, or replaced, while the server was away would be back with the server. They are
-made good before this process reads anything else from it. A server that answers, and refuses to be written to (its disk
-is full, its replicas are gone), can be read all the same, but for what is owed. They live in this process: if it ends
-first, they end with it, and the ttl of the entries is the bound.
+Without them, an entry that was forgotten or replaced in the meantime would be back as soon as the server is. They are
+sent before this process reads anything else from the server. A server that answers, but refuses to be written to (its
+disk is full, its replicas are gone), can still be read, except for what is owed. They are kept in this process only: if
+it ends first they are lost, and the ttl of the entries bounds how long outdated ones are served.
 """
 
 import math
@@ -16,20 +16,20 @@ from backburner.cache.stores.base import Store
 from backburner.errors import StoreError, StoreUnavailable
 
 MOST: Final = 100_000
-"""Names kept at most. More, and everything under the prefix goes: an empty cache is slow, a wrong one is wrong."""
+"""How many names are kept. Beyond that everything under the prefix is flushed: an empty cache is only slow."""
 _PAUSE: Final = 1.0
-"""Seconds until a server that has refused is told again for the sake of a read."""
+"""Seconds until a server that has refused is asked again because of a read."""
 _BATCH: Final = 1000
-"""Names that the server is told at a time: in one go, many would take longer than it may, and so again each time."""
+"""Names sent in one command: more might take longer than the time budget, and then never succeed."""
 
 
 class Owed:
-    """What the server still has to be told."""
+    """What the server has yet to be told."""
 
     def __init__(self) -> None:
         self.some = False
-        """Whether there is anything; read without the lock."""
-        self._keys: dict[str, int] = {}  # when each was noted, in notes; so too the others
+        """Whether anything is owed; may be read without the lock."""
+        self._keys: dict[str, int] = {}  # by the number of the note that has them; likewise below
         self._tags: dict[str, int] = {}
         self._everything = 0
         self._notes = 0
@@ -38,7 +38,7 @@ class Owed:
         self._lock = Lock()
 
     def add(self, *, keys: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> None:
-        """Note names to be removed; without any, everything."""
+        """Note keys and tags to be invalidated; without any, everything."""
         with self._lock:
             self._notes += 1
             self._keys.update(dict.fromkeys(keys, self._notes))
@@ -55,14 +55,14 @@ class Owed:
         self._much_is_paid = False
 
     def owes(self, *keys: str, tags: Iterable[str] = ()) -> bool:
-        """Whether the server has to be told of one of some keys, or tags."""
+        """Whether one of the keys, or of the tags, has yet to be invalidated on the server."""
         with self._lock:
             if self._everything > 0:
                 return True
             return not (self._keys.keys().isdisjoint(keys) and self._tags.keys().isdisjoint(tags))
 
     async def pay_if_possible(self, store: Store) -> None:
-        """As `pay`; what the store refuses to be told, it is not asked again for a moment.
+        """As `pay`, but a store that refuses is no error, and is not asked again for a moment.
 
         Raises:
             StoreUnavailable: as `pay`.
@@ -77,10 +77,11 @@ class Owed:
             self._refused_until = time.monotonic() + _PAUSE
 
     async def pay(self, store: Store) -> None:
-        """Tell the store; what it cannot be told stays owed. Of much, one caller tells it, and the others do without.
+        """Send the invalidations; those that cannot be sent stay owed. If there are many, one caller sends them, and
+        the others go without the cache meanwhile.
 
         Raises:
-            StoreError: it is still not there, or refuses, or another caller is still at it.
+            StoreError: the store failed or refuses, or another caller is still sending.
         """
         with self._lock:
             if self._much_is_paid:

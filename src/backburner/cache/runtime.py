@@ -1,7 +1,7 @@
-"""The two worlds that the engine runs in: blocking, and asyncio. Everything in which they differ is here, side by side.
+"""The two worlds that the engine runs in, blocking and asyncio: everything in which they differ, side by side.
 
-The engine is written once, as coroutines that do nothing by themselves but ask a runtime. The blocking runtime never
-suspends, so `run` finishes such a coroutine in one step, without an event loop, and so also inside a running one. A
+The engine is written once, as coroutines that leave all waiting to a runtime. The blocking runtime never suspends, so
+`run` completes such a coroutine in one step, without an event loop, and therefore also inside a running one. A
 coroutine that suspends by mistake raises at once instead of hanging.
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Finish a coroutine whose runtime and store never suspend."""
+    """Complete a coroutine whose runtime and store never suspend, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -45,7 +45,7 @@ def _nothing() -> None:
 
 
 class Runtime(Protocol):
-    """What the engine asks of the world."""
+    """What the engine needs from its world."""
 
     def now(self) -> float:
         """Unix time in seconds."""
@@ -56,19 +56,19 @@ class Runtime(Protocol):
         ...
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that the caller is a task of."""
+        """The event loop of the caller, if it is a task."""
         ...
 
     def may_wait(self, flight: Flight) -> bool:
-        """Whether waiting for a flight that somebody else leads could end."""
+        """Whether waiting for somebody else's flight can ever end."""
         ...
 
     async def wait(self, flight: Flight, seconds: float = math.inf) -> None:
-        """Wait for a flight to land, or so many seconds."""
+        """Wait until a flight lands, for so many seconds at most."""
         ...
 
     async def until(self, future: Future[None], seconds: float) -> None:
-        """Wait for a future, or so many seconds."""
+        """Wait for a future, for so many seconds at most."""
         ...
 
     async def call(self, callback: Callable[..., Any], *arguments: object) -> object:
@@ -76,13 +76,13 @@ class Runtime(Protocol):
         ...
 
     def spawn(self, work: Coroutine[Any, Any, object], ended: Callable[[], object] = _nothing) -> None:
-        """Do something apart from the caller, with a copy of its context variables. It must not raise.
+        """Run `work` apart from the caller, with a copy of its context variables. It must not raise.
 
         Args:
-            ended: called when it is over, also if it was cancelled before it had begun.
+            ended: called when it is over, even if it was cancelled before it began.
 
         Raises:
-            RuntimeError: there is no room for another thread; nothing was done.
+            RuntimeError: no thread could be started; nothing was done.
         """
         ...
 
@@ -98,7 +98,7 @@ class BlockingRuntime:
         return None
 
     def may_wait(self, flight: Flight) -> bool:
-        # Else its leader is a task of the loop that this call is blocking.
+        # If both loops are the same, this call is blocking the very loop that the leader needs.
         return flight.loop is None or flight.loop is not running_loop()
 
     async def wait(self, flight: Flight, seconds: float = math.inf) -> None:

@@ -1,8 +1,8 @@
-"""A short text that changes whenever the fields of a class do: their names, or the types they are declared with.
+"""Fingerprints of classes: a short text that changes whenever the names or declared types of a class's fields do.
 
-Types are written out in one way, however they are spelled (``Optional[int]``, ``int | None``), so that processes on
-different versions of Python agree; an annotation that is text counts as it is written. What a type means is not looked
-at: classes that a field refers to have fingerprints of their own.
+Equivalent spellings of a type (``Optional[int]``, ``int | None``) give the same fingerprint, so that processes on
+different versions of Python agree; an annotation that is text is taken literally. Classes that a field refers to are
+not looked into: they have fingerprints of their own.
 """
 
 import re
@@ -15,7 +15,7 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(fields: Mapping[str, object]) -> str:
-    """Give the fingerprint of fields, from their names to their types; their order does not matter."""
+    """The fingerprint of fields, a mapping from names to types; their order does not matter."""
     text = ";".join(f"{name}:{_written(fields[name])}" for name in sorted(fields))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 

@@ -1,7 +1,7 @@
-"""What one unit of work, such as a request, has read from caches: kept as long as it lasts, for nobody else.
+"""Values that one unit of work, such as a request, has read from caches, kept for its own use until it ends.
 
-The unit's threads and tasks share it, since they run in copies of its context. What is read by one while another writes
-is not kept. Who opens scopes is another's business (`http.MemoMiddleware`), and so is who reads (`memo`).
+The unit's threads and tasks share a scope, since they run in copies of its context. A value that is read while
+something is written is not kept. Scopes are opened by `http.MemoMiddleware` or `memo_scope`, and used by `memo`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,12 @@ _scope: Final[ContextVar["Scope | None"]] = ContextVar("backburner_memo_scope", 
 
 
 class Scope:
-    """Values by their cache and key, and by what was asked for: a shape, or nothing. An owner is what stands for a
-    cache."""
+    """Values by owner (an object that identifies the cache), key, and requested shape."""
 
     def __init__(self) -> None:
         self.ended = False
         self.writes = 0
-        """Counts what was forgotten: who keeps a value says how far this was when the reading began."""
+        """Counts writes: to keep a value, the caller passes the count from before it began reading."""
         self._values: dict[tuple[object, str], dict[object, object]] = {}
         self._lock = Lock()  # held for operations on the dict only
 
@@ -30,14 +29,14 @@ class Scope:
         return default if kept is None else kept.get(shape, default)
 
     def keep(self, owner: object, key: str, shape: object, value: object, writes: int) -> object:
-        """Keep a value, unless something was written since. Gives the one to go on with: of several, the first."""
+        """Keep a value, unless something has been written since. Returns the value to use: the first one kept."""
         with self._lock:
             if self.ended or self.writes != writes:
                 return value
             return self._values.setdefault((owner, key), {}).setdefault(shape, value)
 
     def forget(self, owner: object, keys: Iterable[str] | None) -> None:
-        """Say that keys of an owner, or all of them, were written or removed."""
+        """Report that keys of an owner, or all of them, were written or removed."""
         with self._lock:
             self.writes += 1
             if keys is None:
@@ -47,22 +46,23 @@ class Scope:
                     self._values.pop((owner, key), None)
 
     def end(self) -> None:
-        """Let go of everything. Who still runs in the context is without a scope from now on."""
+        """Drop everything. Whatever still runs in this context is without a scope from now on."""
         with self._lock:
             self.ended = True
             self._values = {}
 
 
 def current_scope() -> Scope | None:
-    """The scope that the caller runs in; one that has ended keeps nothing."""
+    """The caller's scope, if there is one; a scope that has ended keeps nothing."""
     return _scope.get()
 
 
 @contextmanager
 def memo_scope() -> Iterator[Scope]:
-    """Within, `Cache.memo` keeps what it reads: ``with memo_scope(): …``, around a job or a step of a script.
+    """Open a scope in which `Cache.memo` keeps what it reads: ``with memo_scope(): …``, around a job or part of a
+    script.
 
-    It ends with the block, also for threads and tasks begun in it. One within another begins empty.
+    It ends with the block, even for threads and tasks that were started in it. A nested scope begins empty.
     """
     scope = Scope()
     token = _scope.set(scope)

@@ -1,7 +1,7 @@
-"""What a reader asks a value to be: an annotation, such as ``list[Book]``, and pydantic to check it and convert to it.
+"""The type that a reader requires of a value: an annotation such as ``list[Book]``, checked and converted by pydantic.
 
-Values are stored as they were given, whatever anybody asks for; so each reader may ask for something else, or nothing.
-What makes bytes of values is `codec`'s business.
+It does not affect how values are stored, so each reader may require a different type, or none. Turning values into
+bytes is up to `codec`.
 """
 
 import inspect
@@ -15,23 +15,23 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserErro
 from backburner.errors import CodecError, ConfigError
 
 _KEPT: Final = 1024
-"""Annotations that are known at a time: making sense of one takes a millisecond."""
+"""How many annotations are cached: building a validator takes a millisecond."""
 _TOLD: Final = 3
-"""Of what is wrong with a value, so much is told."""
+"""How many problems of a value an error message lists."""
 
 
 class Shape:
-    """An annotation.
+    """An annotation that values can be checked against.
 
     Raises:
-        ConfigError: it is none that values can be checked by.
+        ConfigError: pydantic cannot check values against it.
     """
 
     __slots__ = ("_validate", "name")
 
     def __init__(self, annotation: Any) -> None:
         self.name = annotation.__qualname__ if _is_class(annotation) else repr(annotation).replace("typing.", "")
-        """For messages."""
+        """Its name in messages."""
         if isinstance(annotation, str):
             raise ConfigError(f"type={annotation!r} is text: give the type itself")
         try:
@@ -44,11 +44,11 @@ class Shape:
         return f"<Shape {self.name}>"
 
     def fit(self, value: object) -> object:
-        """The value as this type: itself where it is one, converted where pydantic does that (a dict to a model).
+        """The value as this type: unchanged if it is one, converted where pydantic converts (a dict to a model).
 
         Raises:
-            CodecError: it does not fit.
-            ConfigError: the type refers to one that does not exist (yet).
+            CodecError: the value does not fit.
+            ConfigError: the type refers to another one that does not exist (yet).
         """
         try:
             return self._validate(value)
@@ -66,7 +66,7 @@ class Shape:
 
 
 def shape_of(annotation: Any) -> Shape | None:
-    """The shape of an annotation, or a shape as it is; ``None`` for ``None``, by which nothing is asked for.
+    """The shape of an annotation; a shape is returned unchanged, and so is ``None``, which requires nothing.
 
     Raises:
         ConfigError: as `Shape`.
@@ -80,10 +80,10 @@ def shape_of(annotation: Any) -> Shape | None:
 
 
 def shape_of_result(function: Callable[..., Any]) -> Shape:
-    """The shape of what a function gives, by its annotation; of a coroutine function, of what it gives when awaited.
+    """The shape of a function's return annotation; for a coroutine function, of what awaiting it returns.
 
     Raises:
-        ConfigError: there is no annotation, its names cannot be found, or as `Shape`.
+        ConfigError: there is no annotation, a name in it cannot be found, or as `Shape`.
     """
     name = getattr(function, "__qualname__", repr(function))
     annotation = inspect.signature(function).return_annotation
@@ -117,5 +117,5 @@ def _adapter(annotation: Any) -> "TypeAdapter[Any]":
     try:
         return TypeAdapter(annotation)
     except PydanticSchemaGenerationError:
-        # Classes that pydantic knows nothing of, such as a database's: a value must be an instance.
+        # A class that pydantic does not know, such as a database model: the value must be an instance.
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

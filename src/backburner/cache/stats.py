@@ -1,4 +1,4 @@
-"""What `Cache.stats()` gives."""
+"""What `Cache.stats()` returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ __all__ = ["Stats"]
 
 @dataclass(slots=True, kw_only=True)
 class Stats(Counts):
-    """What a cache did in this process since it was made, or forked. What other processes did is not in it."""
+    """What a cache has done in this process since it was made, or since the fork. Other processes are not included."""
 
     namespaces: Mapping[str, Counts]
-    """The same by what keys have before their first colon. Of many, the later ones together as ``"other"``."""
+    """The same counts by namespace: the part of keys before the first colon. Beyond 200, the rest is in ``"other"``."""
     available: bool
     """Whether the server answered when last asked."""
     tracking: Mode | None
-    """How changes of what is kept in memory are heard of, "off" while they are not; ``None`` where nothing is kept of
-    a server."""
+    """How changes on the server are heard, so that copies in memory can be dropped; "off" while they are not, and no
+    copies are kept. ``None`` if this cache keeps none."""
     memory_items: int
     """Entries in this process."""
     memory_bytes: int
-    """What they take."""
+    """How much memory they take."""

@@ -1,8 +1,9 @@
-"""Turn ``"user:{user_id}"`` and the signature of a function into the expression of a key, which `compiled` makes code.
+"""Turn a template such as ``"user:{user_id}"`` and a function's signature into an expression, which `compiled`
+compiles.
 
-An expression holds what a template may contain, names of arguments, their attributes and items, conversions and format
-specifications, and nothing else: no text is evaluated. In the value of a field the characters that separate fields are
-written as in a URL (``%3A``), so that what a user typed cannot pass for another key.
+A template may contain names of arguments, their attributes and items, conversions and format specifications, and
+nothing else; no text is ever evaluated. In the value of a field, characters that separate fields are escaped as in a
+URL (``%3A``), so that user input cannot be crafted into another key.
 """
 
 import ast
@@ -20,7 +21,7 @@ from backburner.cache.keys import fit
 from backburner.errors import CodecError, ConfigError
 
 LONGEST_DEFAULT: Final = 250
-"""Characters of a key made of all arguments; the rest becomes a hash."""
+"""Maximal length of a key made of all arguments; beyond that, it is shortened and given a hash."""
 
 _FIELD: Final = re.compile(r"([^\W\d]\w*)((?:\.[^\W\d]\w*|\[[^\[\]]+\])*)")
 _STEP: Final = re.compile(r"\.(\w+)|\[([^\[\]]+)\]")
@@ -42,7 +43,8 @@ class KeyExpression:
 
     key: ast.expr
     probe: ast.expr
-    """The same at less cost, to look an entry up. Where it differs (a key that is too long), no entry has it."""
+    """A cheaper form of the key for looking up entries. Where the two differ (a key that is too long), it finds
+    none."""
     names: Names
     """What both refer to."""
 
@@ -63,7 +65,7 @@ class Templates:
         """The key that a template describes.
 
         Raises:
-            ConfigError: the template cannot be read, names what is no argument, or could not tell its fields apart.
+            ConfigError: the template is invalid, names something that is not an argument, or is ambiguous.
         """
         read = self._read(template, "key")
         if not read.fields:
@@ -93,7 +95,7 @@ class Templates:
     def default_key(self, name: str, namespace: str, owner: str | None) -> KeyExpression:
         """A key made of a name and all arguments, each in a form that no other value has.
 
-        With `owner`, that argument is the object or class of a method: its class belongs to the name, itself it does
+        `owner` names the ``self`` or ``cls`` argument of a method: its class becomes part of the key, the object does
         not.
         """
         begin: list[ast.expr] = [ast.Constant(namespace)]
@@ -121,7 +123,7 @@ class Templates:
         return KeyExpression(key, _if_all(checks, ast.JoinedStr([*quick, end]), key), names)
 
     def tags(self, templates: Iterable[str]) -> tuple[ast.expr, Names]:
-        """The tuple of tags. Values stand in them as they are: whoever flushes a tag writes it by hand."""
+        """The tuple of tags. Values are not escaped in them: whoever flushes a tag writes it by hand."""
         tags: list[ast.expr] = []
         for template in templates:
             read = self._read(template, "a tag")
@@ -172,8 +174,7 @@ class Templates:
         return value
 
     def _separators(self, template: str, read: "_Template") -> set[str]:
-        """The characters that values may not contain as they are: one of each text between two fields, and those that
-        keys are, by custom, separated and quoted with."""
+        """The characters to be escaped in values: one of each text between two fields, and ``:`` and ``%``."""
         separators = {_SEPARATOR, _ESCAPE}
         for between in read.literals[1:-1]:
             able = [character for character in between if character not in _IN_ESCAPES]
@@ -186,7 +187,7 @@ class Templates:
         return separators
 
     def _telling(self, value: object, text: str) -> object:
-        """Give a value back whose text can stand for it."""
+        """Check that a value's text identifies it, and return the value."""
         if type(value) not in _PLAIN and _ADDRESS.search(str(value)):
             raise TypeError(
                 f"{self._name}(): {{{text}}} is a {type(value).__qualname__} and shows as {str(value)[:80]!r}: a "
@@ -213,7 +214,7 @@ class Templates:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """A template taken apart: a text, a field, a text, …, a field, a text; texts may be empty."""
+    """A parsed template: a text, a field, a text, …, a field, a text; texts may be empty."""
 
     literals: list[str]
     fields: list["_Field"]

@@ -1,9 +1,9 @@
-"""Log lines for who runs the program: what of the events a cache's operator must see, and not more often than helps.
+"""Log lines for operators: the events that they must see, no more often than helps.
 
-A server that goes gives one line, and one when it is back. Everything else goes wrong for many keys at a time (a server
-that is full, a database that is down, a class that has changed): the first of a kind is a warning, those of the minute
-after it are at level DEBUG, and counted in the next warning. Of errors, which may quote what they choked on, the first
-line is written. Keys are written as they are.
+A server that goes away is one line, and another when it is back. Everything else tends to go wrong for many keys at
+once (a full server, a database that is down, a class that has changed): the first event of a kind is a warning; those
+of the following minute are logged at DEBUG, and counted in the next warning. Of an error, which may quote the data that
+it is about, only the first line is logged. Keys are logged in clear.
 """
 
 import logging
@@ -64,7 +64,7 @@ class TroubleLog:
                 log.debug("cache %s of %s: %s", operation, ", ".join(keys) or "everything", error)
             case Degraded(operation, keys, error):
                 refused = f"cache {operation} of {keys[0] if keys else 'everything'}: the server refuses"
-                kind = str(error).partition(" ")[0]  # which is what servers begin with: NOPERM, OOM
+                kind = str(error).partition(" ")[0]  # servers begin their errors with a code: NOPERM, OOM
                 self._warn(kind, f"{refused}, going on without it: {_first(str(error))}")
             case _:
                 pass

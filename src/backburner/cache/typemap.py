@@ -1,14 +1,14 @@
-"""The map of types that stands beside a JSON body, and the decoders compiled from it.
+"""The type map that is stored beside a JSON body, and the decoders compiled from it.
 
-Where the body has nothing special there is no map. Elsewhere a node of the map is
+A body of plain JSON types has no map. Otherwise, a node of the map is one of
 
     "date"                          the value's type
-    ["tuple", node]                 a type, and what is special inside
-    {"sold": node}                  an object in which some entries are special
-    [0, node]                       a list whose items are all alike
+    ["tuple", node]                 a type, and the node of what it contains
+    {"sold": node}                  an object, with the nodes of those entries that are not plain JSON
+    [0, node]                       a list whose items all have the same node
     [1, [node, …], [0, 1, 0, …]]    a list: for each item the number of its node, 0 for none
 
-Maps repeat, values do not: a map is compiled once, into functions that change the parsed body in place.
+Maps repeat while values differ: so a map is compiled once, into functions that change the parsed body in place.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Decoder = Callable[[Any], Any]
 
 
 def map_of_list(nodes: dict[int, TypeMap], length: int) -> TypeMap:
-    """Give the node of a list of that length from those of its special items, at least one."""
+    """The node of a list of that length, from those of its items that have one; at least one has."""
     first = next(iter(nodes.values()))
     if len(nodes) == length and all(node == first for node in nodes.values()):
         return [0, first]
@@ -40,7 +40,7 @@ def map_of_list(nodes: dict[int, TypeMap], length: int) -> TypeMap:
 
 
 def map_of_typed_list(tag: str, inner: TypeMap) -> TypeMap:
-    """Give the node of a list of values of one type, from that of the list of what stands for them."""
+    """The node of a list of values of one type, from the node of the list of their JSON forms."""
     match inner:
         case None:
             return [0, tag]
@@ -51,7 +51,7 @@ def map_of_typed_list(tag: str, inner: TypeMap) -> TypeMap:
 
 
 def map_of_columns(columns: dict[str, TypeMap], length: int) -> TypeMap:
-    """Give the node of a list of objects with the same keys, from those of the lists of their values."""
+    """The node of a list of objects with the same keys, from the nodes of their columns."""
     if not columns:
         return None
     if all(node[0] == 0 for node in columns.values()):
@@ -67,7 +67,7 @@ def map_of_columns(columns: dict[str, TypeMap], length: int) -> TypeMap:
 
 
 def compile_decoder(node: TypeMap, from_json: Callable[[str], Decoder]) -> Decoder:
-    """Make the function that turns a parsed body into the value; `from_json` gives the one for a type.
+    """The function that turns a parsed body into the value; `from_json` returns the one for a type.
 
     Raises:
         CodecError: this is not a map.

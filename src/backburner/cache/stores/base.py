@@ -1,11 +1,10 @@
-"""What a store does, in words: the contract that every store keeps and ``tests/contract`` checks.
+"""What a store does: the contract that every store keeps, and ``tests/contract`` checks.
 
 A store keeps entries and the versions of tags. It does not judge them: whether an entry is fresh, or its tags were
-flushed, is decided by `entry.decide` in the engine. The methods are coroutines so that one engine serves blocking and
+flushed, is decided by `entry.decide` in the engine. Its methods are coroutines so that one engine serves blocking and
 asyncio callers; those of a blocking store never suspend.
 
-Every method may raise `StoreUnavailable` (nobody there, or not within the budget) or another `StoreError`, and
-nothing else.
+Every method may raise `StoreUnavailable` (no answer within the time budget) or another `StoreError`, and nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,60 +17,61 @@ from backburner.cache.stores.locks import Locks
 from backburner.events import Tier
 
 REMEMBERED: Final = 60.0
-"""Seconds for which a server knows when a tag was flushed."""
+"""Seconds that a server remembers when a tag was flushed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Another process computes the value."""
+    """Another process is computing the value."""
 
     token: str
     seconds: float
-    """How long its lease still lasts."""
+    """How much longer its lease lasts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Which of several keys the caller may compute now. What is neither granted nor taken has another entry than the
-    caller has seen."""
+    """Which of several keys the caller may compute now. A key that is neither granted nor taken has another entry than
+    the one that the caller has seen."""
 
     keys: tuple[str, ...]
     """Those that were granted."""
     versions: TagVersions
-    """Of their tags, read now."""
+    """The versions of their tags at this time."""
     token: str
-    """Of the leases on them."""
+    """The token of the leases on them."""
     began: int = 0
-    """When that was, by a clock of the store's own; see `Store.flushed_since`."""
+    """The time of this, by the store's own clock; see `Store.flushed_since`."""
     taken: Mapping[str, Taken] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What becomes of an entry whose computation failed: it stays, and is not to be computed before a time."""
+    """The outcome of a failed computation: the old entry stays, and is not to be computed again until a given time."""
 
     until: float
 
 
 Outcome = Entry | Rest | None
-"""Of a computation: the new entry, which removes the old one if it has ended already; or nothing."""
+"""The outcome of a computation: a new entry (if it has expired already, it only removes the old one), `Rest`, or
+none."""
 
 Seen = Mapping[str, bytes | None]
-"""The mark (see `Entry.mark`) of what the caller knows to lie under each key; ``None``: it does not matter."""
+"""For each key the mark (see `Entry.mark`) of the entry that the caller has seen there; ``None``: any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """What lies under a key, for who asks why a read finds what it finds."""
+    """What lies under a key, for `Cache.explain`."""
 
     kept: Entry | None = None
-    """In this process."""
+    """The entry in this process."""
     asked: bool = False
     """Whether there is a server, and it answered."""
     stored: bytes | None = None
-    """On the server, as it lies there."""
+    """The bytes on the server."""
     entry: Entry | None = None
-    """What these bytes hold."""
+    """The entry that these bytes hold."""
     unreadable: str | None = None
     """Why they cannot be read."""
     compressed: bool = False
@@ -90,11 +90,11 @@ class Store(Protocol):
     def limits(self) -> Limits: ...
 
     def tier_of(self, key: str, entry: Entry) -> Tier:
-        """Where an entry came from that was read a moment ago."""
+        """Where an entry that has just been read came from."""
         ...
 
     async def find(self, key: str) -> Find:
-        """What lies under a key; as far as this process goes, without a trace of having looked."""
+        """What lies under a key; looking leaves no trace in this process."""
         ...
 
     async def read_one(self, key: str) -> Entry | None:
@@ -110,12 +110,12 @@ class Store(Protocol):
         ...
 
     async def add(self, key: str, entry: Entry, now: float) -> Entry | None:
-        """Put an entry if there is none, or none that can be read. ``None`` if it was put, else the one that is
-        there, for its times and tags: its value may need more to be read."""
+        """Put an entry if there is none, or none that can be read. Returns ``None`` if it was put, else the one that is
+        there, of which only times and tags may be used: its payload may still be compressed."""
         ...
 
     async def replace(self, key: str, found: Entry, entry: Entry, now: float) -> bool:
-        """Put an entry if `found` is still the one that is there, or there is none. Whether it was put. Atomic."""
+        """Put an entry if `found` is still there, or nothing is. Atomic. Returns whether it was put."""
         ...
 
     async def take(self, key: str) -> Entry | None:
@@ -123,28 +123,28 @@ class Store(Protocol):
         ...
 
     async def forget(self, keys: Sequence[str]) -> int:
-        """Remove entries. How many there were."""
+        """Remove entries. Returns how many there were."""
         ...
 
     async def increment(self, key: str, amount: int, begin: Entry, now: float, *, tags_checked: bool) -> int | None:
-        """Add to a whole number atomically, keeping its times and tags; begin with `begin`, which holds `amount`, if
-        there is none.
+        """Add to a whole number atomically, keeping its times and tags; if there is none, put `begin`, which holds
+        `amount`.
 
         Returns:
             The sum; ``None`` if the entry has tags that the caller must check first.
 
         Raises:
-            TypeError: the entry is no whole number.
+            TypeError: the entry is not a whole number.
             OverflowError: the sum does not fit into 64 bits.
         """
         ...
 
     async def touch(self, key: str, fresh_until: float, expires_at: float, now: float) -> bool:
-        """Give an entry new times. Whether there was one."""
+        """Give an entry new times. Returns whether there was one."""
         ...
 
     async def expire(self, key: str, now: float) -> bool:
-        """Make an entry stale, keeping it until its end. Whether there was one."""
+        """Make an entry stale, but keep it until it expires. Returns whether there was one."""
         ...
 
     async def tag_versions(self, tags: Sequence[str]) -> list[bytes | None]:
@@ -152,34 +152,34 @@ class Store(Protocol):
         ...
 
     async def pin_tags(self, tags: Sequence[str], lifetime: float) -> list[bytes]:
-        """The current versions of tags, given to them where missing, and kept for at least `lifetime` seconds."""
+        """The current versions of tags, kept for at least `lifetime` seconds. A tag without one is given a new one."""
         ...
 
     async def flushed_since(self, tags: Sequence[str], began: int) -> bool:
-        """Whether any of these tags was flushed since a turn began, or may have been. Of what is longer ago than
-        `REMEMBERED` seconds, only a store in memory knows."""
+        """Whether any of these tags has been, or may have been, flushed since a turn began. A server forgets flushes
+        after `REMEMBERED` seconds."""
         ...
 
     async def begin(self, seen: Seen, tags: Sequence[str], lifetime: float, lease: float) -> Turn:
-        """Ask to compute values that will live for `lifetime` seconds. For those granted, `finish` must follow within
-        `lease` seconds, or `renew`."""
+        """Ask for the right to compute values that will live for `lifetime` seconds. For granted keys, `finish` or
+        `renew` must follow within `lease` seconds."""
         ...
 
     async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:
-        """Hold the leases on keys for `lease` seconds from now on. The keys whose lease was lost."""
+        """Renew the leases on keys, for `lease` seconds from now on. Returns the keys whose lease was lost."""
         ...
 
     async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
-        """End the computation of all keys of a turn. Nothing is done to those that were written or removed since
-        `begin`; the others are given."""
+        """End the computation of all keys of a turn. Keys that were written or removed since `begin` are left as they
+        are; the others are returned."""
         ...
 
     async def wait(self, taken: Taken) -> None:
-        """Wait until the other process has finished, for a while: it may also have died."""
+        """Wait until the other process has finished, but not for long: it may have died."""
         ...
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
-        """Take the versions of tags away, at a cost that does not depend on how many entries carry them."""
+        """Remove the versions of tags, at a cost that does not depend on how many entries carry them."""
         ...
 
     async def flush(self) -> None:
@@ -187,5 +187,5 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -1,8 +1,8 @@
-"""When entries end, soonest first.
+"""The expiry queue of a memory store: which entries expire, soonest first.
 
-An entry is in a group with those that end at about the same time: to a sixty-fourth of how long it lives. So there are
-some thousands of groups at most, whatever there is to keep, and no step takes longer with a million entries. A group
-stays until its time has come, though its entries may be gone.
+Entries that expire at about the same time, to within a sixty-fourth of their lifetime, form a group. So there are a few
+thousand groups at most, and no step takes longer with a million entries. A group stays until its time has come, even if
+its entries are gone.
 """
 
 import heapq
@@ -12,16 +12,16 @@ from backburner.cache.entry import Entry
 
 
 class Ends:
-    """The keys of entries in groups by their end."""
+    """Keys of entries, grouped by when they expire."""
 
     def __init__(self) -> None:
         self._groups: dict[float, set[str]] = {}
         self._order: list[float] = []
         self.soonest = inf
-        """No entry ends before."""
+        """No entry expires before this time."""
 
     def add(self, key: str, entry: Entry, end: float) -> None:
-        """Note when an entry ends, or is of no more use."""
+        """Note when an entry expires, or stops being of use."""
         if end != inf:
             width = ldexp(1.0, frexp(end - entry.created)[1] - 7)
             end += width - end % width
@@ -34,7 +34,7 @@ class Ends:
         entry.group = group
 
     def pop(self, before: float = inf) -> str | None:
-        """The key of one of the entries that end first, which is forgotten; ``None``: none ends before a time."""
+        """Remove and return the key of an entry that expires first; ``None`` if none expires before the given time."""
         order = self._order
         while order and order[0] <= before:
             group = self._groups[order[0]]

@@ -1,9 +1,9 @@
 """Where rate limits are kept, and their arithmetic: GCRA, the generic cell rate algorithm.
 
-Of each key one time is known: up to when its rate is used up. A call moves it by the time that a call takes at this
-rate, and is refused if it would then be further ahead of the present than a burst takes. No counters, no windows, and
-no double rate where two windows meet. All times are whole microseconds. See ITU-T I.371, and Brandur Leach's
-"Rate Limiting, Cells, and GCRA".
+The state of a key is a single time: the moment up to which its rate is used up. Each call moves it by the time that a
+call takes at this rate, and is refused if it would then be further ahead of the present than a burst allows. There are
+no counters and no windows, and so no double rate where two windows meet. All times are whole microseconds. See ITU-T
+I.371, and Brandur Leach's "Rate Limiting, Cells, and GCRA".
 """
 
 import re
@@ -27,12 +27,12 @@ _RATE: Final = re.compile(
 _UNITS: Final = (1, 60, 3600, 86_400)
 _LONGEST: Final = 366 * 86_400
 _FEWEST: Final = 1024
-"""Keys in memory kept before those that are not used up any more are looked for."""
+"""Keys kept in memory before those whose limit has fully recovered are removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many calls in so much time."""
+    """So many calls in a given time."""
 
     text: str
     interval: int
@@ -46,7 +46,7 @@ class Rate:
         """Read ``"5/minute"``, ``"100/h"`` or ``"10/30s"``.
 
         Raises:
-            ValueError: it is no rate.
+            ValueError: it is not a rate.
         """
         match = _RATE.fullmatch(str(text))
         if match is None:
@@ -63,22 +63,23 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Whether something may happen now; true if so. Times are seconds."""
+    """Whether something may happen now; its truth value is `allowed`. Times are seconds."""
 
     allowed: bool
     remaining: int
-    """How many more may happen at once."""
+    """How many more calls would be allowed right now."""
     retry_after: float
-    """After which this would be allowed; 0 if it is."""
+    """When this call would be allowed; 0 if it is."""
     reset_after: float
-    """After which nothing of the rate is used up any more."""
+    """When the limit will have fully recovered."""
 
     def __bool__(self) -> bool:
         return self.allowed
 
 
 def judge(rate: Rate, cost: int, now: int, before: int) -> tuple[Allowance, int]:
-    """Decide about a call of some cost at a time, given the state before, and say the state after. Pure."""
+    """Decide about a call, given the time and the state before it. Returns the decision and the state after it.
+    Pure."""
     before = max(before, now)
     after = before + cost * rate.interval
     tolerance = rate.burst * rate.interval
@@ -100,10 +101,10 @@ class Limits(Protocol):
     """The rate limits of one store."""
 
     async def take(self, name: str, rate: Rate, cost: int) -> Allowance:
-        """Let something of a name happen, if the rate allows it. Atomic.
+        """Count a call against the limit of this name, if the rate allows it. Atomic.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store failed.
         """
         ...
 

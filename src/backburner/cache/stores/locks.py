@@ -1,8 +1,8 @@
 """Where locks are kept: who holds one, until when, and who is woken when it is free.
 
-Nobody waits by asking again and again: a waiter sleeps until the holder gives the lock back, or its time is up. One
-waiter is woken at a time, about in the order in which they came; who comes just then may be faster. Whoever was woken
-and gives up calls `release`, which passes the turn on. The verbs that users call are in `backburner.cache.locks`.
+Waiters do not poll: they sleep until the holder releases the lock, or its time is up. One waiter is woken at a time,
+roughly in order of arrival; a newcomer may be faster. A waiter that was woken but gives up must call `release`, which
+passes its turn on. The verbs that users call are in `backburner.cache.locks`.
 """
 
 import math
@@ -24,33 +24,33 @@ _HELD: Final = Script.load("lock_held")
 _RELEASE: Final = Script.load("lock_release")
 
 _REMEMBERED: Final = 60_000
-"""Milliseconds that the last fencing number outlives its owner: by so much the server's clock may be set back."""
+"""Milliseconds that the last fencing number outlives its owner: as far as the server's clock may be set back."""
 _BELL: Final = 5_000
-"""Milliseconds in which who has just found the lock taken begins to wait."""
+"""Milliseconds that a wake-up is kept for a waiter that has found the lock taken, but is not listening yet."""
 _LOST: Final = 5.0
-"""Seconds after which a waiter on a server looks for itself: a process may have died with the wake-up it was given."""
+"""Seconds after which a waiter looks by itself: the process that got the wake-up may have died."""
 _FEWEST: Final = 1024
-"""Locks in memory kept before those whose owners never gave them back are looked for."""
+"""Locks kept in memory before those that expired without being released are removed."""
 
 Until = Callable[["Future[None]", float], Awaitable[None]]
-"""Waits for a future, or so many seconds: blocking or not, as the caller's world does."""
+"""Waits for a future, for so many seconds at most; blocking or asyncio, as the caller's runtime does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What became of an attempt."""
+    """The outcome of an attempt."""
 
     fence: int
-    """Larger than that of any owner before; 0 if somebody else holds the lock."""
+    """The fencing number, larger than that of any earlier owner; 0 if somebody else holds the lock."""
     seconds: float
-    """After which the other holder's time is up."""
+    """Until the other holder's time is up."""
 
 
 class Locks(Protocol):
     """The locks of one store. All methods but the last may raise `StoreError`; times are seconds."""
 
     async def claim(self, name: str, owner: str, ttl: float) -> Claim:
-        """Take a lock if nobody else holds it."""
+        """Acquire a lock if nobody else holds it."""
         ...
 
     async def extend(self, name: str, owner: str, ttl: float) -> bool:
@@ -58,7 +58,7 @@ class Locks(Protocol):
         ...
 
     async def release(self, name: str, owner: str) -> bool:
-        """Give it back and wake a waiter. False if the owner does not hold it; a lock that is free wakes one all the
+        """Release it and wake a waiter. False if the owner does not hold it; if it is free, a waiter is woken all the
         same."""
         ...
 
@@ -89,7 +89,7 @@ class MemoryLocks:
         self._lock = Lock()
 
     def after_fork(self) -> None:
-        """In a forked child: what the parent's threads hold and wait for is theirs."""
+        """In a forked child: what the parent's threads hold and wait for belongs to the parent."""
         self.__init__()  # type: ignore[misc]
 
     async def claim(self, name: str, owner: str, ttl: float) -> Claim:
@@ -163,7 +163,7 @@ class RedisLocks:
 
     Args:
         script: runs a script with names and arguments.
-        pop: takes an item from a list, and waits for one for so many seconds or less. Whether it got one.
+        pop: pops an item from a list, waiting for so many seconds or less. Returns whether it got one.
         keyspace: the names to use.
     """
 
@@ -196,7 +196,7 @@ class RedisLocks:
         return bool(await self._script(_HELD, [self._keyspace.lock(name)], []))
 
     async def wait(self, name: str, seconds: float, until: Until) -> None:
-        # One of us listens to the server, so that a thousand waiters do not take a thousand connections.
+        # Only one waiter of this process listens to the server: a thousand must not take a thousand connections.
         deadline = time.monotonic() + min(seconds, _LOST)
         turn: Future[None] = Future()
         with self._lock:

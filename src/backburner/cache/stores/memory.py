@@ -1,7 +1,6 @@
-"""Entries in this process: bounded in number and bytes, with a policy that says who must make room. Nothing here
-suspends.
+"""Entries in this process, bounded in number and bytes, with an eviction policy. Nothing here suspends.
 
-Reads take no lock: one dict look-up, and one note for the policy. Writes hold a lock, for a few dict operations each,
+Reads take no lock: they are a dict look-up and a note for the policy. Writes hold a lock for a few dict operations,
 however many entries there are.
 """
 
@@ -28,32 +27,31 @@ from backburner.events import Tier
 from backburner.size import byte_count
 
 _SWEEP: Final = 4
-"""Expired entries removed at most with each write: more than one, so that they die out; few, so that no write is
-slow."""
+"""How many expired entries each write removes: more than one, so that none pile up; few, so that no write is slow."""
 _MANY: Final = 50_000
-"""Entries from which on the garbage collector would be felt."""
+"""Number of entries beyond which the garbage collector would be noticeable."""
 _GC_HEADER: Final = 16
 _BYTES: Final = getsizeof(b"")
 _FLOAT: Final = getsizeof(1.5)
 _PLACE_IN_ENDS: Final = 40
 _ENTRY: Final = Entry.__basicsize__ + _GC_HEADER + 2 * _FLOAT + getsizeof(1 << 20) + _PLACE_IN_ENDS
-"""With when it was made, when it ends, and its size."""
+"""Including its creation time, its expiry and its size."""
 _PAIR: Final = getsizeof(("tag", b"version")) + _GC_HEADER + getsizeof(b"version8") + 8
-"""Of a tag, aside from its name."""
+"""Size of a tag and its version, without the name."""
 
 
 class MemoryStore:
     """A bounded dict of entries.
 
     Args:
-        policy: who makes room: ``lru`` the least recently used, ``s3fifo`` what was not used soon after it came,
+        policy: what to evict: ``lru`` the least recently used, ``s3fifo`` what was not used soon after it was put,
             ``lfu`` the least frequently used, ``ttl`` the first to expire.
-        max_items: entries kept at most.
-        max_bytes: what they may take in memory, keys and bookkeeping included, in bytes or as text: ``"64MB"``,
-            ``"64MiB"``. An entry that takes more on its own is not kept. ``None``: any amount.
+        max_items: how many entries to keep at most.
+        max_bytes: how much memory they may take, keys and bookkeeping included, in bytes or as text: ``"64MB"``,
+            ``"64MiB"``. A single entry that is larger is not kept. ``None``: no limit.
 
     Raises:
-        ConfigError: an argument is wrong.
+        ConfigError: an argument is invalid.
     """
 
     shares_values = True
@@ -69,24 +67,24 @@ class MemoryStore:
             except ValueError as error:
                 raise ConfigError(f"max_bytes: {error}") from None
         self.bytes = 0
-        """What the entries take."""
+        """How much memory the entries take."""
         self.evicted = 0
-        """Counts those that made room for others."""
+        """How many entries have been evicted."""
         self.on_evicted: Callable[[str], None] = lambda _: None
-        """Told the key of each, under the lock."""
+        """Called with the key of each evicted entry, under the lock."""
         self.locks = MemoryLocks()
         self.limits = MemoryLimits()
         self._tags = Versions()
         self._computing: dict[str, str] = {}  # tokens of turns, taken away from keys that are written or removed
         self.generation = 0
-        """Counts the times that any tag was flushed."""
+        """How often any tag has been flushed."""
         self._flushed: OrderedDict[str, int] = OrderedDict()  # the generations in which tags were flushed last
         self._flushes_forgotten = 0
         self._ends = Ends()
         self._policy = policy_of(policy, self._ends)
         self._entries = self._policy.entries
         self.peek = self._policy.hit
-        """The entry of a key, without suspending or a lock: what makes a hit cheap."""
+        """The entry of a key, counted as a use. No coroutine and no lock: this is what makes hits cheap."""
         self._lock = Lock()
 
     @classmethod
@@ -111,11 +109,11 @@ class MemoryStore:
         return len(self._entries)
 
     def look(self, key: str) -> Entry | None:
-        """As `peek`, for who only wants to know: it is no use."""
+        """As `peek`, but not counted as a use."""
         return self._entries.get(key)
 
     def flushed(self, entry: Entry) -> bool:
-        """Whether a tag of an entry was flushed since it was made. Looked up once per entry and `generation`."""
+        """Whether a tag of an entry has been flushed since it was made. Looked up once per entry and `generation`."""
         generation = self.generation
         if any(self._tags.get(tag) != version for tag, version in entry.tags):
             return True
@@ -123,14 +121,14 @@ class MemoryStore:
         return False
 
     def forget_counts(self) -> None:
-        """Have the next hit of each entry counted as its first."""
+        """Make the next hit of each entry count as its first."""
         with self._lock:
             for entry in list(self._entries.values()):  # hits of other threads may change their order meanwhile
                 entry.counts = None
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread of the parent held would never be released here, and what that
-        one was changing is half-way for ever."""
+        thread was changing would stay half changed."""
         if self._lock.locked():
             self._clear()
         self._lock = Lock()
@@ -221,7 +219,7 @@ class MemoryStore:
         return turn
 
     async def renew(self, tokens: Mapping[str, str], lease: float) -> list[str]:  # noqa: ARG002
-        return []  # nobody outside of this process computes for this store, so nobody has to be replaced
+        return []  # only this process computes for this store, and leases are for when a process dies
 
     async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
         with self._lock:
@@ -264,7 +262,7 @@ class MemoryStore:
         pass
 
     def _overrule(self, keys: Iterable[str]) -> None:
-        """Every write takes away the turn to compute its key: what is being computed must not overwrite it."""
+        """Take away the turns to compute these keys: what is being computed must not overwrite a later write."""
         for key in keys:
             self._computing.pop(key, None)
 
@@ -278,7 +276,7 @@ class MemoryStore:
             )
 
     def _put(self, key: str, entry: Entry, now: float, end: float | None = None) -> bool:
-        """Put an entry in the place of what was there, to be removed at its end. Whether it is not too large."""
+        """Put an entry in place of the old one, to be removed when it expires. Returns False if it is too large."""
         if self._ends.soonest <= now:
             self._sweep(now)
         entry.size = size = self._policy.overhead + weight(key, entry)
@@ -327,7 +325,7 @@ class MemoryStore:
         return entry
 
     def _left(self, key: str, entry: Entry) -> None:
-        """An entry is no more what is under its key."""
+        """Account for an entry that has been removed or replaced."""
         self.bytes -= entry.size
         if entry.group is not None:
             entry.group.discard(key)
@@ -356,10 +354,10 @@ class MemoryStore:
 
 
 def weight(key: str, entry: Entry) -> int:
-    """Bytes that an entry takes with its key, what finds and orders it aside.
+    """Bytes that an entry takes together with its key, without what the policy needs to find and order it.
 
-    That is what `sys.getsizeof` says of each part, as if none were shared with anybody. For values kept as they are it
-    looks one level deep, and they have no more.
+    The sum of `sys.getsizeof` over its parts, as if none were shared. Values that are kept themselves are at most one
+    level deep, and so is this sum.
     """
     size = _ENTRY + getsizeof(key)
     if (payload := entry.payload) is not None:

@@ -1,9 +1,9 @@
-"""Who must make room in memory.
+"""Eviction policies of the memory store.
 
-A policy keeps the order of the entries; bounds, ends and what entries weigh are the store's business. `hit` takes no
-lock: it makes single operations of a C dict with text keys, which other threads cannot interrupt half-way, and notes
-a use in the entry itself, where a lost one costs nothing but accuracy. All else is called under the store's lock, and
-takes a bounded number of steps, however many entries there are.
+A policy keeps the order of the entries; limits, expiry and sizes are up to the store. `hit` takes no lock: it performs
+single operations on a C dict with text keys, which other threads cannot interrupt half-way, and counts a use in the
+entry itself, where a lost update only costs accuracy. Everything else is called under the store's lock, and takes a
+bounded number of steps, however many entries there are.
 """
 
 from array import array
@@ -16,41 +16,41 @@ from backburner.cache.stores.ends import Ends
 from backburner.errors import ConfigError
 
 _STEPS: Final = 64
-"""Entries looked at for one that must go, at most. Where all of them are favourites, the next one goes."""
+"""How many entries are examined, at most, to find one to evict. If all of them are in use, the next one goes."""
 _SAMPLE: Final = 5
-"""Entries of which the least frequently used one goes."""
+"""How many entries are compared; the least frequently used one goes."""
 _AGE_AFTER: Final = 40
-"""Times that each entry is looked at between two halvings of its uses."""
+"""How often each entry is examined, on average, between two halvings of its use count."""
 _MOST_USES: Final = 255
 _SPARE: Final = 64
-"""Vacant places that are not worth the tidying."""
+"""How many vacant places are tolerated."""
 
 
 class Policy(Protocol):
-    """Holds the entries, and knows which of them is missed least."""
+    """Holds the entries, and chooses which one to evict."""
 
     overhead: int
-    """Bytes that the look-up and the order take for each entry, about."""
+    """Approximate bytes that the look-up and the order take per entry."""
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """What is there. The store puts, and removes what is not evicted."""
+        """The entries. The store itself puts them, and removes those that are not evicted."""
         ...
 
     def hit(self, key: str) -> Entry | None:
-        """Look up an entry, and note that it is of use."""
+        """Look up an entry, and count that as a use."""
         ...
 
     def add(self, key: str) -> None:
-        """Note a key that is about to be put and was not there."""
+        """Note a new key that is about to be put."""
         ...
 
     def discard(self, key: str) -> None:
-        """Note that a key was removed, though not evicted."""
+        """Note that a key was removed, but not evicted."""
         ...
 
     def evict(self) -> tuple[str, Entry]:
-        """Remove one of the entries, of which there is at least one."""
+        """Remove an entry and return it with its key. There must be at least one."""
         ...
 
     def clear(self) -> None:
@@ -59,7 +59,7 @@ class Policy(Protocol):
 
 
 def policy_of(name: str, ends: Ends) -> Policy:
-    """A policy by its name; `ends` are those of the entries that it will hold.
+    """A policy by its name; `ends` is the expiry queue of its entries.
 
     Raises:
         ConfigError: none has this name.
@@ -77,7 +77,7 @@ def policy_of(name: str, ends: Ends) -> Policy:
 
 
 class LeastRecentlyUsed:
-    """The order of an `OrderedDict` is the order of use."""
+    """Evicts the least recently used entry. An `OrderedDict` keeps the order of use."""
 
     overhead = 120
 
@@ -94,7 +94,7 @@ class LeastRecentlyUsed:
                     pass  # another thread removed it since
             return entry
 
-        self.hit = hit  # no method, since it would look for both each time
+        self.hit = hit  # a closure: a method would look up both attributes each time
 
     def add(self, key: str) -> None:
         pass
@@ -103,7 +103,7 @@ class LeastRecentlyUsed:
         pass
 
     def evict(self) -> tuple[str, Entry]:
-        # In one step: between two, a hit of another thread could change the order.
+        # In a single operation: between two, a hit in another thread could change the order.
         return self.entries.popitem(last=False)
 
     def clear(self) -> None:
@@ -111,7 +111,7 @@ class LeastRecentlyUsed:
 
 
 class FirstToExpire:
-    """What ends first goes first."""
+    """Evicts the entry that expires first."""
 
     overhead = 60
 
@@ -135,10 +135,10 @@ class FirstToExpire:
 
 
 class _Queued:
-    """Keys in the order in which they came, with the uses of their entries.
+    """A policy with keys in queues, in order of arrival, and use counts in their entries.
 
-    A key that is removed leaves its place behind, since finding it would take long, and takes it again when it comes
-    back, as most do: what is invalidated is wanted.
+    A key that is removed leaves a vacant place behind, since finding its place would take long. It takes that place
+    again if it returns, as most do: keys that are invalidated are usually in demand.
     """
 
     overhead = 75
@@ -160,7 +160,7 @@ class _Queued:
         queue = self._queue_of(key)
         queue.append(key)
         if self._vacant:
-            self._trim(queue, 2)  # twice as fast as they can come, or a row of them would wait for an eviction
+            self._trim(queue, 2)  # faster than they can arise, or a long run of them would slow an eviction down
 
     def discard(self, key: str) -> None:
         self._vacant.add(key)
@@ -191,9 +191,9 @@ class _Queued:
 
 
 class LeastFrequentlyUsed(_Queued):
-    """Of the next few in the queue, the least used one goes, and the others queue up again.
+    """Evicts the least used of the next few entries in the queue; the others queue up again.
 
-    So exact it is in a small cache only, and a newcomer has time to be used. All uses are halved now and then, or
+    This is exact only in a small cache, but gives a new entry time to be used. All counts are halved now and then, or
     yesterday's favourites would stay for ever.
     """
 
@@ -236,20 +236,19 @@ class LeastFrequentlyUsed(_Queued):
 
 
 class S3Fifo(_Queued):
-    """Newcomers pass through a small queue, and only those used there come into the main one. So a scan, whose keys are
-    asked for once, washes nothing out. What left the small queue is remembered for a while as a ghost: a key that comes
-    back goes straight to the main queue, where each use is good for one more round.
+    """New entries pass through a small queue, and only those used there enter the main one. So a scan, whose keys are
+    read once, evicts nothing of value. Keys evicted from the small queue are remembered for a while as ghosts: one that
+    returns goes straight to the main queue, where each use is good for one more round.
 
-    Ghosts are hashes in a table, where a new one takes the place of an older one: 8 bytes for each, instead of a third
-    queue.
+    Ghosts are hashes in a table, in which a new one overwrites an older one: 8 bytes each, instead of a third queue.
 
     Source: Yang, Zhang, Qiu, Yue, Rashmi, "FIFO Queues are All You Need for Cache Eviction", SOSP 2023.
     """
 
     _SMALL = 10
-    """The small queue is one part of so many."""
+    """The small queue holds a tenth of the entries."""
     _ROUNDS = 3
-    """That uses are good for, at most."""
+    """How many rounds uses are good for, at most."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,7 +286,7 @@ class S3Fifo(_Queued):
 
     def _queue_of(self, newcomer: str) -> deque[str]:
         if len(self._ghosts) < len(self.entries):
-            self._ghosts *= 2  # where each ghost is found again, since the length is a power of two
+            self._ghosts *= 2  # a copy of the table behind itself: each ghost is still found at its hash
         mark = hash(newcomer)
         return self._main if self._ghosts[mark % len(self._ghosts)] == mark else self._small
 

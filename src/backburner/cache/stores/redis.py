@@ -1,6 +1,6 @@
-"""Entries on a Redis or Valkey server. One class serves both of redis-py's clients, the blocking and the asyncio one.
+"""Entries on a Redis or Valkey server. One class serves both clients, the blocking and the asyncio one.
 
-What lies there:
+The keys on the server:
 
     under the prefix       type     what                            ends
     {key}                  string   an entry (see ``entry.py``)     with the entry; never, if put for ever
@@ -15,7 +15,7 @@ What lies there:
     \\x01changes            string   nothing: somebody listens to    half a minute after it has ended
                                     the channel of that name
 
-This is where redis-py's errors become ours, and where the breaker is asked and told.
+This is where redis-py's errors are translated into ours, and where the breaker is consulted and informed.
 """
 
 import math
@@ -50,7 +50,7 @@ _RENEW: Final = Script.load("renew")
 
 
 def _writing(name: str) -> Script:
-    """A script that changes something: what goes with every change is in writing.lua, before it."""
+    """A script that changes entries: writing.lua, which goes before it, has what every change involves."""
     return Script.load("writing", name)
 
 
@@ -73,31 +73,32 @@ _UNAVAILABLE: Final = (
     OSError,
 )
 _NO_DATABASE: Final = "DB index"
-"""In what is answered to a connection that asks for a database which is not there: out of range, or invalid."""
+"""Part of the error for a connection that asks for a database number which does not exist."""
 _SCAN_BATCH: Final = 1000
 _TOKEN_BYTES: Final = 8
 _WAKE_KEPT: Final = 5.0
-"""Seconds in which who was told to wait begins to wait."""
+"""Seconds that a wake-up is kept for a waiter that is not listening yet."""
 _FRESH_BYTES: Final = 16
-"""`refresh_at` and `fresh_until` among the times."""
+"""Size of `refresh_at` and `fresh_until`, the first two of the times."""
 
 
 class RedisStore:
     """Keeps entries on a server.
 
     Args:
-        client: a client of redis-py's, blocking or asyncio, that gives bytes. It is closed with the store.
-        patient: makes another one, whose replies may take `patience` seconds longer; used to wait for other processes.
-        keyspace: the names to use there.
+        client: a blocking or asyncio client with redis-py's interface that returns bytes. It is closed with the store.
+        patient: makes another client, whose replies may take `patience` seconds longer; for waiting for other
+            processes.
+        keyspace: the key names to use.
         breaker: shared by all stores of this process that talk to the same server.
         events: told of entries that cannot be read.
-        compression: what becomes of payloads on their way.
-        repeats: saves reading the same bytes again; not for who changes the entries that it gets.
+        compression: of payloads.
+        repeats: spares decoding the same bytes again. With it, callers must not change the entries that they get.
     """
 
     shares_values = False
     patience = 0.5
-    """Seconds of one wait for another process. Its end comes by push; this bounds what is lost with a server that
+    """Seconds of one wait for another process. The server ends it with a push; this bounds the wait if the server
     stalls."""
 
     def __init__(
@@ -137,7 +138,7 @@ class RedisStore:
         return Find(None, True, stored, replace(entry, payload=payload), compressed=compressed)
 
     async def read_one(self, key: str) -> Entry | None:
-        # As `_command`, which would be one more coroutine: this is the way of most reads.
+        # Inlines `_command`, to spare a coroutine: this is the path of most reads.
         if self._breaker.open:
             self._ask_breaker()
         try:
@@ -219,11 +220,11 @@ class RedisStore:
         return await self._script(script, [*names, self._keyspace.channel], arguments)
 
     def _places(self, keys: Iterable[str]) -> list[str]:
-        """For each key, where the lease on computing it lies, and its entry."""
+        """For each key, the names of its lease and of its entry."""
         return [name for key in keys for name in (self._keyspace.lease(key), self._keyspace.entry(key))]
 
     def hear(self, on_push: Callable[[list[Any]], None]) -> None:
-        """Where the client can, have the server's news of changes come with its replies."""
+        """Have the server announce changes on the client's own connection, if the client supports that."""
         if hear := getattr(self._client, "hear", None):
             hear(self._keyspace.prefix, on_push)
 
@@ -247,7 +248,8 @@ class RedisStore:
         except (StoreError, GeneratorExit):
             raise
         except BaseException:
-            # Cancelled or interrupted: leases may be ours without our having heard of it, and others wait for them.
+            # Cancelled or interrupted: leases may be ours although the reply has not reached us, and others wait for
+            # them.
             with suppress(StoreError):
                 await self.finish(Turn(tuple(seen), (), token), {}, 0.0)
             raise
@@ -300,11 +302,11 @@ class RedisStore:
     async def wait(self, taken: Taken) -> None:
         wake = self._keyspace.wake(taken.token)
         if await self._pop(wake, taken.seconds):
-            # Others may wait for the same: each wakes the next.
+            # Others may be waiting for the same: each waiter wakes the next.
             await self._pipeline([("RPUSH", wake, 1), ("PEXPIRE", wake, _milliseconds(_WAKE_KEPT))])
 
     async def _pop(self, name: str, seconds: float) -> bool:
-        """Take an item from a list, waiting for one for so many seconds, or less. Whether there was one."""
+        """Pop an item from a list, waiting for so many seconds or less. Returns whether there was one."""
         if self._patient is None:
             self._patient = self._make_patient()
         self._ask_breaker()
@@ -349,7 +351,7 @@ class RedisStore:
         return (entry if stored is payload else replace(entry, payload=stored)).pack(key)
 
     def _entry(self, key: str, data: bytes) -> Entry | None:
-        """The entry that lies there, for reading only."""
+        """The entry of these bytes, for reading only."""
         repeats = self._repeats
         if repeats is None:
             return self._whole(key, self._unpack(key, data))
@@ -361,7 +363,7 @@ class RedisStore:
         return entry
 
     def _whole(self, key: str, entry: Entry | None) -> Entry | None:
-        """With its payload as the codec made it."""
+        """The entry with its payload decompressed; ``None`` if that fails."""
         if entry is not None and entry.payload is not None:
             try:
                 entry.payload = self._compression.unpack(entry.payload)
@@ -371,7 +373,7 @@ class RedisStore:
         return entry
 
     def _unpack(self, key: str, data: bytes | None) -> Entry | None:
-        """The entry of these bytes, its payload as it is stored."""
+        """The entry of these bytes, its payload still as stored."""
         if data is None:
             return None
         try:
@@ -384,7 +386,7 @@ class RedisStore:
         try:
             return await self._command("EVALSHA", script.sha, len(names), *names, *arguments)
         except _UnknownScript:
-            # First use on this server, SCRIPT FLUSH, or a failover.
+            # The first use on this server, or after SCRIPT FLUSH or a failover.
             return await self._command("EVAL", script.text, len(names), *names, *arguments)
 
     async def _command(self, *command: Any) -> Any:
@@ -434,10 +436,10 @@ class _UnknownScript(StoreError):
 
 
 async def _settle(reply: Awaitable[Any] | Any) -> Any:
-    """Wait for a reply if the client is the asyncio one; the blocking one has waited already."""
+    """Await a reply of the asyncio client; the blocking one has waited already."""
     return await reply if isawaitable(reply) else reply
 
 
 def _milliseconds(seconds: float) -> int:
-    """For the server, where 0 stands for ever and less than a millisecond cannot be said."""
+    """Whole milliseconds for the server, at least 1; 0 stands for ever."""
     return 0 if math.isinf(seconds) else max(1, math.ceil(seconds * 1000))

@@ -1,9 +1,9 @@
-"""What was made of the bytes of an entry, for when the server sends the same bytes again.
+"""Decoded entries, for when the server sends the same bytes again.
 
-A read of a popular entry brings, most of the time, what the read before brought. Then its checksum, its header, its
-decompression and what a response cache has made of it need not be done again. It saves no question to the server and
-no byte on the way: whether the bytes are the same is seen by comparing all of them, and whether the entry is fresh is
-judged anew each time. Of two halves the older one is dropped when the newer one is full.
+A read of a popular entry usually brings the same bytes as the read before. Then the checksum, the header, decompression
+and what a response cache has made of the payload need not be done again. This saves neither a round trip nor bytes on
+the wire: all bytes are compared, and freshness is judged anew each time. There are two halves; when the newer one is
+full, the older one is dropped.
 """
 
 from typing import Final
@@ -14,12 +14,12 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 MOST_ITEMS: Final = 8192
 _LARGEST: Final = MOST_BYTES // 4
 _EACH: Final = 512
-"""Bytes of an item beyond what is counted."""
+"""Bytes of overhead per item."""
 
 
 class Repeats:
-    """Entries by their keys, of a cache that keeps no copies. Without a lock: each step is one operation of a dict,
-    and who comes in between loses an item at worst."""
+    """Entries by key, for a cache that keeps no copies. Without a lock: each step is a single dict operation, and a
+    race loses an item at worst."""
 
     def __init__(self) -> None:
         self._young: dict[str, tuple[bytes, bytes, Entry]] = {}
@@ -30,7 +30,7 @@ class Repeats:
         return len(self._young) + len(self._old)
 
     def find(self, key: str, data: bytes) -> Entry | None:
-        """The entry that these bytes were the last time, if they were."""
+        """The entry of these bytes, if they are the ones that were kept last for this key."""
         item = self._young.get(key)
         if item is None:
             item = self._old.get(key)
@@ -44,9 +44,10 @@ class Repeats:
         return entry
 
     def keep(self, key: str, data: bytes, entry: Entry) -> None:
-        """Keep what bytes have become. Nobody may change the entry from now on."""
+        """Keep the entry that bytes were decoded into. Nobody may change it from now on."""
         payload = entry.payload or b""
-        # The payload is there already; only where it is not part of the data, the data is kept too.
+        # The entry holds the payload already; the rest of the data is kept, or all of it if the payload is not part of
+        # it.
         head = data[: len(data) - len(payload)] if payload and data.endswith(payload) else data
         item = head, payload if head is not data else b"", entry
         if _size(item) <= _LARGEST:

@@ -1,12 +1,12 @@
-"""Entries on a server, and copies of those in use in this process, dropped when the server says that they changed.
+"""Entries on a server, with copies of those in use in this process, dropped when the server announces a change.
 
-A copy may be kept only while changes are heard of (`Tracking`): lost connection, no copies. And only if no change was
-heard between the question that brought it and its arrival, or an older answer could be kept after the news of what
-came after. So each read leaves a token before it asks; news of a key takes the token away; and without it, the answer
-is given to the caller and not kept. The versions of tags are kept in the same way, which makes a tagged hit as cheap as
-any. A copy is kept for a minute at most, whatever is heard.
+A copy may be kept only while changes are heard (`Tracking`): a lost connection means no copies. Nor may it be kept if a
+change was announced between the request that brought it and its arrival: the reply may be older than the change. So
+each read leaves a token before it asks, and an announcement takes the token away; without it, the reply is returned to
+the caller but not kept. The versions of tags are kept in the same way, which makes a tagged hit as cheap as any other.
+In any case, a copy is kept for a minute at most.
 
-One `Near` serves all stores of a cache in this process: those of each event loop, and that of blocking callers.
+One `Near` serves all stores of a cache in this process: that of each event loop, and that of blocking callers.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -25,17 +25,17 @@ from backburner.events import Tier
 from backburner.redis.tracking import Mode, Tracking
 
 CAP: Final = 60.0
-"""Seconds that a copy is kept at most: the bound if, against all of the above, news were lost."""
+"""Seconds that a copy is kept at most: the bound if, despite all of the above, an announcement were lost."""
 
 _SCALARS: Final = frozenset(b'"-0123456789tfn')
-"""How a plain JSON value begins that nobody can change, and that readers can share."""
+"""First bytes of plain JSON values that are immutable, so that readers can share them."""
 
 
 class Near(MemoryStore):
-    """Copies of a server's entries and of its tags' versions.
+    """Copies of a server's entries, and of the versions of their tags.
 
-    Entries are kept by `Keyspace.local`, since news of a change give the name on the server: for a long key, the short
-    cut to a hit finds nothing, and `copy_of` does.
+    Entries are kept under `Keyspace.local`, since announcements contain names on the server. So for a long key the
+    shortcut for hits finds nothing, but `copy_of` does.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Near(MemoryStore):
         super().__init__(policy, max_items, max_bytes)
         self._keyspace = keyspace
         self._tokens: dict[str, object] = {}
-        self._guard = Lock()  # over a look at a token and what follows from it
+        self._guard = Lock()  # held while a token is checked and acted upon
         self._trusted = False
         self._tracking = Tracking(
             url,
@@ -57,16 +57,16 @@ class Near(MemoryStore):
         )
 
     def start(self) -> None:
-        """Begin to listen; until that works, nothing is kept."""
+        """Start listening; until that works, nothing is kept."""
         self._tracking.start()
 
     def stop(self) -> None:
-        """Listen no more, and drop everything."""
+        """Stop listening, and drop everything."""
         self._tracking.stop()
         self._distrust()
 
     def after_fork(self) -> None:
-        """In a forked child: listen on a connection of its own, from nothing."""
+        """In a forked child: start empty, and listen on a connection of its own."""
         super().after_fork()
         self._guard = Lock()
         self._tracking.after_fork()
@@ -74,11 +74,11 @@ class Near(MemoryStore):
 
     @property
     def tracking(self) -> Mode:
-        """How changes are heard of."""
+        """How changes are heard."""
         return self._tracking.mode if self._trusted else "off"
 
     def pushed(self, message: list[Any]) -> None:
-        """Take a push message that came on another connection than that of `Tracking`."""
+        """Handle a push message that came on another connection than that of `Tracking`."""
         match message:
             case [b"invalidate", names]:
                 self._heard(names)
@@ -89,17 +89,17 @@ class Near(MemoryStore):
         return super().look(self._keyspace.local(key))
 
     def copy_of(self, key: str, now: float) -> Entry | None:
-        """A copy that is still good without asking the server, its tags aside."""
+        """A copy that can be used without asking the server, if its tags are still valid."""
         entry = self.peek(self._keyspace.local(key))
         return entry if entry is not None and now < entry.refresh_at else None
 
     def ask(self, names: Iterable[str]) -> dict[str, object]:
-        """Tokens for names that are about to be read."""
+        """Leave tokens for names that are about to be read; none while changes are not heard."""
         with self._guard:  # else trust could be lost in between, and the copy be kept
             return {name: self._tokens.setdefault(name, object()) for name in names} if self._trusted else {}
 
     def keep_entry(self, key: str, entry: Entry, token: object, now: float) -> None:
-        """Keep what a read brought, if its token is still there."""
+        """Keep an entry that a read has brought, if its token is still there."""
         with self._guard:
             if self._tokens.pop(self._keyspace.entry(key), None) is token:
                 of_use_until = min(entry.refresh_at, now + CAP)
@@ -115,14 +115,14 @@ class Near(MemoryStore):
                     self._tags.set(tag, version)
 
     def let_go(self, tokens: Mapping[str, object]) -> None:
-        """Forget tokens of a read that failed or found nothing."""
+        """Remove the tokens of a read that failed or found nothing."""
         with self._guard:
             for name, token in tokens.items():
                 if self._tokens.get(name) is token:
                     del self._tokens[name]
 
     def drop(self, names: Iterable[str]) -> None:
-        """Drop copies by their names on the server, and spoil the reads of them that are under way."""
+        """Drop copies by their names on the server; results of reads in progress will not be kept."""
         with self._guard, self._lock:
             tags = False
             for name in names:
@@ -134,7 +134,7 @@ class Near(MemoryStore):
             self.generation += tags
 
     def drop_all(self) -> None:
-        """Drop everything, and spoil all reads under way."""
+        """Drop everything; results of reads in progress will not be kept."""
         with self._guard, self._lock:
             self._tokens.clear()
             self._clear()
@@ -305,13 +305,13 @@ class TieredStore:
 
     def _ask(self, names: Iterable[str]) -> dict[str, object]:
         if not self._hears and self._near.tracking == "tracking":
-            # Besides the thread, which may have to wait for this one, and alone says whether copies can be trusted.
+            # In addition to the tracking thread, which may have to wait for this one to let go of the interpreter.
             self._hears = True
             self._far.hear(self._near.pushed)
         return self._near.ask(names)
 
     def _shared(self, entry: Entry) -> Entry:
-        """With its value, if all readers can have the same."""
+        """The entry with its value decoded, if that is immutable so that all readers can share it."""
         payload = entry.payload or b""
         if payload[:1] == b"J" and payload[1:2] and payload[1] in _SCALARS:
             try:
@@ -325,7 +325,7 @@ class TieredStore:
 
     @asynccontextmanager
     async def _changing_names(self, names: Sequence[str]) -> AsyncIterator[None]:
-        """Drop copies before a write, so that nobody here reads the old ones; and after it, for who read in between."""
+        """Drop copies before a write, so that nobody reads the old ones; and after it, those read in between."""
         self._near.start()
         self._near.drop(names)
         try:

@@ -1,7 +1,7 @@
 """The versions of tags in this process, and how many entries carry each.
 
-A version that no entry carries may be of use to somebody who is just computing with it, so it stays for a while: until
-enough others have come. What was computed with one that is gone is dead on arrival, never wrong.
+A version that no entry carries may be in use by a computation in progress, so it is kept until enough others have come.
+A value that was computed with a version that is gone is a miss, never wrong.
 """
 
 import secrets
@@ -12,11 +12,11 @@ from typing import Final
 from backburner.cache.entry import VERSION_BYTES, TagVersions
 
 MOST_IDLE: Final = 10_000
-"""Versions kept that no entry carries."""
+"""How many versions are kept that no entry carries."""
 
 
 class Versions:
-    """The current version of each tag. `get` may be called at any time, all else under one lock."""
+    """The current version of each tag. `get` may be called at any time, everything else only under one lock."""
 
     def __init__(self) -> None:
         self._versions: dict[str, bytes] = {}
@@ -28,7 +28,7 @@ class Versions:
         return len(self._versions)
 
     def pin(self, tags: Sequence[str]) -> list[bytes]:
-        """The versions of tags, given to them where missing."""
+        """The versions of tags; a tag without one is given a new one."""
         return [self._pinned(tag) for tag in tags]
 
     def _pinned(self, tag: str) -> bytes:
@@ -47,7 +47,7 @@ class Versions:
             self._idled(tag)
 
     def flush(self, tag: str) -> bool:
-        """Take the version of a tag away. Whether it had one."""
+        """Remove the version of a tag. Returns whether it had one."""
         self._idle.pop(tag, None)
         return self._versions.pop(tag, None) is not None
 
@@ -69,7 +69,7 @@ class Versions:
                     self._idled(tag)
 
     def clear(self) -> None:
-        """Take all versions away, when all entries are gone."""
+        """Remove all versions, once all entries are gone."""
         self._versions.clear()
         self._carriers.clear()
         self._idle.clear()
