@@ -1,8 +1,8 @@
 """``@cached_response(after_dependencies=True)``: dependencies run on every request, the function only on a miss.
 
 FastAPI solves the dependencies and calls a stand-in for the function (`after_dependencies`), which answers with the
-door itself. On a hit, that is all. On a miss, the door calls the function with the arguments that have been solved
-already (`Pending`), and its result is rendered as the route would render it (`rendering`).
+door itself. On a hit, nothing else runs. On a miss, the door calls the function with the arguments that
+are already solved (`Pending`), and its result is rendered as the route would render it (`rendering`).
 """
 
 import inspect

@@ -1,6 +1,6 @@
-"""What a request gets from a stored response: the whole, a part, only its headers, or that nothing changed.
+"""A stored response as the answer to one request: whole, one range of it, headers only, or a 304.
 
-RFC 9110 sections 13 (conditions) and 14 (ranges), as RFC 9111 sections 4.3.2 and 3.4 want them of a cache.
+RFC 9110 sections 13 (conditional requests) and 14 (ranges), as RFC 9111 sections 4.3.2 and 3.4 require of a cache.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from backburner.http.stored import Stored
 def answer(
     stored: Stored, method: str, seen: Mapping[bytes, bytes], now: float | None, status: str
 ) -> tuple[Message, Message]:
-    """The messages that answer a request with these fields: new ones each time, for layers further out change them.
+    """The ASGI messages that answer a request with these fields: new ones each time, because outer layers change them.
 
     Args:
-        now: the time, if the response comes from the cache and so has an age.
-        status: what the cache did (RFC 9211); empty if it is not to say so.
+        now: Unix seconds, if the response comes from the cache and so has an age.
+        status: the value of ``Cache-Status`` (RFC 9211); empty for none.
     """
     code, body = stored.status, stored.body
     headers: Headers = stored.headers
@@ -49,7 +49,7 @@ def _by_conditions(stored: Stored, method: str, seen: Mapping[bytes, bytes]) -> 
 
 
 def _range_counts(stored: Stored, condition: bytes | None) -> bool:
-    """RFC 9110 section 13.1.5: whether the client's other parts are of this very content."""
+    """RFC 9110 section 13.1.5 (``If-Range``): whether the parts the client already has are of this very content."""
     if condition is None:
         return True
     if condition.startswith((b'"', b"W/")):
@@ -68,7 +68,7 @@ def _partial(stored: Stored, ranges: list[tuple[int, int]]) -> tuple[int, Header
         part = stored.body[first:behind]
         span = b"bytes %d-%d/%d" % (first, behind - 1, size)
         return 206, [*headers, (b"content-range", span), (b"content-length", b"%d" % len(part))], part
-    # The etag is of this content, so what it consists of cannot be in it.
+    # Made from the entity-tag of this very content, which for practical purposes cannot contain it.
     boundary = b"part-%s" % (stored.etag or b"of-a-response").strip(b'W/"').hex().encode()
     kind = next((value for name, value in stored.headers if name == b"content-type"), b"application/octet-stream")
     body = b"".join(

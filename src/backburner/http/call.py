@@ -1,7 +1,8 @@
 """What a response of the application means for the cache: to be kept, to update what is stored, or to be passed on.
 
-One object for one call. It holds the right to store under the key, which is asked for before the application is called,
-so that what is purged, or whose tag is flushed, in the meantime is not stored afterwards.
+There is one `Call` per call of the application. It holds the right to store under the key, which is requested before
+the application is called, so that a response that is purged meanwhile, or whose tag is flushed, is not stored
+afterwards.
 """
 
 import secrets
@@ -26,11 +27,11 @@ from backburner.http.rules import Credentials
 from backburner.http.stored import Stored, Variants
 
 CALL: Final = "backburner.call"
-"""Where the scope that the application gets has the `Call`."""
+"""The key of the `Call` in the scope that the application gets."""
 _REST: Final = 1.0
-"""Seconds in which an application that has just failed is not asked again, where a stored response may stand in."""
+"""Seconds for which an application that has just failed is not called again, if a stored response may stand in."""
 _TAGS_KEPT: Final = 86_400.0
-"""Seconds that the versions of tags are kept at least, when it is not known yet how long the response will be."""
+"""Seconds that the versions of tags are kept at least, while it is not yet known how long the response will be."""
 
 _LASTING: Final = frozenset(
     {"no-store", "private", "vary", "credentials", "set-cookie", "freshness", "stale", "inner", "tags"}
@@ -40,7 +41,7 @@ _LASTING: Final = frozenset(
 
 class Passing:
     """Keys whose responses were for one client only a moment ago: requests for them need not wait for each other.
-    Requests with credentials are another matter than those without."""
+    Requests with and without credentials are noted separately."""
 
     _SECONDS: Final = 10.0
     _MOST: Final = 10_000
@@ -49,18 +50,18 @@ class Passing:
         self._until: dict[tuple[str, bool], float] = {}
 
     def add(self, key: str, *, credentials: bool) -> None:
-        """Note one; when there are too many, it begins anew."""
+        """Note a key. When there are too many, all are forgotten."""
         if len(self._until) >= self._MOST:
             self._until.clear()
         self._until[key, credentials] = time.monotonic() + self._SECONDS
 
     def has(self, key: str, *, credentials: bool) -> bool:
-        """Whether that was noted lately."""
+        """Whether the key was noted recently."""
         return self._until.get((key, credentials), 0.0) > time.monotonic()
 
 
 class NotShared(Exception):
-    """The response that others waited for is for one client only."""
+    """The response that others were waiting for is for one client only."""
 
     def __init__(self, credentials: Credentials) -> None:
         super().__init__(credentials)
@@ -68,16 +69,16 @@ class NotShared(Exception):
 
 
 class ServerError(Exception):
-    """The application answered with an error of its own, in place of which a stored response is given."""
+    """The application answered with a server error, and a stored response is sent instead."""
 
 
 class Call:
     """One call of the application, as an `exchange.Keeper`.
 
     Args:
-        found: what is stored, to be validated, or given where the application fails.
-        flight: of those who wait.
-        settled: called when the client that leads can be answered from `response`.
+        found: the stored response, to be validated, or sent if the application fails.
+        flight: of the requests that wait for this call.
+        settled: called when the client whose request leads can be answered from `response`.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Call:
         self._passing = passing
         self.settled: Callable[[], None] = lambda: None
         self.response: Stored | None = None
-        """For the client that leads; what others get has no cookies."""
+        """For the client whose request leads; the others get it without cookies."""
         self.aged = False
         """Whether it comes from the cache."""
         self.forwarded = "fwd=stale" if found else "fwd=vary-miss" if place.variants else "fwd=uri-miss"
@@ -108,13 +109,13 @@ class Call:
         self._unfit = ""
 
     async def begin(self, *, may_wait: bool = True) -> bool:
-        """Ask for the right to store. False if another process has just stored what is wanted.
+        """Ask for the right to store. ``False`` if another process has just stored what is wanted.
 
         Args:
-            may_wait: whether what somebody else computes just now would do, too.
+            may_wait: whether a response that another process is computing just now would do, too.
         """
         key, mark = self._place.key, self._place.mark
-        # Groups are known only once there is a response; those of the last one are likely to be its too.
+        # Groups are known only once there is a response; it is likely to have those of the last one.
         before = self._found.entry.tags if self._found else ()
         tags = tuple(dict.fromkeys((*self._place.tags, *(tag for tag, _ in before))))
         try:
@@ -129,17 +130,17 @@ class Call:
                     break
                 if key in turn.taken:
                     await self._engine.store.wait(turn.taken[key])
-                # What is there and cannot be used shall not keep this from computing for ever.
+                # An entry that cannot be used must not keep this from computing for ever.
                 mark = None
                 found = await self._place.find()
                 if self._place.key != key:
-                    break  # it varies now, and what is computed under this key would not be found
+                    break  # responses vary by now, and one stored under this key would not be found
                 if found is not None and self._is_new(found):
                     self.response, self.aged = found.stored, True
                     self.forwarded += "; collapsed"
                     self._land(found.stored, found.entry.tags)
                     return False
-                # Nothing was seen there, and nobody is at it; and yet there is something.
+                # Nothing was found there and nobody is computing it, and yet the store says that there is an entry.
                 self._place.unreadable |= found is None and key not in turn.taken
         except StoreError as error:
             self.detail = "store-unavailable"
@@ -154,7 +155,7 @@ class Call:
         return found.entry.created > before and found.fresh_until > self._engine.runtime.now()
 
     def scope(self) -> Any:
-        """The request as the application gets it: for the whole response, or for the news that it has not changed."""
+        """The request as the application gets it: unconditional, or conditional if something is stored."""
         conditions = []
         if self._found is not None:
             stored = self._found.stored
@@ -168,7 +169,8 @@ class Call:
         return scope
 
     async def tag(self, tags: Sequence[str]) -> None:
-        """Add tags that are known only while the application answers. Name them before reading what they stand for."""
+        """Add tags that become known while the application answers; to be called before it reads what they stand
+        for."""
         try:
             self._named.update(await self._engine.pin(tags, _TAGS_KEPT))
         except StoreError as error:
@@ -176,17 +178,17 @@ class Call:
             self._engine.degraded("respond", (self._place.key,), error)
 
     def computes(self, key: str, engine: Engine) -> bool:
-        """Whether it is what computes the response under a key of a cache."""
+        """Whether this call computes the response under a key of a cache."""
         return self._engine is engine and self._place.primary == key
 
     def give_way(self) -> None:
-        """Learn that a cache further inside answers, which knows more about the response."""
+        """Leave the response to a cache further inside, which knows more about it."""
         self._unfit = "inner"
 
     # As a keeper
 
     def judge(self, status: int, headers: Headers) -> Way:
-        """Way of a response."""
+        """See `exchange.Keeper.judge`."""
         self.forwarded += f"; fwd-status={status}"
         if status in rules.SERVER_ERRORS and self._found is not None:
             error = ServerError(f"status {status}")
@@ -219,7 +221,7 @@ class Call:
         return self._policy.groups(rules.groups(headers, b"cache-groups"), self._request.target)
 
     async def keep(self, status: int, headers: Headers, body: bytes) -> None:
-        """Store a complete response, and give it to those who wait."""
+        """Store a complete response, and hand it to the requests that wait."""
         headers = list(headers)
         directives, _ = rules.cache_control(headers, self._policy)
         own_tag = False
@@ -251,7 +253,7 @@ class Call:
         self.settled()
 
     def passed(self) -> None:
-        """Let those who wait go on by themselves."""
+        """Let the requests that wait go on by themselves."""
         credentials = self._request.credentials(self._policy)
         if self._reason in _LASTING:
             self._passing.add(self._place.key, credentials=bool(credentials))
@@ -259,16 +261,16 @@ class Call:
         self._engine.flights.land(self.flight)
         turn, self._turn = self._turn, None
         if turn is not None:
-            # At once: the response may be a stream without an end, and other processes wait for the lease.
+            # At once: the response may be an endless stream, and other processes wait for the lease.
             self._engine.runtime.spawn(self._engine.give_up(turn))
 
     def failed(self, error: Exception) -> None:
-        """Leave what is stored as it is, and the application alone for a moment."""
+        """Leave the stored response as it is, and do not call the application again for a moment."""
         self._rest = _REST
         self._engine.tell(RefreshFailed(self._place.key, error))
 
     def stand_in(self, error: Exception) -> bool:
-        """Give what is stored in place of an error, if it may be given."""
+        """Send the stored response in place of an error, if that is allowed."""
         found = self._found
         now = self._engine.runtime.now()
         if found is None or not rules.may_stand_in(found.stored.terms, found.fresh_until, now):
@@ -286,7 +288,7 @@ class Call:
         self._engine.flights.land(self.flight)
 
     async def end(self) -> None:
-        """Give back the right to store, if nothing was."""
+        """Give back the right to store, if nothing was stored."""
         turn, self._turn = self._turn, None
         try:
             if turn is not None:
@@ -307,7 +309,7 @@ class Call:
                 tags, held = await self._finish(self._turn, stored, variants, fields, groups)
                 self._turn = None
                 if not held:
-                    return  # it was removed meanwhile: who came after that must not get it
+                    return  # it was removed meanwhile: requests that came after that must not get it
                 self.forwarded += "; stored"
             except StoreError as error:
                 self.detail = "store-unavailable"
@@ -317,7 +319,7 @@ class Call:
     async def _finish(
         self, turn: Turn, stored: Stored, variants: Variants | None, fields: list[bytes], groups: tuple[str, ...]
     ) -> tuple[TagVersions, bool]:
-        """The versions of its tags, and whether the right to store it was still held."""
+        """The versions of the response's tags, and whether the right to store it was still held."""
         place, engine = self._place, self._engine
         now = engine.runtime.now()
         entry = self._entry(stored, now)
@@ -333,7 +335,7 @@ class Call:
             if set(fields) <= set(place.variants.fields):
                 entry.expires_at = min(entry.expires_at, place.variants_end)
             else:
-                # More fields than before matter: what was told apart by fewer is found no more.
+                # The response varies by more fields than before: variants stored under fewer are no longer found.
                 outcomes = {}
                 await engine.forget((place.primary,))
         elif variants is not None:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
-    """What `cached_response` takes besides; each as in `Policy`."""
+    """Further options of `cached_response`; each as in `Policy`."""
 
     stale_while_revalidate: Duration
     stale_if_error: Duration
@@ -68,26 +68,27 @@ def cached_response(
     cache: Source = default_cache,
     **options: Unpack[Options],
 ) -> Any:
-    """Cache the responses of a route; to be written below ``@app.get(…)``.
+    """Cache the responses of a route; write it below ``@app.get(…)``.
 
-    A stored response is given after routing and before dependencies, validation and the function itself.
+    A stored response is sent after routing and before dependencies, validation and the function itself.
 
     Args:
-        ttl: how long responses are fresh that do not say so themselves: seconds, a `timedelta`, or ``"10m"``. ``None``:
-            these are not stored.
-        namespace: to purge responses by; may contain fields, as tags do.
+        ttl: how long responses stay fresh unless they say so: seconds, a `timedelta`, or ``"10m"``. ``None``:
+            such responses are not stored.
+        namespace: a name to purge the responses by; may contain fields, as tags do.
         tags: templates of the function's arguments and the path's parameters, such as ``"book:{book_id}"``.
-        vary_on: what responses depend on besides their URL: the name of a header, of a cookie (``"cookie:theme"``), or
-            a dependency that says who asks, or several of these. In plain Starlette, a function of the request.
-        after_dependencies: whether dependencies run on every request, as they must where they let people in. A plain
-            function becomes a coroutine function then.
-        cache: where responses are kept: a cache, or a function that gives one and is asked with each request. Without
-            it, the process's `default_cache`.
+        vary_on: what responses depend on besides their URL: the name of a header or a cookie (``"cookie:theme"``), a
+            dependency that returns who is asking, or several of these. In plain Starlette, a function of the request.
+        after_dependencies: whether dependencies run on every request, as they must if they check access. A plain
+            function then becomes a coroutine function.
+        cache: where responses are kept: a cache, or a function that returns one and is called for each request.
+            ``None``: the process's `default_cache`.
         options: as in `Policy`.
 
     Raises:
-        ConfigError: something makes no sense, cannot be cached, or stands in the wrong order; some of it, such as a
-            security dependency in front of which nothing may be given, is known when the route is registered.
+        ConfigError: an option is invalid, the function cannot be cached, or the decorators are in the wrong order. Some
+            of this, such as a security dependency that must run before anything is sent, is known only when the route
+            is registered.
     """
     several = (vary_on,) if isinstance(vary_on, str) or callable(vary_on) else tuple(vary_on)
 

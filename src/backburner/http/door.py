@@ -1,7 +1,7 @@
 """What stands before one endpoint: the policy of its responses, their tags, and whom they are for.
 
-A door knows no framework. Who places it (`endpoint` in plain Starlette, `route` in FastAPI) gives it the application
-behind it, and what only a framework can find out: who asks, and the arguments of the function.
+A door knows no framework. The module that places it (`endpoint` in plain Starlette, `route` in FastAPI) supplies the
+application behind it, and what only a framework can find out: who is asking, and the arguments of the function.
 """
 
 import inspect
@@ -29,7 +29,7 @@ Source = Cache | Callable[[], Cache]
 _IDENTITIES: Final = "backburner.identities"
 _TAGS: Final = "backburner.tags"
 _behind: Final[ContextVar[tuple["Door", Scope] | None]] = ContextVar("backburner_behind_door", default=None)
-"""Which door the endpoint runs behind, and for which call; plain functions see it in their threads, too."""
+"""The door that the endpoint runs behind, and the call it runs for; plain functions see it in their threads, too."""
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 _BRACE: Final = re.compile(r"[{}]")
 
@@ -38,12 +38,12 @@ class Door:
     """The cache in front of a function that answers requests.
 
     Args:
-        function: it; its parameters may stand in `tags` and `namespace`.
-        policy: of its responses, without tags, namespace and what they vary on.
-        vary_on: as `cached_response` has it.
+        function: the endpoint; its parameters may stand in `tags` and `namespace`.
+        policy: of its responses, without tags, namespace and `vary_on`.
+        vary_on: as for `cached_response`.
 
     Raises:
-        ConfigError: a template cannot be read, or something in `vary_on` makes no sense.
+        ConfigError: a template cannot be parsed, or a member of `vary_on` is invalid.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Door:
         self.name = getattr(function, "__name__", repr(function))
         self.after_dependencies = after_dependencies
         self.identities = tuple(part for part in vary_on if callable(part))
-        """Those of `vary_on` that say who asks; the framework calls them."""
+        """The functions in `vary_on`, which return who is asking; the framework calls them."""
         self.told = frozenset(
             part if part.startswith(COOKIE) else part.lower() for part in vary_on if isinstance(part, str)
         )
@@ -84,9 +84,9 @@ class Door:
         roots = [_NAME.match(field) for template in self._templates for field in _fields(template)]
         self._wanted = tuple(dict.fromkeys(root[0] for root in roots if root))
         self.path_parameters = tuple(name for name in self._wanted if name not in own)
-        """Names in templates that the function does not have, so that its route must."""
+        """Names in templates that are not parameters of the function, and so must be in the path of its route."""
         self._render = _rendered(self.name, self._wanted, self._templates)
-        # What the path says may differ from what the function gets (`042`, 42), but is known before anything is read.
+        # The text in the path may differ from what the function gets (`042`, 42), but is known before anything is read.
         plain = [template for template in self._templates if all(map(_NAME.fullmatch, _fields(template)))]
         self._plain = [
             (names, _rendered(self.name, names, [template]))
@@ -95,10 +95,10 @@ class Door:
         ]
 
     def check_path(self, parameters: Mapping[str, Any], path: str) -> None:
-        """Refuse a route whose path lacks what templates ask for.
+        """Refuse a route whose path lacks a parameter that templates name.
 
         Raises:
-            ConfigError: it does.
+            ConfigError: it lacks one.
         """
         for name in self.path_parameters:
             if name not in parameters:
@@ -108,14 +108,14 @@ class Door:
                 )
 
     def also_vary_on(self, headers: Iterable[str]) -> None:
-        """Responses depend on these request headers, too; without being for one client only because of that."""
+        """Vary responses on these request headers, too; that alone does not make them private to one client."""
         varies = dict.fromkeys((*self.policy.varies, *(name.lower() for name in headers)))
         self.policy = replace(self.policy, vary_on=tuple(varies))
 
     async def respond(
         self, scope: Any, receive: Receive, send: Send, app: ASGIApp, identities: Sequence[object] = ()
     ) -> None:
-        """Answer one request, from what is stored or by `app`.
+        """Answer one request, from the cache or by calling `app`.
 
         Raises:
             TypeError: an identity cannot tell one client from another.
@@ -144,12 +144,12 @@ class Door:
     # Tags
 
     def tag_with(self, scope: Any, arguments: Mapping[str, Any]) -> None:
-        """Say what the tags are made of, where that is known before the cache is asked."""
+        """Supply the values for the tags, where they are known before the cache is read."""
         if self._templates:
             scope[_TAGS] = self._tags(scope, arguments)
 
     def tagging(self, arguments: Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
-        """What is to be awaited before the function reads what its response is made of, if anything is."""
+        """What to await before the function reads the data of its response, if anything."""
         door, scope = _behind.get() or (None, {})
         call: Call | None = scope.get(CALL) if door is self and self._templates else None
         return call.tag(self._tags(scope, arguments)) if call is not None else None
@@ -172,7 +172,7 @@ class Door:
 
 
 def _fields(template: str) -> list[str]:
-    """The fields of a template; one that cannot be read is for `Templates` to complain about."""
+    """The fields of a template; none if it cannot be parsed, which `Templates` reports."""
     try:
         return [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError:

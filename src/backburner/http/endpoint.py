@@ -1,7 +1,7 @@
 """A decorated function as routes call it: FastAPI by keywords, plain Starlette with a request.
 
-In FastAPI its door stands in front of the route (`route`), and here it only says its tags. Plain Starlette gets the
-door as its response: nothing that could be saved has run by then.
+In FastAPI the door stands in front of the route (`route`), and the function here only supplies the values for its tags.
+Plain Starlette gets the door as the response: nothing that a hit could have saved has run by then.
 """
 
 import inspect
@@ -21,25 +21,25 @@ from backburner.http.door import Door
 from backburner.http.exchange import ASGIApp, Receive, Send
 
 DOOR: Final = "__backburner_door__"
-"""The attribute of a decorated function that holds its door; `functools.wraps` hands it on to what is put around it."""
+"""The attribute of a decorated function that holds its door; `functools.wraps` passes it on to further wrappers."""
 
 
 class Answer(Response):
-    """A response that an ASGI application gives."""
+    """A response that is sent by an ASGI application."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__()
         self._app = app
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Give it, and then run the background tasks of what ran before."""
+        """Send it, and then run the background tasks that dependencies added."""
         await self._app(scope, receive, send)
         if self.background is not None:
             await self.background()
 
 
 def resolved(function: Callable[..., Any]) -> Signature:
-    """The signature of a function, its annotations as objects where that is possible."""
+    """The signature of a function, its annotations resolved to objects where that is possible."""
     try:
         return inspect.signature(function, eval_str=True)
     except Exception:  # noqa: BLE001  # whatever a name in an annotation does; frameworks complain where it matters
@@ -47,7 +47,7 @@ def resolved(function: Callable[..., Any]) -> Signature:
 
 
 async def called(function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
-    """What a function gives; a plain one is called in a thread, as frameworks do."""
+    """The result of a function; a plain one is called in a thread, as frameworks do."""
     if inspect.iscoroutinefunction(function):
         return await function(*arguments, **keywords)
     return await run_in_threadpool(function, *arguments, **keywords)
@@ -85,7 +85,7 @@ async def _awaited(tagging: Coroutine[Any, Any, None]) -> None:
 
 
 def by_starlette(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
-    """Whether a call is that of a plain Starlette route."""
+    """Whether these are the arguments with which a plain Starlette route calls."""
     return len(arguments) == 1 and not keywords and isinstance(arguments[0], Request)
 
 
@@ -100,10 +100,10 @@ def _starlette(door: Door, behind: ASGIApp, request: Request) -> Answer:
 
 
 def refuse_streams(name: str, kind: object) -> None:
-    """Refuse a class of responses that has no end, or no length.
+    """Refuse a class of responses that are endless, or of unknown length.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is such a class.
     """
     if not inspect.isclass(kind) or issubclass(kind, FileResponse):
         return

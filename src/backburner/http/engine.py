@@ -1,7 +1,7 @@
-"""The response cache itself: hits at once, everything else by a `Visit`; what changes data, and purging.
+"""The response cache itself: plain hits, invalidation by unsafe methods, purging; a `Visit` does everything else.
 
-Nothing here knows where it stands: in front of an application, of a route, or behind its dependencies. A hit costs one
-look at the request's headers and one look-up, or two where responses vary.
+Nothing here knows whether it stands in front of an application, of a route, or behind its dependencies. A hit costs one
+pass over the request's headers and one look-up, or two where responses vary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,10 +29,10 @@ class ResponseCache:
     """HTTP responses in a `Cache`.
 
     Args:
-        inner: whether it stands at a route, where another one may stand in front of it.
+        inner: whether it stands at a route, with possibly another response cache in front of it.
 
-    What they depend on can be removed by URL, by namespace or by tag, from every process, worker or request that uses
-    the same cache; for tags, `cache.tags("books").flush()` does the same.
+    Responses can be removed by URL, by namespace or by tag, from every process that uses the same cache; for tags,
+    `cache.tags("books").flush()` does the same.
     """
 
     def __init__(self, cache: Cache, *, inner: bool = False) -> None:
@@ -41,7 +41,7 @@ class ResponseCache:
         self._passing = Passing()
 
     async def respond(self, scope: Any, receive: Receive, send: Send, app: ASGIApp, policy: Policy) -> None:
-        """Answer one HTTP request of `app`, from what is stored or by calling it."""
+        """Answer one HTTP request to `app`, from the cache or by calling it."""
         request = Request(scope, self._layer)
         method = request.method
         if method != "GET" and method != "HEAD":
@@ -82,13 +82,13 @@ class ResponseCache:
         await send(body)
 
     def _is_computed_further_out(self, key: str, scope: Any) -> bool:
-        """Whether a middleware in front of this one, with the same cache, is at it; it would be waiting for itself."""
+        """Whether a middleware in front, with the same cache, is computing this response; it would wait for itself."""
         outer: Call | None = scope.get(CALL)
         return outer is not None and outer.computes(key, self._aengine())
 
     def _hit(self, request: Request, policy: Policy, key: str, entry: Entry) -> tuple[Stored, str, Entry] | None:
-        """The response that a fresh entry of the target leads to, and where it lies, if it may be given without a
-        question."""
+        """The response that a fresh entry of the target leads to, and its place, if it may be sent without further
+        checks."""
         value = value_of(key, entry, self._cache.events.emit)
         if isinstance(value, Variants):
             key = variant_key(key, value, request.headers, request.distinction(policy))
@@ -125,7 +125,7 @@ class ResponseCache:
         await Visit(place, request, policy, self._passing, app, receive, send).run()
 
     async def _other(self, request: Request, policy: Policy, app: ASGIApp, receive: Receive, send: Send) -> None:
-        """Any method but GET and HEAD."""
+        """Answer a request of any method but GET and HEAD."""
         if request.method in policy.methods:
             await self._with_body(request, policy, app, receive, send)
         elif request.method in rules.SAFE or not request.target:
@@ -164,7 +164,7 @@ class ResponseCache:
                 headers = [(name.lower(), value) for name, value in message.get("headers", ())]
                 tags = rules.groups(headers, b"cache-group-invalidation")
                 changed = [*_invalidated(request, headers)], policy.groups(tags, request.target)
-                # Before the client knows: what it asks for next must not be from before.
+                # Before the client gets the answer: what it asks for next must not be from before the change.
                 await self._drop(*changed)
             await send(message)
 
@@ -172,8 +172,8 @@ class ResponseCache:
             await app(request.scope, receive, invalidate)
         finally:
             if changed is not None:
-                # Again: what commits after the answer, as dependencies and background tasks may, was not seen by those
-                # who asked in between.
+                # Again: dependencies and background tasks may commit after the answer was sent, and requests in
+                # between have stored what was there before.
                 await self._drop(*changed)
 
     async def _drop(self, targets: Iterable[str], tags: tuple[str, ...]) -> None:
@@ -185,14 +185,17 @@ class ResponseCache:
                 await engine.flush_tags(tags)
 
     def purge(self, *, url: str | None = None, namespace: str | None = None, tag: str | None = None) -> bool:
-        """Remove the responses of a URL, of a namespace, or with a tag. Whether that was done, and for a URL whether
-        there were any; if the server is gone, it is done before the next read from it.
+        """Remove the responses of a URL, of a namespace, or with a tag.
 
         Args:
-            url: a whole one, with its query.
+            url: absolute, with its query.
+
+        Returns:
+            Whether it was done, and for a URL whether there were any. If the server is away, it is done before the next
+            read from it.
 
         Raises:
-            ValueError: not exactly one of them is given, or it makes no sense.
+            ValueError: not exactly one of the three is given, or it is invalid.
         """
         keys, tags = _named(url, namespace, tag)
         engine = self._engine()
@@ -205,8 +208,8 @@ class ResponseCache:
         return await engine.forget(keys) > 0 if keys else await engine.flush_tags(tags)
 
     def expire(self, url: str) -> bool:
-        """Make the responses of a URL stale: the application is asked before they are used again, and if it fails they
-        may stand in. Whether there was one."""
+        """Make the responses of a URL stale: the application is asked before they are used again, and they may stand in
+        if it fails. Returns whether there was one."""
         engine = self._engine()
         expired = [run(engine.expire(key)) for key in keys_of(target_of(url))]
         return any(expired)
@@ -221,7 +224,7 @@ class ResponseCache:
 def _invalidated(request: Request, headers: Headers) -> Iterator[str]:
     yield request.target
     for url in rules.invalidated(request.url, headers):
-        with suppress(ValueError):  # not a URL that anything could be stored under
+        with suppress(ValueError):  # no URL under which anything could be stored
             yield target_of(url)
 
 
@@ -234,7 +237,7 @@ def _named(url: str | None, namespace: str | None, tag: str | None) -> tuple[lis
 
 
 def _then(body: bytes, message: Message, receive: Receive) -> Receive:
-    """A `receive` that gives what was read of a body, its last message as it was."""
+    """A `receive` that returns the part of a body that was read already, its last message as it was."""
     if message["type"] == "http.request":
         message = {**message, "body": body}
     messages = [message]

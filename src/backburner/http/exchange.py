@@ -1,8 +1,8 @@
-"""One call of the application, whose response is kept if it may be, and passed on as it comes if not.
+"""One call of the application: its response is collected to be stored, or passed on to the client as it comes.
 
-A response that may be stored is collected, up to a size; whoever waits gets it when it is complete and stored. Any
-other goes to the one client that it is for, message by message, as fast as that client takes it: streams, server-sent
-events, what is too large. A response that may be stored and comes in pieces goes both ways.
+A response that may be stored is collected, up to a maximum size; all who wait get it once it is complete and stored.
+Any other goes to the one client it is for, message by message, as fast as that client reads: streams, server-sent
+events, large responses. A response that may be stored but arrives in pieces is both passed on and collected.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 class Way(Enum):
-    """What becomes of a response."""
+    """What is done with a response."""
 
     KEEP = auto()
     PASS = auto()
     DROP = auto()
-    """Something else was given in its place."""
+    """Something else was sent in its place."""
 
 
 class Keeper(Protocol):
     """Decides about the response of a call."""
 
     def judge(self, status: int, headers: Headers) -> Way:
-        """Say what becomes of a response that starts so."""
+        """Decide what is done with a response that starts like this."""
         ...
 
     async def keep(self, status: int, headers: Headers, body: bytes) -> None:
-        """Take a response that was collected."""
+        """Take a complete response that was collected."""
         ...
 
     def passed(self) -> None:
@@ -45,10 +45,10 @@ class Keeper(Protocol):
 
 
 class Exchange:
-    """Takes what the application sends, in place of the client.
+    """Receives what the application sends, in place of the client.
 
     Args:
-        most: bytes of content that are collected.
+        most: bytes of content that are collected at most.
     """
 
     def __init__(self, keeper: Keeper, most: int) -> None:
@@ -66,19 +66,19 @@ class Exchange:
 
     @property
     def streamed(self) -> bool:
-        """Whether the client got messages already."""
+        """Whether the client has already got messages."""
         return self._forwarded > 0 or self.passing
 
     def let_pass(self) -> None:
-        """Say beforehand that the response is for one client only."""
+        """Declare beforehand that the response is for one client only."""
         self._way = Way.PASS
 
     async def forward(self, message: Message) -> None:
-        """Give a message to the client."""
+        """Send a message to the client."""
         raise NotImplementedError
 
     async def send(self, message: Message) -> None:
-        """Take a message of the application's."""
+        """Take a message from the application."""
         kind = message["type"]
         if kind == "http.response.start":
             message["headers"] = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
@@ -114,7 +114,7 @@ class Exchange:
 
 
 class Direct(Exchange):
-    """For one client that waits inside the call."""
+    """An exchange for one client, which waits inside the call."""
 
     def __init__(self, keeper: Keeper, most: int, send: Send) -> None:
         super().__init__(keeper, most)
@@ -125,12 +125,12 @@ class Direct(Exchange):
 
 
 class Shared(Exchange):
-    """For several clients, of which any may go at any time. The call runs in a task of its own; what is not kept goes
-    to the first of them.
+    """An exchange for several clients, any of which may leave. The call runs in a task of its own; a response that is
+    not kept goes to the first client.
 
     Args:
-        receive: that client's.
-        body: of the request, read before.
+        receive: the first client's.
+        body: of the request, if it was read already.
     """
 
     def __init__(self, keeper: Keeper, most: int, receive: Receive, body: bytes) -> None:
@@ -139,15 +139,15 @@ class Shared(Exchange):
         self._body: bytes | None = body
         self._queue: deque[Message] = deque()
         self.abandoned = False
-        """The client that messages go to has gone, or there never was one."""
+        """The client that messages go to has left, or there never was one."""
         self._settled = False
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
         self._connected = asyncio.Event()
 
     async def receive(self) -> Message:
-        """What the application calls. Until it is known that the response is for one client only, that client's
-        leaving is not the application's concern."""
+        """The application's `receive`. Until it is known that the response is for one client only, the application does
+        not hear of that client's leaving."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -155,7 +155,7 @@ class Shared(Exchange):
         if self.abandoned:
             return {"type": "http.disconnect"}
         while (message := await self._receive())["type"] == "http.request":
-            pass  # the body, which was given already
+            pass  # the body, which the application already has
         return message
 
     async def send(self, message: Message) -> None:
@@ -176,12 +176,12 @@ class Shared(Exchange):
             await self._taken.wait()
 
     def settle(self) -> None:
-        """Say that the first client, too, gets what was kept, or something else in its place."""
+        """Let the first client, too, have what was kept, or what is sent in its place."""
         self._settled = True
         self._changed.set()
 
     async def relay(self, send: Send, task: "asyncio.Task[None]") -> None:
-        """Give the first client what is for it, until `settle` or the end of the task that calls the application."""
+        """Send the first client its messages, until `settle` or the end of the task that calls the application."""
         task.add_done_callback(lambda _: self._changed.set())
         try:
             while True:

@@ -1,7 +1,7 @@
 """Header fields as values. Pure; whatever arrives, nothing here raises.
 
-Headers are pairs of bytes as ASGI has them, names in lower case. What cannot be read counts as what makes a cache
-keep less: a number as 0, a time as long past, a broken list of directives as ``no-store``.
+Headers are pairs of bytes as in ASGI, names in lower case. A value that cannot be parsed counts as the one that makes a
+cache keep less: a number as 0, a time as long past, a broken list of directives as ``no-store``.
 """
 
 import re
@@ -12,10 +12,10 @@ from typing import Final
 
 Headers = Sequence[tuple[bytes, bytes]]
 Directives = Mapping[str, Sequence[str | None]]
-"""Directives by their names in lower case, each with its arguments; ``None``: it was given without one."""
+"""Directives by their names in lower case, each with its arguments; ``None`` for one without an argument."""
 
 LONGEST: Final = 2**31
-"""Seconds; who says more means for ever (RFC 9111 section 1.2.2)."""
+"""Seconds; more than this means for ever (RFC 9111 section 1.2.2)."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -47,7 +47,7 @@ def is_token(text: str) -> bool:
 
 
 def are_clean(headers: Headers) -> bool:
-    """Whether these can be sent without becoming other headers (RFC 9110 sections 5.1 and 5.5)."""
+    """Whether these can be sent without injecting other headers (RFC 9110 sections 5.1 and 5.5)."""
     return all(_NAME.fullmatch(name) and not _BREAKS.search(value) for name, value in headers)
 
 
@@ -65,7 +65,7 @@ def field(headers: Headers, name: bytes) -> str | None:
 def members(text: str | None) -> list[str]:
     """The members of a comma-separated list, without empty ones; commas in quotes do not separate."""
     text = text or ""
-    # A quote that is not closed hides nothing, and is not looked for anew from each character.
+    # An unclosed quote hides nothing, and its end is not searched for again from each character.
     found = _MEMBER.findall(text) if _BALANCED.fullmatch(text) else text.split(",")
     return [stripped for member in found if (stripped := member.strip(" \t"))]
 
@@ -78,8 +78,8 @@ def names(text: str | None) -> list[str]:
 def directives(*lines: str) -> Directives:
     """The directives of the lines of ``Cache-Control`` (RFC 9111 section 5.2).
 
-    A word that is followed by rubbish counts, without a usable argument: ``no-store;x`` forbids storing. Each line is
-    read by itself, so that no quotes of others can hide what it says.
+    A directive followed by garbage counts, without a usable argument: ``no-store;x`` forbids storing. Each line is
+    parsed by itself, so that a quote in one line cannot hide another.
     """
     found: dict[str, list[str | None]] = {}
     for line in lines:
@@ -100,14 +100,14 @@ def directives(*lines: str) -> Directives:
 
 
 def seconds(arguments: Sequence[str | None] | None) -> int | None:
-    """A length of time given in seconds; of several the shortest. ``None`` if it was not given."""
+    """The seconds that a directive gives; of several the least. ``None`` if it is absent."""
     if arguments is None:
         return None
     return min(delta_seconds(text or "") or 0 for text in arguments)
 
 
 def delta_seconds(text: str) -> int | None:
-    """A length of time as text (RFC 9111 section 1.2.2); ``None`` if it is none."""
+    """Parse delta-seconds (RFC 9111 section 1.2.2); ``None`` if it is anything else."""
     if not (text.isascii() and text.isdigit()):
         return None
     digits = text.lstrip("0")
@@ -115,7 +115,7 @@ def delta_seconds(text: str) -> int | None:
 
 
 def date(text: str | None) -> float | None:
-    """A time (RFC 9110 section 5.6.7) as Unix seconds; ``None`` if it is none."""
+    """Parse an HTTP date (RFC 9110 section 5.6.7) to Unix seconds; ``None`` if it is anything else."""
     for pattern in _DATES:
         if match := pattern.fullmatch(text or ""):
             break
@@ -132,12 +132,12 @@ def date(text: str | None) -> float | None:
 
 
 def entity_tag_of(body: bytes) -> bytes:
-    """An entity-tag made of the content: the same in every process."""
+    """An entity-tag derived from the content: the same in every process."""
     return b'"%s"' % blake2b(body, digest_size=12).hexdigest().encode()
 
 
 def strong(tag: bytes) -> bool:
-    """Whether an entity-tag promises that the bytes are the same."""
+    """Whether an entity-tag is strong: it promises that the bytes are the same."""
     return tag.startswith(b'"') and tag.endswith(b'"') and len(tag) > 1
 
 
@@ -150,10 +150,11 @@ def names_tag(condition: bytes, tag: bytes) -> bool:
 
 
 def byte_ranges(text: str, size: int) -> list[tuple[int, int]] | None:
-    """The parts that ``Range`` asks for, as (first, behind last), of so many bytes (RFC 9110 section 14).
+    """The parts of a body of so many bytes that ``Range`` asks for, each as (start, end) (RFC 9110 section 14).
 
     Returns:
-        ``None`` if it is no range, or one that asks for more than there is; an empty list if nothing of it is there.
+        ``None`` if the field is to be ignored: not a valid range, or one that asks for too much; an empty list if no
+        part of it can be satisfied.
     """
     unit, _, specs = text.partition("=")
     if unit.strip().lower() != "bytes":
@@ -174,7 +175,7 @@ def byte_ranges(text: str, size: int) -> list[tuple[int, int]] | None:
         if first < behind:
             ranges.append((first, behind))
             total += behind - first
-    # Many small or overlapping parts of one body are how servers are worn out (RFC 9110 section 17.15).
+    # Many small or overlapping ranges are a denial-of-service attack (RFC 9110 section 17.15).
     return None if total > size or len(ranges) > _MOST_RANGES else ranges
 
 
@@ -182,13 +183,13 @@ _MOST_RANGES: Final = 16
 
 
 def without(headers: Headers, dropped: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-    """The headers but some."""
+    """The headers except those with these names."""
     gone = frozenset(dropped)
     return [pair for pair in headers if pair[0] not in gone]
 
 
 def normalised(name: bytes, text: str) -> str:
-    """The value of a request header in a form that is the same for values that mean the same (RFC 9111 section 4.1)."""
+    """The value of a request header in a canonical form, the same for equivalent values (RFC 9111 section 4.1)."""
     if name in _CREDENTIALS or not _BALANCED.fullmatch(text):
         return text
     parts = members(text)
@@ -198,7 +199,7 @@ def normalised(name: bytes, text: str) -> str:
 
 
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
-"""No lists, and whose are nearly the same are not the same."""
+"""Fields that are not lists: values that differ at all are different."""
 
 
 _PREFERENCES: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"accept-language"})

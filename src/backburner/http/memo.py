@@ -1,6 +1,6 @@
-"""One memo for each HTTP request: within it `Cache.memo` reads a key once.
+"""One memo for each HTTP request: while it lasts, `Cache.memo` reads each key once.
 
-It ends with the last byte of the response. Background tasks, and whatever else goes on after that, are without one.
+It ends with the last byte of the response. Background tasks, and anything else that goes on after that, have none.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class MemoMiddleware:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one connection; those that are not HTTP go to the application as they are."""
+        """Serve one connection; those that are not HTTP go to the application unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

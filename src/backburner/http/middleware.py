@@ -14,14 +14,14 @@ from backburner.http.policy import Policy
 class CacheMiddleware:
     """Answers requests from stored responses where HTTP allows it, and stores those that may be.
 
-    Wrap the application itself to have it outermost: ``app = CacheMiddleware(FastAPI(), cache=cache)``; by
+    Wrap the application itself to have the cache outermost: ``app = CacheMiddleware(FastAPI(), cache=cache)``. With
     ``app.add_middleware(CacheMiddleware, cache=cache)`` it stands behind the framework's error handler.
 
     Args:
-        cache: where responses lie; its tags and its flush are theirs too.
-        policy: for all paths that no rule is about.
+        cache: where responses are kept; flushing it or its tags removes responses, too.
+        policy: for all paths that no rule matches.
         rules: policies by path, of which the first that matches counts; ``*`` stands for any text. ``None``: never
-            cached. ``{"/admin/*": None, "/books*": Policy(ttl="1m", tags=["books"])}``.
+            cached. For example ``{"/admin/*": None, "/books*": Policy(ttl="1m", tags=["books"])}``.
 
     Raises:
         ConfigError: a path does not begin with a slash or ``*``.
@@ -45,10 +45,10 @@ class CacheMiddleware:
             for path, found in (rules or {}).items()
         ]
         self.responses = ResponseCache(cache)
-        """To purge what is stored."""
+        """The response cache, for purging."""
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one connection; those that are not HTTP go to the application."""
+        """Serve one connection; those that are not HTTP go to the application unchanged."""
         policy = self._policy
         if scope["type"] == "http":
             for path, found in self._rules:

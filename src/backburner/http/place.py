@@ -1,6 +1,6 @@
-"""Where the responses to a request lie, and which of them answers it.
+"""Where the responses to a request are stored, and which of them answers it.
 
-Responses that vary lie under keys of their own; under the key of their target lies what tells them apart.
+Responses that vary are stored under keys of their own; the key of their target holds the fields that they vary by.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from backburner.http.request import digest
 from backburner.http.stored import Stored, Variants, unpack
 
 _VARIANTS_OUTLIVE: Final = 86_400.0
-"""Seconds that what tells variants apart is kept longer than the first of them."""
+"""Seconds that the entry which tells variants apart is kept longer than the first of them."""
 
 
 class Found(NamedTuple):
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 class Landed(NamedTuple):
-    """What a flight brought: a response, and which of the requests for its key it answers."""
+    """The result of a flight: a response, and which of the requests for its key it answers."""
 
     stored: Stored
     variants: Variants | None
@@ -42,17 +42,17 @@ class Landed(NamedTuple):
 
 
 Looked = tuple[Entry | None, Decision] | StoreError
-"""What a look at a key brought, or why it brought nothing."""
+"""The result of a look-up of a key, or why it has none."""
 
 
 class Place:
-    """Where responses to one request lie: under the key of its target, or under one that also tells what they vary by.
+    """Where responses to one request are stored: under the key of its target, or one that also holds what they vary by.
 
     Args:
         primary: the key of the target.
-        distinction: what they vary by, whatever they say; see `Request.distinction`.
-        tags: of whatever is stored here.
-        looked: what a look under `primary` brought just now, if there was one.
+        distinction: what they vary by regardless of their headers; see `Request.distinction`.
+        tags: of everything that is stored here.
+        looked: the result of a look-up of `primary` a moment ago, if there was one.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Place:
         self.variants_end = 0.0
         self._distinction = distinction
         self.unreadable = False
-        """Whether something lay there that cannot be read."""
+        """Whether an entry was there that cannot be decoded."""
         self.mark: bytes | None = None
-        """Of what was found under the key (see `Entry.mark`)."""
+        """The mark of the entry found under the key (see `Entry.mark`)."""
         self._headers = headers
         self._looked = looked
 
@@ -82,7 +82,7 @@ class Place:
         """The response that is stored for the request, fresh or not.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store cannot be read.
         """
         self.key, self.variants = self.primary, None
         entry, decision = await self._look()
@@ -104,7 +104,7 @@ class Place:
             return None
         if stale_since < entry.created or entry.fresh_until < stale_since:
             return Found(value, entry, entry.fresh_until, entry.refresh_at)
-        # All variants that were there were made stale then, by one who did not know them.
+        # All variants that were there were made stale then, by somebody who did not know their keys.
         return Found(value, entry, stale_since, stale_since)
 
     async def _look(self) -> tuple[Entry | None, Decision]:
@@ -143,13 +143,13 @@ def variant_key(primary: str, variants: Variants, headers: Headers, distinction:
 
 
 def lasting(variants: Variants, now: float, until: float) -> Entry:
-    """An entry that tells variants apart until after a time. It has no tags: the variants have."""
+    """An entry that tells variants apart, kept until after a time. It has no tags: the variants have."""
     ends = until + _VARIANTS_OUTLIVE
     return Entry(variants.pack(), now, ends, ends, ends)
 
 
 def value_of(key: str, entry: Entry, tell: Callable[[Undecodable], None]) -> Stored | Variants | None:
-    """What lies under a key. Decoded once for each copy in this process, since all readers can share it."""
+    """What is stored under a key. Decoded once for each copy in this process, since all readers can share it."""
     if entry.value is ENCODED:
         try:
             entry.value = unpack(entry.payload or b"")

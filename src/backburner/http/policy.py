@@ -1,7 +1,8 @@
 """What the owner of an application decides about the caching of its responses, where HTTP leaves a choice.
 
-The defaults are those of a cache in front of one's own application: responses say themselves whether they may be
-stored, clients cannot force the application to work, and who shows a cookie or a password gets nobody else's response.
+The defaults are those of a cache in front of one's own application: responses themselves say whether they may be
+stored, clients cannot force the application to run, and a request with a cookie or a password never gets anybody else's
+response.
 """
 
 import math
@@ -16,10 +17,10 @@ from backburner.http.headers import is_token
 
 Scope = Mapping[str, Any]
 Identity = Callable[[Scope], str]
-"""Says who asks, from an ASGI scope; responses are shared among requests for which it says the same."""
+"""Returns who is asking, from an ASGI scope; requests for which it returns the same share responses."""
 
 COOKIE: Final = "cookie:"
-"""Begins the name of a cookie among what responses vary on."""
+"""Marks the name of a cookie in `Policy.vary_on`."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _WITH_BODY: Final = frozenset({"QUERY", "POST"})
 
@@ -29,49 +30,48 @@ class Policy:
     """How responses are cached. Durations are seconds, a `timedelta` or text such as ``"10m"``.
 
     Raises:
-        ConfigError: a value makes no sense; the message says which, and what would.
+        ConfigError: a value is invalid; the message says which, and what would be valid.
     """
 
     ttl: Duration | None = None
-    """How long responses are fresh that do not say so themselves; ``None``: these are not stored."""
+    """How long a response stays fresh that does not say so itself; ``None``: such responses are not stored."""
     stale_while_revalidate: Duration = 0
-    """How long they are given beyond that while they are renewed, unless they say."""
+    """How long beyond that they are served while they are renewed, unless they say themselves."""
     stale_if_error: Duration = 0
-    """How long they are given beyond that where the application fails, unless they say."""
+    """How long beyond that they are served if the application fails, unless they say themselves."""
     tags: Sequence[str] | Callable[[Scope], Sequence[str]] = ()
-    """Tags of every response, or a function of the ASGI scope that gives them, besides those of its ``Cache-Groups``;
-    `Cache.tags(…).flush()` empties them."""
+    """Tags of every response, or a function of the ASGI scope that returns them, in addition to those of its
+    ``Cache-Groups``; `Cache.tags(…).flush()` removes the responses."""
     namespace: str = ""
     """Responses with a namespace can be purged together."""
     vary_on: Sequence[str | Identity] | Identity = ()
     """What a response depends on besides its URL: names of request headers, of cookies (``"cookie:session"``), and
-    functions of the ASGI scope that say who asks. Requests with credentials may be cached, each for itself, where it
-    names these: ``"authorization"``, a cookie, or such a function."""
+    functions of the ASGI scope that return who is asking. Responses to requests with credentials may be cached,
+    separately for each, if this names the credentials: ``"authorization"``, a cookie, or such a function."""
     ignore_cookies: bool = False
-    """Whether responses do not depend on cookies. Else a request with a cookie gets, and leaves, only responses that
-    are ``public`` or have an ``s-maxage``."""
+    """Whether responses do not depend on cookies. Otherwise a request with a cookie is answered from the cache, and its
+    response stored, only where responses are ``public`` or have an ``s-maxage``."""
     methods: frozenset[str] = _SAFE_METHODS
     """``QUERY`` and ``POST`` may be added: their bodies are then part of the key."""
     max_body_bytes: int = 1 << 20
-    """Larger responses, and requests with a larger body, pass through uncached."""
+    """Bytes. Larger responses, and requests with a larger body, pass through uncached."""
     heuristic: float = 0.0
-    """Responses without a freshness, but with a ``Last-Modified``, are fresh for this part of their age; 0: never."""
+    """Responses with only a ``Last-Modified`` are fresh for this fraction of their age; 0: not at all."""
     request_directives: bool = False
     """Whether clients may ask for fresher responses than the stored ones (``Cache-Control: no-cache`` and others)."""
     targets: Sequence[str] = ("cdn-cache-control",)
-    """Response headers that are meant for this cache, and win over ``Cache-Control``; the first that is there counts
-    (RFC 9213)."""
+    """Response headers that override ``Cache-Control`` for this cache; the first present counts (RFC 9213)."""
     cache_status: str = ""
-    """The name under which the cache says what it did, in ``Cache-Status`` (RFC 9211); empty: it does not."""
+    """The cache's name in ``Cache-Status`` (RFC 9211), which says what it did; empty: no such header."""
     foreign: bool = False
-    """Whether the origins belong to somebody else: their cache groups are then kept apart from each other's, and from
-    the application's tags."""
+    """Whether the origins belong to others: their cache groups are then kept apart from each other, and from the
+    application's tags."""
     _seconds: tuple[float | None, float, float] = field(init=False, repr=False, compare=False, default=(None, 0, 0))
     _of_all: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
     varies: tuple[str | Identity, ...] = field(init=False, repr=False, compare=False, default=())
-    """`vary_on`, one by one."""
+    """`vary_on` as a tuple."""
     tells: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
-    """The request headers with credentials that `vary_on` tells apart."""
+    """The request headers with credentials that `vary_on` names."""
 
     def __post_init__(self) -> None:
         try:
@@ -103,7 +103,7 @@ class Policy:
 
     @classmethod
     def gateway(cls, **changes: Any) -> Self:
-        """For a cache in front of origins of others, which does what RFC 9111 allows and clients ask for."""
+        """A policy for a cache in front of others' origins: it does what RFC 9111 allows and clients ask for."""
         defaults: dict[str, Any] = {
             "heuristic": 0.1,
             "request_directives": True,
@@ -116,7 +116,7 @@ class Policy:
         return cls(**{**defaults, **changes})
 
     def tags_of(self, scope: Scope) -> tuple[str, ...] | None:
-        """Those of a response to a request, with that of the namespace; ``None`` if what a function made of the request
+        """The tags of the response to a request, with that of the namespace; ``None`` if what a function returned
         cannot be tags, so that the response cannot be stored."""
         if not callable(self.tags):
             return self._of_all
@@ -124,7 +124,7 @@ class Policy:
         try:
             return (*(check_tags(given) if given else ()), *self._of_all)
         except ValueError:
-            # Clients write what they like: a path may hold a line break. Other types are a mistake of the function.
+            # Clients send what they like: a path may contain a line break. A wrong type is a mistake of the function.
             if isinstance(given, str) or not all(isinstance(tag, str) for tag in given):
                 raise
             return None

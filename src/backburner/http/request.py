@@ -1,7 +1,7 @@
-"""What a cache has to know of a request: which stored responses may answer it, and what it asks for.
+"""What a cache has to know about a request: which stored responses may answer it, and what it asks for.
 
-Of the headers only those that matter here are looked at, once. A request whose target cannot be told from another one's
-has no key, and is not cached.
+The headers are read once, and only those that matter here are kept. A request whose target cannot be told from another
+one's has no key, and is not cached.
 """
 
 import re
@@ -17,10 +17,10 @@ from backburner.http.rules import Credentials
 
 MARK: Final = "http:\x01"
 """Begins the keys of responses: a namespace to be counted under, and a control character, which users' keys never
-hold."""
+contain."""
 INNER: Final = "\x02"
-"""Ends the keys of responses that are stored further inside, at a route: another cache may stand in front of it, whose
-response for the same URL need not be the same, and who waits for the one inside."""
+"""Ends the keys of responses that are stored further inside, at a route: another response cache may stand in front,
+whose response for the same URL may differ, and which waits for the one inside."""
 _SEEN: Final = frozenset(
     {
         *(b"host", b"authorization", b"cookie", b"cache-control", b"pragma", b"if-none-match", b"if-modified-since"),
@@ -30,12 +30,12 @@ _SEEN: Final = frozenset(
 )
 _PARTIAL: Final = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
 _UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
-"""With these a request goes to the application as it is."""
+"""Request headers with which a request goes to the application unchanged."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _OWN_TARGET: Final = frozenset({"GET", "HEAD"})
 _LONGEST: Final = MAX_LENGTH // 2
-"""Characters of a target within a key, so that there is room for what varies."""
+"""Characters of a target in a key at most, so that there is room for what responses vary by."""
 
 
 class Request:
@@ -53,28 +53,28 @@ class Request:
                 between = b"; " if name == b"cookie" else b", "
                 seen[name] = value if name not in seen else seen[name] + between + value
         self.seen = seen
-        """The fields that matter, lines of one name joined."""
+        """The fields that matter, lines of the same name joined."""
         path = scope.get("raw_path")
         if path is None:
             path = quote(scope["path"]).encode()
         root = scope.get("root_path")
         if root and not scope["path"].startswith(root):
-            path = quote(root).encode() + path  # somebody took it off on the way, and perhaps others off other paths
+            path = quote(root).encode() + path  # stripped by a layer outside, which may have stripped other paths, too
         self.target, key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
-        """The URL in one form, empty if it makes no sense."""
+        """The URL in canonical form, empty if it is invalid."""
         self.key = key + layer
         """The key that responses to a GET have."""
 
     @property
     def url(self) -> str:
-        """The target as others write it."""
+        """The target as an ordinary URL."""
         return self.target.removesuffix("?")
 
     def distinction(self, policy: Policy, body: bytes | None = None) -> str:
-        """What a response depends on besides target and `Vary`, as a digest; empty if it is nothing.
+        """What a response depends on besides target and `Vary`, as a digest; empty if nothing.
 
         Args:
-            body: the request's, where it counts.
+            body: the request's, where it is part of the key.
         """
         if body is None and not policy.varies:
             return ""
@@ -100,13 +100,13 @@ class Request:
         return repr(sorted(pair for pair in self.headers if pair[0].startswith(b"content-"))).encode()
 
     def credentials(self, policy: Policy) -> Credentials:
-        """Those it shows that the key does not hold."""
+        """The credentials it carries that are not part of the key."""
         if b"cookie" in self.seen and not policy.ignore_cookies and "cookie" not in policy.tells:
             return "cookie"
         return "authorization" if b"authorization" in self.seen and "authorization" not in policy.tells else ""
 
     def directives(self, policy: Policy) -> Directives | None:
-        """RFC 9111 section 5.2.1, where the owner lets clients say so; `Pragma` as in section 5.4."""
+        """The request's directives (RFC 9111 section 5.2.1), if the owner honours them; `Pragma` as in section 5.4."""
         if not policy.request_directives:
             return None
         value = self.seen.get(b"cache-control")
@@ -117,8 +117,8 @@ class Request:
         return None
 
     def is_uncommon(self, *, may_have_body: bool = False) -> bool:
-        """Whether it asks for what no stored response can answer, or has a body where none is expected, on which a
-        response might depend."""
+        """Whether it asks for something no stored response can answer, or has an unexpected body, on which the response
+        might depend."""
         seen = self.seen
         if len(seen) == 1:
             return False
@@ -126,13 +126,13 @@ class Request:
         return not _UNCOMMON.isdisjoint(seen) or (has_body and not may_have_body)
 
     def unconditional(self, extra: list[tuple[bytes, bytes]] | None = None) -> Any:
-        """A scope that asks for the whole response, so that it can be stored, with other headers instead."""
+        """A scope with these headers in place of conditions and ranges, so that the whole response can be stored."""
         headers = [pair for pair in self.headers if pair[0] not in _PARTIAL]
         return {**self.scope, "headers": headers + (extra or [])}
 
 
 def key_of(target: str, method: str = "GET", layer: str = "") -> str:
-    """Under which key a response lies, or what tells several apart."""
+    """The key under which a response is stored, or the entry that tells several apart."""
     return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST) + layer
 
 
@@ -140,7 +140,7 @@ def key_of(target: str, method: str = "GET", layer: str = "") -> str:
 def _target(scheme: str, host: bytes | None, path: bytes, query: bytes) -> tuple[str, str]:
     authority = _authority(scheme, host)
     if authority is None or not path.startswith(b"/") or b"?" in path:
-        return "", ""  # the three parts could not be told from each other
+        return "", ""  # the three parts could not be told apart
     target = f"{authority}{path.decode('latin-1')}?{query.decode('latin-1')}"
     return target, key_of(target)
 
@@ -154,7 +154,7 @@ def target_of(url: str) -> str:
     """The target of an absolute URL, as `Request.target` has it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an absolute URL.
     """
     parts = urlsplit(url)
     authority = _authority(parts.scheme, parts.netloc.encode())
@@ -164,7 +164,7 @@ def target_of(url: str) -> str:
 
 
 def digest(*parts: bytes) -> str:
-    """A short text that differs where the parts do."""
+    """A short digest, different for different parts."""
     summary = blake2b(digest_size=16)
     for part in parts:
         summary.update(b"%d:" % len(part))
@@ -173,7 +173,7 @@ def digest(*parts: bytes) -> str:
 
 
 def _authority(scheme: str, host: bytes | None) -> str | None:
-    # One spelling for one host: without regard to case, and without the port that goes without saying.
+    # One spelling for one host: in lower case, and without the default port.
     if host is None or _HOST.fullmatch(host) is None:
         return None
     return f"{scheme}://{host.decode('ascii').lower().removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"

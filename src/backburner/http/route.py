@@ -1,9 +1,10 @@
 """Doors in front of FastAPI's routes, before dependencies.
 
-FastAPI tells nobody when a function becomes a route; but it asks each route for its handler then, and again when its
-router is included in another one. `APIRoute.get_route_handler` is where it lets applications step in, and so do we: for
-functions that `cached_response` has marked, and for no other. Newer versions ask the routes of an included router with
-the first request only; they are looked at when it is included: what must not be cached is an error on import.
+FastAPI has no hook for a function becoming a route, but it then asks the route for its handler, and again when the
+route's router is included in another one. `APIRoute.get_route_handler` is documented for applications to override, and
+is overridden here for the functions that `cached_response` has marked, and for no others. Newer versions ask the routes
+of an included router only on the first request; so they are checked when the router is included, so that caching what
+must not be cached is an error on import.
 """
 
 import inspect
@@ -28,7 +29,7 @@ from backburner.http.policy import COOKIE
 Handler = Callable[[Request], Any]
 
 routed: Final[WeakSet[Callable[..., Any]]] = WeakSet()
-"""Functions that are routes, but have no door."""
+"""Functions that became routes without a door."""
 
 _get_route_handler = APIRoute.get_route_handler
 _include_router = APIRouter.include_router
@@ -75,7 +76,7 @@ APIRouter.include_router = _including  # type: ignore[method-assign, assignment]
 
 
 def _as_included(route: APIRoute) -> Any:
-    """The route with what it has of the router that is including it."""
+    """The route with what it takes over from the router that is including it."""
     context = _effective.get() if _effective is not None else None
     return context if context is not None and context.original_route is route else route
 
@@ -132,7 +133,7 @@ def _check(door: Door, route: Any) -> None:
         )
     kind = route.response_class
     refuse_streams(door.name, getattr(kind, "value", kind))
-    if route.dependency_overrides_provider is not None:  # else its path is not complete: it belongs to no application
+    if route.dependency_overrides_provider is not None:  # else it has no application and an incomplete path
         door.check_path(route.param_convertors, route.path)
     if not door.after_dependencies and not door.identities:
         for who in _credentials(route):
@@ -145,7 +146,7 @@ def _check(door: Door, route: Any) -> None:
 
 
 def _credentials(route: Any) -> Iterator[str]:
-    """Where the credentials are that security dependencies of a route look at; empty if that cannot be told."""
+    """Where the security dependencies of a route find credentials; empty if that cannot be told."""
     marked = {depends.dependency for depends in route.dependencies if isinstance(depends, params.Security)}
     for dependant in _all(route.dependant):
         scheme = inspect.unwrap(dependant.call)
@@ -158,14 +159,14 @@ def _credentials(route: Any) -> Iterator[str]:
 
 
 def _all(dependant: Any) -> Iterator[Any]:
-    """A function and all that it depends on, each after what depends on it."""
+    """A function and all its dependencies, each after the one that depends on it."""
     yield dependant
     for dependency in dependant.dependencies:
         yield from _all(dependency)
 
 
 def _declared(function: Callable[..., Any]) -> Iterator[object]:
-    """Whatever the parameters of a function are declared with."""
+    """The defaults and annotations that the parameters of a function are declared with."""
     for parameter in resolved(function).parameters.values():
         yield from (parameter.default, *getattr(parameter.annotation, "__metadata__", ()))
 

@@ -1,7 +1,7 @@
 """The rules of HTTP caching, each a small function named by its section. Pure: no clock, no I/O, no state.
 
 RFC 9111 for a shared cache, with the extensions of RFC 5861 (stale), RFC 9213 (targeted fields) and RFC 9875 (groups).
-Where a choice is left it is the owner's (`Policy`); where a field makes no sense, less is kept.
+Where they leave a choice, the owner decides (`Policy`); a field that cannot be parsed means that less is kept.
 """
 
 from enum import Enum, auto
@@ -27,10 +27,10 @@ from backburner.http.policy import Policy
 from backburner.http.structured import dictionary, strings
 
 HEURISTIC: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-"""Statuses that may be stored without being told how long (RFC 9110 section 15.1), those of partial answers aside."""
+"""Statuses that may be stored without explicit freshness (RFC 9110 section 15.1), except partial responses."""
 UNDERSTOOD: Final = HEURISTIC | {201, 202, 302, 303, 307, 400, 401, 403, 406, 409, 422, 429, 500, 502, 503, 504}
 SERVER_ERRORS: Final = frozenset({500, 502, 503, 504})
-"""What `stale-if-error` is about (RFC 5861 section 4)."""
+"""The statuses that `stale-if-error` covers (RFC 5861 section 4)."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
 _LONGEST_HEURISTIC: Final = 86_400.0
 _KEPT_FOR_VALIDATION: Final = 3600.0
@@ -53,7 +53,7 @@ _OF_THE_CONTENT: Final = frozenset(
 
 
 def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
-    """RFC 9213 section 2.2: the directives of a response that count, and whether they were meant for this cache."""
+    """RFC 9213 section 2.2: the directives of a response that apply, and whether they target this cache."""
     for target in policy.targets:
         if found := dictionary(field(headers, target.lower().encode())):
             return found, True
@@ -61,26 +61,26 @@ def cache_control(headers: Headers, policy: Policy) -> tuple[Directives, bool]:
 
 
 Credentials = Literal["", "authorization", "cookie"]
-"""The most telling ones of a request."""
+"""The strongest credentials that a request carries; empty for none."""
 
 
 class Terms(NamedTuple):
     """What a response says about being stored. Durations are seconds."""
 
     lifetime: float
-    """How long it is fresh, from when it was made."""
+    """How long it is fresh after it was generated."""
     born: float
-    """When it was made, in Unix seconds of our clock: `Age` counts from then."""
+    """When it was generated, in Unix seconds of our clock: `Age` counts from then."""
     public: bool = False
-    """Whether anybody may get it, whatever credentials made it or are shown."""
+    """Whether anybody may get it, whatever credentials this or another request carries."""
     validate: bool = False
     """Whether the application must be asked before each use."""
     while_revalidate: float = 0.0
     if_error: float = 0.0
     kept: float = 0.0
-    """How long it is of use beyond its freshness."""
+    """How long it is useful beyond its freshness."""
     stale_allowed: bool = True
-    """Whether it may be given when stale because the request or the owner says so."""
+    """Whether it may be served stale because the request or the owner allows it."""
 
 
 def may_store(
@@ -89,8 +89,8 @@ def may_store(
     """Section 3: whether a complete response to a request that may be answered from the cache may be stored.
 
     Args:
-        credentials: what the request showed that the key does not hold.
-        now: when the response arrived.
+        credentials: what the request carried that is not part of the key.
+        now: when the response arrived, in Unix seconds.
         delay: seconds since the request was sent.
 
     Returns:
@@ -112,7 +112,7 @@ def may_store(
         return None, "vary"
     public = not {"public", "s-maxage"}.isdisjoint(directives)
     if credentials and not (public or (credentials == "authorization" and "must-revalidate" in directives)):
-        return None, "credentials"  # section 3.5; for cookies the owner's care, not the standard's
+        return None, "credentials"  # section 3.5; cookies are not the standard's concern but the owner's
     if field(headers, b"set-cookie") is not None and not public and not policy.ignore_cookies:
         return None, "set-cookie"
 
@@ -137,7 +137,7 @@ def may_store(
 def freshness_lifetime(
     status: int, headers: Headers, directives: Directives, policy: Policy, now: float, *, targeted: bool
 ) -> float | None:
-    """Section 4.2.1: how long it is fresh; ``None`` if it must not be stored without being told."""
+    """Section 4.2.1: seconds for which it is fresh; ``None`` if it does not say, and must not be stored for that."""
     for directive in ("s-maxage", "max-age"):
         given = seconds(directives.get(directive))
         if given is not None:
@@ -164,14 +164,14 @@ def heuristic(headers: Headers, policy: Policy, now: float) -> float | None:
 
 
 def initial_age(headers: Headers, now: float, delay: float) -> float:
-    """Section 4.2.3: how old a response was when it arrived.
+    """Section 4.2.3: the age of a response when it arrived, in seconds.
 
-    Of several `Age` the first counts; one that is no length of time is as if it were not there (section 5.1).
+    Of several `Age` fields the first counts; an invalid one is ignored (section 5.1).
     """
     made = date(field(headers, b"date"))
     apparent = max(0.0, now - made) if made is not None else 0.0
     if apparent < _SECOND:
-        apparent = 0.0  # dates have whole seconds
+        apparent = 0.0  # dates are in whole seconds
     told = members(field(headers, b"age"))
     age = delta_seconds(told[0]) if told else None
     return max(apparent, (age or 0) + delay)
@@ -181,7 +181,7 @@ _SECOND: Final = 1.0
 
 
 def stale_windows(directives: Directives, policy: Policy, *, strict: bool) -> tuple[float, float]:
-    """RFC 5861: for how long a stale response may be given while it is renewed, and where that fails."""
+    """RFC 5861: seconds for which a stale response may be served while it is renewed, and if that fails."""
     if strict:
         return 0.0, 0.0
     while_revalidate = seconds(directives.get("stale-while-revalidate"))
@@ -193,8 +193,8 @@ def stale_windows(directives: Directives, policy: Policy, *, strict: bool) -> tu
 
 
 def stored_fields(headers: Headers, directives: Directives) -> list[tuple[bytes, bytes]]:
-    """Section 3.1: the fields that are stored. Not those of the connection, nor those named as private or no-cache;
-    and no cookies, which are for one client."""
+    """Section 3.1: the fields that are stored: not those of the connection, not those named by private or no-cache, and
+    no cookies, which are for one client."""
     listed = names(field(headers, b"connection"))
     for directive in ("no-cache", "private"):
         for argument in directives.get(directive, ()):
@@ -209,7 +209,7 @@ def updated_fields(stored: Headers, received: Headers, directives: Directives) -
 
 
 def not_modified_fields(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """RFC 9110 section 15.4.5: what a 304 says of a 200, which is all but the description of the content."""
+    """RFC 9110 section 15.4.5: the fields of a 200 that a 304 has, too: all but those that describe the content."""
     return without(headers, _OF_THE_CONTENT)
 
 
@@ -222,12 +222,12 @@ def vary(headers: Headers) -> list[bytes] | None:
 
 
 def groups(headers: Headers, name: bytes) -> list[str]:
-    """RFC 9875: the groups that a response belongs to, or empties."""
+    """RFC 9875: the groups that a response belongs to, or invalidates."""
     return strings(field(headers, name))
 
 
 def invalidated(url: str, headers: Headers) -> list[str]:
-    """Section 4.4: the URLs that a successful unsafe request to a URL makes invalid, all of its own origin."""
+    """Section 4.4: the URLs that a successful unsafe request to a URL invalidates, all of the same origin."""
     urls = [url]
     for name in (b"location", b"content-location"):
         value = field(headers, name)
@@ -243,10 +243,10 @@ def invalidated(url: str, headers: Headers) -> list[str]:
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """RFC 9110 section 4.3.1.
+    """RFC 9110 section 4.3.1: scheme, host and port.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     parts = urlsplit(url)
     port = parts.port
@@ -256,23 +256,23 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 class Use(Enum):
-    """What a stored response is good for, for one request."""
+    """How a stored response may be used for a request."""
 
     NOW = auto()
-    """Give it."""
+    """Serve it."""
     RENEW = auto()
-    """Give it, and renew it afterwards."""
+    """Serve it, and renew it afterwards."""
     VALIDATE = auto()
-    """Ask the application; it may say that nothing changed."""
+    """Ask the application first; it may answer that nothing changed."""
 
 
 def use(terms: Terms, fresh_until: float, refresh_at: float, now: float, asked: Directives | None) -> Use:
-    """Section 4: whether a stored response answers a request at a time.
+    """Section 4: whether a stored response answers a request at a given time.
 
     Args:
         fresh_until: not always the end of its lifetime: it may have been made stale before.
-        refresh_at: from when on it had better be renewed; when stale, before when that is not to be tried again.
-        asked: the request's directives, where these count.
+        refresh_at: when it should be renewed early; once stale, the time before which renewing is not tried again.
+        asked: the request's directives, if they are honoured.
     """
     if terms.validate:
         return Use.VALIDATE
@@ -295,5 +295,5 @@ def use(terms: Terms, fresh_until: float, refresh_at: float, now: float, asked: 
 
 
 def may_stand_in(terms: Terms, fresh_until: float, now: float) -> bool:
-    """RFC 5861 section 4: whether a stored response may be given where the application fails."""
+    """RFC 5861 section 4: whether a stored response may be served because the application fails."""
     return not terms.validate and now - fresh_until < terms.if_error

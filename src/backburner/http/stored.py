@@ -1,10 +1,10 @@
-"""One stored response: what is sent, prepared as far as it can be, and its bytes on the server.
+"""One stored response: the messages to send, prepared as far as possible, and its bytes on the server.
 
     0      1       2       4      6     14        22                38      42
     magic  format  status  flags  born  lifetime  four durations    length  headers, NUL-separated; content
 
-Numbers are big-endian; times are Unix seconds, and durations seconds, as doubles. Nothing here changes after it was
-made, so that all requests of a process share it.
+Numbers are big-endian; times are Unix seconds and durations seconds, as doubles. The objects here are immutable, so
+that all requests of a process can share them.
 """
 
 import struct
@@ -35,7 +35,7 @@ class Stored:
         self.body = body
         self.terms = terms
         self.own_tag = own_tag
-        """Whether the application did not say an entity-tag, and so will not know it."""
+        """Whether the entity-tag was made here, so that the application does not know it."""
         self._not_modified: Headers | None = None
 
     @property
@@ -45,7 +45,7 @@ class Stored:
 
     @property
     def modified(self) -> bytes | None:
-        """When the content changed, as the application wrote it."""
+        """``Last-Modified`` as the application wrote it."""
         return next((value for name, value in self.headers if name == b"last-modified"), None)
 
     @property
@@ -85,7 +85,7 @@ class Stored:
         )
 
     def modified_since(self, condition: bytes) -> bool:
-        """Whether it was, as far as can be known (RFC 9110 section 13.1.3)."""
+        """Whether it was modified since, as far as can be known (RFC 9110 section 13.1.3)."""
         if condition == self.modified:
             return False
         since = date(condition.decode("latin-1"))
@@ -102,9 +102,9 @@ class Stored:
 
 
 class Variants:
-    """In place of a response: which request fields decide about which of several responses is meant.
+    """Stored in place of a response: the request fields that select one of several responses.
 
-    They lie under keys of their own, which hold `token`; without this here, no one finds them.
+    These are stored under keys of their own, which contain `token`; without this entry, nobody finds them.
     """
 
     __slots__ = ("fields", "token")
@@ -118,8 +118,8 @@ class Variants:
         return b"%c%c%s" % (_VARIANTS, _FORMAT, b"\0".join((self.token.encode(), *self.fields)))
 
     def values(self, headers: Headers) -> tuple[str, ...]:
-        """What a request says in these fields, normalised, each telling a field that is not there from one that is
-        empty (RFC 9111 section 4.1)."""
+        """A request's values of these fields, normalised; an absent field differs from an empty one (RFC 9111 section
+        4.1)."""
         said = []
         for name in self.fields:
             text = field(headers, name)
@@ -131,7 +131,7 @@ def unpack(data: bytes) -> Stored | Variants:
     """Read what `pack` wrote.
 
     Raises:
-        CodecError: these bytes are neither.
+        CodecError: these bytes are neither a response nor variants.
     """
     if data[:2] == b"%c%c" % (_VARIANTS, _FORMAT):
         token, *fields = data[2:].split(b"\0")

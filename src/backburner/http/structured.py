@@ -1,6 +1,7 @@
-"""Structured fields (RFC 9651): dictionaries and lists, read strictly: one mistake makes all of a field unreadable.
+"""Structured fields (RFC 9651): dictionaries and lists, parsed strictly: one mistake invalidates the whole field.
 
-Parameters are skipped: the fields that a cache reads give them no meaning. Pure; whatever arrives, nothing here raises.
+Parameters are skipped: they have no meaning in the fields that a cache reads. Pure; whatever arrives, nothing here
+raises.
 """
 
 import re
@@ -8,7 +9,7 @@ from typing import Final
 
 from backburner.http.headers import Directives
 
-# Quantifiers are possessive, so that no text takes more than one look at each of its characters.
+# Quantifiers are possessive, so that matching takes linear time on any text.
 _KEY: Final = r"[a-z*][a-z0-9_.*-]*+"
 _STRING: Final = r'"(?:[ !#-\[\]-~]|\\["\\])*+"'
 _WORD: Final = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+"
@@ -25,10 +26,10 @@ _INTEGER: Final = re.compile(r"[0-9]{1,15}")
 
 
 def dictionary(text: str | None) -> Directives:
-    """A dictionary of directives, as ``CDN-Cache-Control`` is (RFC 9213 section 2.1); empty if it cannot be read.
+    """A dictionary of directives, as ``CDN-Cache-Control`` is (RFC 9213 section 2.1); empty if it cannot be parsed.
 
-    An argument that is no length of time is left out, which forbids more: ``max-age="60"`` is none, and
-    ``private="x"`` is ``private``.
+    An argument of the wrong type is dropped, which allows less: ``max-age="60"`` gives no age, and ``private="x"``
+    counts as ``private``.
     """
     found: dict[str, list[str | None]] = {}
     for match in _members(_ENTRY, text):
@@ -39,7 +40,7 @@ def dictionary(text: str | None) -> Directives:
 
 
 def strings(text: str | None) -> list[str]:
-    """A list of strings, as ``Cache-Groups`` is (RFC 9875); empty if it cannot be read, or holds anything else."""
+    """A list of strings, as ``Cache-Groups`` is (RFC 9875); empty if it cannot be parsed, or contains anything else."""
     values = [match["value"] for match in _members(_MEMBER, text)]
     if not all(value.startswith('"') for value in values):
         return []

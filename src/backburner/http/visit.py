@@ -1,9 +1,9 @@
 """One request's way through the cache: find, judge, and then serve, wait, or call the application.
 
-Of concurrent requests for one key one leads: it calls the application, in a task of its own, so that no client's
-leaving ends what others wait for; a lease in the server keeps other processes from calling theirs. What turns out to
-be for one client only is passed on to the leader, and the others go on by themselves, at once, and for a while without
-waiting for each other.
+Of concurrent requests for one key, one leads: it calls the application, in a task of its own, so that a client that
+leaves does not end what others wait for; a lease on the server keeps other processes from calling theirs. A response
+that turns out to be for one client only goes to the leader; the others go on by themselves at once, and for a while
+later requests do not wait for each other.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from backburner.http.request import Request
 from backburner.http.stored import Stored
 
 _flying: Final[set["asyncio.Task[None]"]] = set()
-"""Calls under way; an event loop itself keeps no more than weak references."""
+"""Calls in progress; an event loop keeps only weak references to its tasks."""
 
 
 class Visit:
     """A request, and what it takes to answer it.
 
     Args:
-        body: the request's, where it was read to be part of the key.
+        body: the request's, if it was read to be part of the key.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Visit:
                 return
 
     def _may_wait(self, found: Found | None) -> bool:
-        """Whether what others get would do for this request too, as far as can be told before."""
+        """Whether the response that others get would do for this request too, as far as can be told beforehand."""
         seen = self._request.seen
         if self._credentials or self._request.method == "HEAD" or self._is_passing():
             return False
@@ -115,7 +115,7 @@ class Visit:
             await self._alone(None)
             return True
         if landed is None or not await self._engine.still_holds("respond", self._place.key, landed):
-            return False  # who led was killed, or began before the cache was emptied
+            return False  # the leader was killed, or began before the cache was flushed
         if isinstance(landed.value, Landed) and landed.value.answers(self._request.headers):
             await self._serve(landed.value.stored, "fwd=uri-miss; collapsed")
         else:
@@ -131,13 +131,13 @@ class Visit:
         await self._send(body)
 
     def _status(self, status: str) -> str:
-        """What the cache did, if it is to say so (RFC 9211)."""
+        """The value of ``Cache-Status`` (RFC 9211), if the policy asks for it."""
         if not self._policy.cache_status:
             return ""
         return f"{self._policy.cache_status}; {status}{f'; detail={self._detail}' if self._detail else ''}"
 
     def _sign(self, headers: list[tuple[bytes, bytes]], status: str) -> None:
-        """Say so after what others said before."""
+        """Append it to the values of caches further inside."""
         if said := self._status(status):
             headers.append((b"cache-status", said.encode()))
 
@@ -170,7 +170,7 @@ class Visit:
         return Call(self._place, self._request, self._policy, found, flight, self._passing)
 
     async def _alone(self, found: Found | None) -> None:
-        """Call the application for this request only, as it is."""
+        """Call the application with this request unchanged, for it alone."""
         call = self._call(found, Flight(self._place.key, None))
         call.forwarded = "fwd=bypass"
         exchange = Direct(call, self._policy.max_body_bytes, self._signed(call))
@@ -212,11 +212,11 @@ class Visit:
         task.add_done_callback(_flying.discard)
         await exchange.relay(self._signed(call), task)
         await self._answer(call, exchange)
-        # Background tasks belong to the request, and so does what they raise.
+        # Background tasks belong to the request, and so do their exceptions.
         await asyncio.shield(task)
 
     def _renew(self, found: Found) -> None:
-        """Call the application for nobody, unless somebody does."""
+        """Call the application without a client, to renew the response, unless somebody else is doing so."""
         flight = self._engine.flights.try_renewing(self._place.key, self._engine.runtime.loop())
         if flight is None:
             return
@@ -233,9 +233,9 @@ class Visit:
                     await self._app(call.scope(), exchange.receive, exchange.send)
         except Exception as error:
             if exchange.abandoned and isinstance(error, ConnectionResetError):
-                return  # what the application was told because nobody takes its response
+                return  # raised in the application because nobody takes its response
             if call.renewal:
-                call.failed(error)  # the client has a good response; whoever wants to know is told
+                call.failed(error)  # the client has a good response; the error is reported to the cache's observers
                 return
             answered = call.response is not None or exchange.streamed
             if not answered and call.stand_in(error):
@@ -248,7 +248,7 @@ class Visit:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already, and then what follows."""
+    """A `receive` that first returns a body that was read already, and then what follows."""
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
