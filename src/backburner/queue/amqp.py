@@ -1,8 +1,8 @@
-"""Publishing to RabbitMQ by kombu's transport, but within a deadline and confirmed, as it is with Redis.
+"""Publishing to RabbitMQ over kombu's transport, but within a deadline and confirmed, as with Redis.
 
-AMQP awaits no answer to a message, so a broker that hangs, or refuses what it was sent, would keep nobody from
-believing that a job is enqueued. ``broker_transport_options={"confirm_publish": False}`` goes back to that. Only what
-tasks are published on is made here: workers consume, and are controlled, by kombu's own transport.
+Plain AMQP awaits no answer to a message, so a job would pass for enqueued although the broker hangs or has refused it.
+``broker_transport_options={"confirm_publish": False}`` goes back to that. These transports are only for the connections
+that tasks are published on: workers consume, and are controlled, over kombu's own.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ _TRANSPORTS = {"amqp": "Transport", "pyamqp": "Transport", "amqps": "SSLTranspor
 
 
 def publishing(url: Any) -> dict[str, Any]:
-    """The arguments that make a kombu connection to this URL use a transport from here; none for other brokers."""
+    """The arguments that make a kombu connection to this URL use a transport from here; empty for other brokers."""
     scheme = url.partition("://")[0] if isinstance(url, str) else ""
     return {"transport": f"{__name__}:{_TRANSPORTS[scheme]}"} if scheme in _TRANSPORTS else {}
 
 
 class Connection(stock.Connection):  # type: ignore[misc]  # as above
-    """A connection whose every answer is awaited no longer than the deadline allows."""
+    """A connection that awaits no answer for longer than the deadline allows."""
 
     connect_timeout: float | None
 

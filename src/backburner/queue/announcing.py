@@ -1,7 +1,7 @@
-"""Events for Flower and its kind leave in a thread, many in one message; the worker never waits for them.
+"""A worker's events for Flower and similar monitors: a thread sends them, many in one message; the worker never waits.
 
-While nobody listens, those of tasks are not sent but for one message in a while, whose reply tells whether somebody
-does by now. Whoever begins to listen misses those of the first tenth of a second, as with events of enqueueing.
+While nobody listens, task events are not sent, except for one message now and then, whose reply tells whether somebody
+listens by now. A new listener misses those of the first tenth of a second, as with the events of enqueueing.
 """
 
 import logging
@@ -22,13 +22,13 @@ _MANY: Final = 500
 """Events in one message."""
 _SILENCE: Final = 0.1
 _MOST: Final = 100_000
-"""Events that may wait for a server which is away."""
+"""Events kept at most while the server is away."""
 _LAST: Final = "worker.offline"
 _PATIENCE: Final = 1.0
 
 
 class Announced(bootsteps.StartStopStep):
-    """Has a worker's events leave in a thread."""
+    """A bootstep that has a thread send the worker's events."""
 
     requires = (Events,)
 
@@ -37,25 +37,25 @@ class Announced(bootsteps.StartStopStep):
         self._announcing: Announcing | None = None
 
     def start(self, parent: Any) -> None:
-        """A connection is there, with a new dispatcher."""
+        """Take over the new dispatcher of a new connection."""
         self.shutdown(parent)
         dispatcher = parent.event_dispatcher
-        # Elsewhere than on a loop, which must not wait, it is worth a thread only if it may find that nobody listens.
+        # A loop must never wait. Elsewhere a thread is worth while only if it can find out that nobody listens.
         if dispatcher is not None and dispatcher.enabled and (hasattr(parent.pool, "serve") or _topics(dispatcher)):
             self._announcing = Announcing(dispatcher)
 
     def shutdown(self, parent: Any) -> None:  # noqa: ARG002  # Celery's name
-        """The dispatcher is about to be closed."""
+        """Send what is left, before the dispatcher is closed."""
         if self._announcing is not None:
             self._announcing.close()
             self._announcing = None
 
 
 class Announcing:
-    """Takes the place of a dispatcher's own publishing.
+    """Replaces a dispatcher's own publishing.
 
     Args:
-        dispatcher: Celery's, of one connection.
+        dispatcher: Celery's, for one connection.
     """
 
     def __init__(self, dispatcher: Any) -> None:
@@ -70,7 +70,7 @@ class Announcing:
         Thread(target=self._run, name="backburner-events", daemon=True).start()
 
     def publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
-        """As the dispatcher's: an event, or a list of them."""
+        """Replaces the dispatcher's `publish`: takes an event, or a list of them."""
         if routing_key == _TASKS and monotonic() < self._silent_until:
             return
         with self._changed:
@@ -80,12 +80,12 @@ class Announcing:
             self.flush()
 
     def flush(self) -> None:
-        """Wait until everything has left, for a moment."""
+        """Wait until everything has been sent, but only for a moment."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._busy), _PATIENCE)
 
     def close(self) -> None:
-        """Send what there is, and end."""
+        """Send what is left, and end the thread."""
         self.flush()
         with self._changed:
             self._over = True
@@ -116,7 +116,7 @@ class Announcing:
 
 
 def _overhear(dispatcher: Any, heard: Callable[[str, int], None]) -> None:
-    """Have `heard` told how many listeners got what was published. Servers other than Redis do not tell."""
+    """Have `heard` called with the number of listeners that got a message. Brokers other than Redis do not tell."""
     channel, topics_of = dispatcher.producer.channel, _topics(dispatcher)
     if topics_of is None:
         return
@@ -130,5 +130,5 @@ def _overhear(dispatcher: Any, heard: Callable[[str, int], None]) -> None:
 
 
 def _topics(dispatcher: Any) -> Any:
-    """Where kombu publishes what is broadcast, on a server of Redis's kind."""
+    """The channel where kombu publishes broadcasts, on Redis or Valkey."""
     return getattr(getattr(dispatcher.producer, "channel", None), "_get_publish_topics", None)

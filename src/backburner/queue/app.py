@@ -1,6 +1,6 @@
 """The Celery application: stock Celery with our defaults, our producer and truthful results.
 
-Everything Celery documents works. This module only puts the parts together; each part has its own module.
+Everything Celery documents works. This module only assembles the parts; each part has its own module.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,16 +41,16 @@ pool.register()
 _RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 1.0}
 """Seconds between a worker's attempts to reach its broker."""
 _RETRY_PATIENCE = 10
-"""Times the usual budget, for a retry: in a worker nobody waits, and a retry not enqueued is a job lost."""
+"""How many times the usual budget a retry gets: in a worker nobody waits, and a retry that fails is a lost job."""
 
 
 class Celery(celery.Celery):
     """A ``celery.Celery`` with settings.
 
-    ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as
-    with Celery. Given neither, ``Settings()`` reads the environment and ``.env``. Configuration made in any
-    of Celery's ways wins over the settings, which `backburner.queue.defaults` lists with their reasons.
-    ``default_pool="asyncio"`` is the pool of its workers, where neither that nor the command line says otherwise.
+    ``Celery("app", settings=settings)``, or ``Celery("app", broker="redis://…", backend="redis://…")`` as with Celery.
+    Without either, ``Settings()`` reads the environment and ``.env``. Configuration by any of Celery's own means
+    overrides the settings, and the defaults that `backburner.queue.defaults` lists with their reasons.
+    ``default_pool="asyncio"`` selects its workers' pool, unless the configuration or the command line does.
 
     Raises:
         ConfigError: a setting or a server's URL is wrong.
@@ -63,7 +63,7 @@ class Celery(celery.Celery):
         self, *args: Any, settings: Settings | None = None, default_pool: str | None = None, **kwargs: Any
     ) -> None:
         self.settings = settings or Settings()
-        self._our_defaults = defaults(self.settings)  # not later: Celery's signal hides what goes wrong
+        self._our_defaults = defaults(self.settings)  # here: the signal that configures Celery swallows errors
         self._default_pool = default_pool
         self._servers_from_settings = settings is not None or "broker" not in kwargs
         if self._servers_from_settings:
@@ -76,7 +76,7 @@ class Celery(celery.Celery):
         self.task(name=PING, shared=False)(ping)
         self.lifespans = Lifespans(self)
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
-        """For tests: what to call in the place of a dependency, as with FastAPI."""
+        """For tests: what to call in place of a dependency, as in FastAPI."""
         self.steps["worker"].add(Living)
         self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching))
         health.install(self)
@@ -101,7 +101,7 @@ class Celery(celery.Celery):
         return super().__reduce_keys__() | {"settings": self.settings, "default_pool": self._default_pool}
 
     def uses_utc_timezone(self) -> bool:
-        """Whether the app's time zone is UTC. Celery asks for each message, and is slow to compare."""
+        """Whether the app's time zone is UTC. Celery asks for each message, and its own comparison is slow."""
         return self._is_in_utc
 
     @cached_property  # as `timezone` is in Celery
@@ -111,7 +111,7 @@ class Celery(celery.Celery):
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
         """A connection that consumes. `url` may be anything that Celery or `ServerURL` understands."""
         connection = self._connect(url or self.conf.broker_read_url, READ_OPTIONS, options)
-        # Celery's worker waits longer and longer for a broker that is away, up to half a minute.
+        # Celery's worker waits ever longer between attempts to reach its broker, up to half a minute.
         connection.ensure_connection = partial(connection.ensure_connection, **_RECONNECT)
         return connection
 
@@ -121,11 +121,11 @@ class Celery(celery.Celery):
 
     @property
     def pool(self) -> Any:
-        """Connections for whoever does not bring one: remote control, purging."""
+        """Connections for callers that bring none: remote control, purging."""
         if self._pool is None:  # type: ignore[has-type]  # the stubs leave these out
             self._ensure_after_fork()  # type: ignore[attr-defined]
             pools.set_limit(self.conf.broker_pool_limit)
-            # Not of `connection_for_write`, whose copies, which a pool makes, know the name of Celery's transport only.
+            # Not made of `connection_for_write`: a pool copies its connection, and copies know only Celery's transport.
             self._pool = pools.connections[self._connect(self.conf.broker_write_url, WRITE_OPTIONS, {})]
         return self._pool
 
@@ -153,7 +153,7 @@ class Celery(celery.Celery):
             options.setdefault("transport", url.partition(":")[0].partition("+")[0])
         elif self.conf.broker_transport in {None, "backburner"}:
             if not named and is_redis(url):
-                # Flower and others read the URL of this one, and know the names of Celery's transports only.
+                # Flower and others read this connection's URL, and know only the names of Celery's transports.
                 connection = super()._connection(url, **options)  # type: ignore[misc]  # the stubs leave it out
                 connection.get_transport_cls = lambda: transport_for(url)
                 # Celery's worker would try for ever to send a heartbeat, and not serve its event loop meanwhile. An
@@ -188,7 +188,7 @@ class Celery(celery.Celery):
     else:
 
         def task(self, *args, **options):
-            """Celery's decorator; what it is put on is looked at right there."""
+            """Celery's decorator, which also checks the function right away; see `dependencies.check`."""
             look_at = partial(dependencies.check, bound=options.get("bind", False), base=options.get("base"))
             if args and callable(args[0]):
                 look_at(args[0])
@@ -206,18 +206,19 @@ class Celery(celery.Celery):
     @overload
     def lifespan(self, function: Callable[..., AbstractAsyncContextManager[T]], /) -> Lifespan[T]: ...
     def lifespan(self, function: Callable[..., Any], /) -> Lifespan[Any]:
-        """Have each process that runs tasks enter this async context manager before its first one, and leave it after
+        """Have each process that runs tasks enter this async context manager before its first task, and exit it after
         its last one. The function, an ``async def`` that yields once, may take the app as its parameter.
 
-        Calling what this gives returns what was yielded, in these processes.
+        Returns:
+            An object that, called in one of these processes, returns what was yielded.
 
         Raises:
-            ConfigError: the function is none such.
+            ConfigError: it is not such a function.
         """
         return self.lifespans.add(function)
 
     def publish_budget(self) -> AbstractContextManager[None]:
-        """Start the clock of ``CELERY_PUBLISH_TIMEOUT`` now, for all that the block enqueues."""
+        """Share one ``CELERY_PUBLISH_TIMEOUT``, counted from now, among all jobs that the block enqueues."""
         return deadline(self.settings.celery_publish_timeout)
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
@@ -239,7 +240,7 @@ class Celery(celery.Celery):
 
     @cached_property
     def producer(self) -> Producer:
-        """What enqueues the jobs that need nothing special."""
+        """The `Producer`, which enqueues the jobs that need nothing special."""
         return Producer(self)
 
     @property
@@ -248,8 +249,8 @@ class Celery(celery.Celery):
         return FailedJobs(self)
 
     def close(self) -> None:
-        """Close the connections of the producer and of the result backend, and Celery's. They are made anew if needed;
-        who waits for a result just then is left waiting."""
+        """Close the connections of the producer, of the result backend and of Celery. They are reopened when needed,
+        but callers that are waiting for a result at that moment are left waiting."""
         self.producer.close()
         backend: Any = self._backend  # type: ignore[attr-defined]  # the stubs leave it out
         if hasattr(backend, "listener"):
@@ -270,15 +271,15 @@ class Celery(celery.Celery):
         self, fun: Callable[..., Any], name: Any = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Any:
         if base is not None and issubclass(self.Task, base):
-            base = None  # ours is one
+            base = None  # the app's own base is a subclass of it
         elif base is not None and not issubclass(base, Task):
             base = type(base.__name__, (base, self.Task), {"abstract": True, "__module__": base.__module__})
-        # As Celery reads it, but that is when the task is there.
+        # Celery reads these when the task has been made, which is too late here.
         strict: bool = self.strict_typing  # type: ignore[attr-defined]  # the stubs leave it out
         said = (options.get("typing"), getattr(base or self.Task, "typing", None), strict)
         typed = bool(next(each for each in said if each is not None) and not options.get("pydantic"))
         if typed:
-            # Where Celery asks what to do with the arguments of a call, whether pydantic's or not.
+            # Celery's hook for converting the arguments of a call, whether pydantic is involved or not.
             arguments = Arguments(fun, bound=bind)
             options["arguments"] = arguments
             options["_dump_pydantic_arguments"] = staticmethod(arguments.encode)

@@ -1,9 +1,8 @@
-"""What a task's annotations say about a call: checked where the job is enqueued, turned into JSON there and back again
-in the worker.
+"""Calls checked against a task's annotations where the job is enqueued, converted to JSON there and back in the worker.
 
-Numbers, text, lists, dates, UUIDs and the like travel as Celery sends them. For what JSON does not have (pydantic
-models, dataclasses, enums, sets, …) pydantic makes it, for arguments and for results. An annotation that pydantic
-cannot make sense of, or that names something that does not exist at run time, checks nothing.
+Numbers, text, lists, dates, UUIDs and the like travel as Celery sends them. Types that JSON lacks (pydantic models,
+dataclasses, enums, sets, …) are converted by pydantic, in arguments and in results. An annotation that pydantic does
+not understand, or that names something that does not exist at run time, checks nothing.
 """
 
 import contextlib
@@ -26,19 +25,19 @@ _SENT_AS_THEY_ARE: Final = (
     int, float, str, bool, bytes, list, dict, type(None), None, Any, object,
     dt.datetime, dt.date, dt.time, decimal.Decimal, uuid.UUID,
 )  # fmt: skip
-"""Types that Celery's JSON brings back as they were."""
+"""Types that survive Celery's JSON unchanged."""
 _CHECKED_BY_TYPE: Final = (int, float, str, bool, bytes)
-"""Of these, every value is what pydantic would make of it."""
+"""Types of which pydantic returns every value unchanged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kind:
-    """What one annotation says."""
+    """How values of one annotation are checked and converted."""
 
     adapter: TypeAdapter[Any]
     converts: bool
     exact: Any = None
-    """A type whose values need no look."""
+    """A type whose values need no check."""
 
     def encoded(self, value: Any) -> Any:
         if type(value) is self.exact:
@@ -46,11 +45,11 @@ class _Kind:
         valid = self.adapter.validate_python(value)
         if self.converts:
             return self.adapter.dump_python(valid, mode="json")
-        return value if valid == value else valid  # 1 stays 1 where a float is asked for
+        return value if valid == value else valid  # keeps 1 where pydantic would return 1.0
 
 
 class Arguments:
-    """The parameters of a task's function, and its result. With `bound`, the first parameter is the task."""
+    """The parameters and the result of a task's function. With `bound`, the first parameter is the task."""
 
     def __init__(self, function: Callable[..., Any], *, bound: bool = False) -> None:
         self._function = function
@@ -60,13 +59,13 @@ class Arguments:
         annotations = [parameter.annotation for parameter in self._parameters]
         result = signature.return_annotation
         self.may_convert = any(not _is_plain(each) for each in (*annotations, result))
-        """Whether anything may have to be turned into JSON and back."""
+        """Whether anything may have to be converted."""
 
     def encode(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """A call as it is sent. Whether these are arguments at all is for Celery to say.
+        """The arguments of a call as they are sent. Whether they fit the signature is for Celery to check.
 
         Raises:
-            TypeError: an argument is not what its annotation says.
+            TypeError: an argument does not match its annotation.
         """
         args, kwargs = args or (), kwargs or {}
         if not self._kinds or not isinstance(args, tuple | list) or not isinstance(kwargs, dict):
@@ -74,22 +73,22 @@ class Arguments:
         return self._converted(args, kwargs, _Kind.encoded)
 
     def decode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A call as the function wants it.
+        """The arguments of a call as the function takes them.
 
         Raises:
-            TypeError: as from `encode`: somebody else enqueued it.
+            TypeError: an argument does not match its annotation: the job was not enqueued by way of `encode`.
         """
         return self._converted(args, kwargs, lambda kind, value: kind.adapter.validate_python(value))
 
     def encode_result(self, result: Any) -> Any:
-        """What the function returned, as it is stored. What is not what its annotation says stays as it is."""
+        """A function's result as it is stored. One that does not match the annotation is stored as it is."""
         kind = self._kinds.get("return")
         if kind is None or not kind.converts:
             return result
         return kind.adapter.dump_python(result, mode="json", warnings="none")
 
     def decode_result(self, result: Any) -> Any:
-        """The stored result, as the function returned it, if that was what its annotation says."""
+        """The stored result as the function returned it, if that matches the annotation."""
         kind = self._kinds.get("return")
         if kind is not None and kind.converts:
             with contextlib.suppress(ValidationError):
@@ -123,7 +122,7 @@ class Arguments:
 
     @cached_property
     def _kinds(self) -> dict[str, _Kind]:
-        """By parameter, and for ``return``. Made when first needed: names may not exist before."""
+        """By parameter, and for ``return``. Made on first use: the names in annotations may not exist before."""
         try:
             hints = typing.get_type_hints(self._function, include_extras=True)
         except Exception:  # noqa: BLE001  # annotations are anybody's expressions
@@ -142,8 +141,8 @@ class Arguments:
 
 
 def positional_checker(function: Callable[..., Any], *, bound: bool) -> Any:
-    """What checks calls of a function with positional-only parameters, which Celery's check knows nothing of; ``None``
-    for other functions, as Celery's is quick.
+    """The check for calls of a function with positional-only parameters, which Celery's does not know; ``None`` for
+    other functions, because Celery's own check is quick.
     """
     signature = inspect.signature(function, follow_wrapped=False)
     if not any(each.kind is inspect.Parameter.POSITIONAL_ONLY for each in signature.parameters.values()):
@@ -164,7 +163,7 @@ _MANY: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose parameters count: what `backburner.queue.coroutines.runnable` got."""
+    """The user's function, whose parameters count: the one that `backburner.queue.coroutines.runnable` wrapped."""
     return getattr(function, "written_function", function)
 
 

@@ -1,8 +1,9 @@
-"""Celery's Redis result backend, taught when to leave the server alone and what to do when it is gone.
+"""Celery's Redis result backend, with fewer requests to the server, and able to survive its outages.
 
-Nothing is subscribed when a job is enqueued. Whoever waits for a result, blocking or on an event loop, hears of it
-through the process's one `Listener`. The server may go and come back meanwhile: the waiter's own timeout decides. To
-store a state is one round trip, and what has ended stays as it is. Keys, messages and chords are stock Celery's.
+Enqueueing a job subscribes to nothing. Whoever waits for a result, blocking or on an event loop, hears of it through
+the process's one `Listener`. The server may go away and come back meanwhile: only the waiter's own timeout counts.
+Storing a state takes one round trip, and a final state is never overwritten. Keys, messages and chords are stock
+Celery's.
 """
 
 import asyncio
@@ -45,16 +46,16 @@ log = logging.getLogger("backburner.queue")
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
 _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
-"""What Celery stores of a request, and where it finds it."""
+"""What Celery stores about a request, and where it finds it."""
 
 _AWHILE = 0.25
-"""Seconds in which a process of the pool tells the server what its job came to, or leaves that to the main one."""
+"""Seconds within which a pool process stores its job's outcome on the server; after that, the main process has to."""
 _PATIENCE = 2.0
-"""Seconds for the first look at results."""
+"""Seconds for the first check whether results are there."""
 
 
 class ResultConsumer(BaseResultConsumer):
-    """What Celery asks for results: here, the listener's news for threads that wait."""
+    """What Celery asks for results: here, it passes the listener's news to the threads that wait."""
 
     backend: Any
     _pending_results: Any
@@ -75,7 +76,7 @@ class ResultConsumer(BaseResultConsumer):
         self.consume_from(initial_task_id)
 
     def consume_from(self, task_id: str) -> None:
-        """Hear of a job from now on. A second time does nothing."""
+        """Listen for a job's result from now on. Repeating it does nothing."""
         new = _Watched(self, task_id)
         if self._subscriptions.setdefault(task_id, new) is new:
             self.backend.listener.add(new)
@@ -85,10 +86,10 @@ class ResultConsumer(BaseResultConsumer):
         return task_id in self._subscriptions
 
     def cancel_for(self, task_id: str) -> None:
-        """Hear of it no more. Takes no lock: the garbage collector calls this too."""
+        """Stop listening for it. Takes no lock, because the garbage collector calls this, too."""
         self._forget(task_id)
         if any(task_id in waiting for waiting in self._pending_results):
-            self.consume_from(task_id)  # somebody has come since the caller saw that nobody waits
+            self.consume_from(task_id)  # somebody has begun to wait since the caller saw that nobody did
 
     def stop(self) -> None:
         self.backend.listener.stop()
@@ -119,7 +120,7 @@ class ResultConsumer(BaseResultConsumer):
 
     @contextmanager
     def _hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
-        """Have each state that comes of the result, or of a group's, be put there."""
+        """Collect each state that arrives for the result, or for the results of a group."""
         heard: deque[dict[str, Any]] = deque()
         job_ids = {each.id for each in getattr(result, "results", [result])}
         with self._news:
@@ -137,7 +138,7 @@ class ResultConsumer(BaseResultConsumer):
                         self._audience[job_id] = others
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
-        """Give a result that is there already the time to be read, however short the timeout."""
+        """Allow a result that is already there to be read, however short the timeout."""
         began, left = time.monotonic(), remaining()
         self._here.ends = began + (math.inf if timeout is None else timeout)
         looks_until = began + (_PATIENCE if left is None else left)
@@ -146,7 +147,7 @@ class ResultConsumer(BaseResultConsumer):
                 subscription.looked.wait(max(0.0, looks_until - time.monotonic()))
 
     def drain_events_until(self, p: Any, timeout: float | None = None, on_interval: Any = None) -> Any:
-        """Wait for the promise as long as the first look has left of the timeout."""
+        """Wait for the promise, for what the first check has left of the timeout."""
         left = None if timeout is None else max(0.0, self._here.ends - time.monotonic())
         return super().drain_events_until(p, left, on_interval)
 
@@ -159,7 +160,7 @@ class ResultConsumer(BaseResultConsumer):
             here.count = self._count
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
-        """Pass the state on to the results that stand for the job. Runs in the listener's thread."""
+        """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
         with self._news:  # before anybody's wait is over by it
             if subscription := self._subscriptions.get(job_id):
@@ -167,7 +168,7 @@ class ResultConsumer(BaseResultConsumer):
             for heard in self._audience.get(job_id, ()):
                 heard.append(meta)
         if meta["status"] in self.backend.READY_STATES:
-            self._forget(job_id)  # first: who comes from now on subscribes anew
+            self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
         super().on_state_change(meta, message)
         with self._news:
             self._count += 1
@@ -183,10 +184,10 @@ class ResultConsumer(BaseResultConsumer):
 
 
 class _Waiter(threading.local):
-    """What one thread that waits has to remember."""
+    """The state of one waiting thread."""
 
     count = 0
-    """Of the news it has seen."""
+    """How much of the news it has seen."""
     ends = math.inf
     """When it gives up."""
 
@@ -218,7 +219,7 @@ class _Watched:
 
 
 class _Form(NamedTuple):
-    """In what form states are stored; it holds as long as the configuration stays the same."""
+    """The form in which states are stored, valid while the configuration stays the same."""
 
     changes: dict[str, Any]
     maps: int
@@ -227,7 +228,7 @@ class _Form(NamedTuple):
 
 
 class _Patient:
-    """What both backends below have in common; stands before a backend of Celery's."""
+    """What both backends below have in common; a mixin in front of one of Celery's backends."""
 
     # Of the class behind it.
     client: Any
@@ -254,13 +255,13 @@ class _Patient:
 
     @cached_property
     def listener(self) -> Listener:
-        """The one that hears of all results for this process."""
+        """The process's one listener for all results."""
         return Listener(lambda: self.client.connection_pool, self.as_uri())
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
-        """Store a state, behind everything that the job has reported before."""
+        """Store a state, after everything that the job has reported before."""
         if state in _FOLLOWS_REPORTS and has_reports(task_id):
             if bridge.is_here():
                 bridge.in_thread(settle, task_id)
@@ -305,7 +306,7 @@ class _Patient:
         return result
 
     def store_carried(self, state: Stored) -> bool:
-        """Store what a process of the pool has left to this one. Whether that was done, or will be."""
+        """Store the result that a pool process has left to this one. Returns whether it has been or will be stored."""
         if store_for(self._server, state):
             return True
         try:
@@ -316,8 +317,8 @@ class _Patient:
         return True
 
     def settle_alone(self, state: Stored, offer: Offer) -> bool:
-        """Store what a job came to, and acknowledge its message, from a process of the pool. ``False`` if the server
-        has not confirmed that; to do it once more does no harm.
+        """Store a job's outcome, and acknowledge its message, from a pool process. ``False`` if the server has not
+        confirmed that; repeating it does no harm.
         """
         try:
             with deadline(_AWHILE):
@@ -328,7 +329,7 @@ class _Patient:
         return True
 
     def _form(self) -> "_Form | None":
-        """``None`` if states are stored in a form that is Celery's affair."""
+        """``None`` if the configuration requires that Celery itself stores states."""
         conf: Any = self.app.conf
         form = self._known_form
         if form is None or form.changes != conf.changes or form.maps != len(conf.maps):
@@ -349,7 +350,7 @@ class _Patient:
     @tried_again()
     def _settle(self, stored: Sequence[Stored], leases: str = "", acknowledged: Sequence[int] = ()) -> None:
         words = settling(leases, acknowledged, stored)
-        # Of a job on a loop only the client knows how to wait.
+        # For a job on a loop, only the client knows how to wait.
         ask = self.client.execute_command if bridge.is_here() else self._ask
         try:
             ask("EVALSHA", SETTLE.sha, *words)
@@ -368,16 +369,16 @@ class _Patient:
         super()._call_task_errbacks(*args)  # type: ignore[misc]  # of the backend this stands before
 
     def close(self) -> None:
-        """Close the connections, and end the thread that listens. They are made anew if needed."""
+        """Close the connections, and end the listener's thread. Both start again when needed."""
         self.result_consumer.stop()
         self._spare.close()
         self.client.connection_pool.disconnect(inuse_connections=False)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Do nothing. Stock Celery subscribes here, so that without the backend nothing can be enqueued."""
+        """Do nothing. Stock Celery subscribes here, so that it cannot enqueue without the backend."""
 
     def remove_pending_result(self, result: Any) -> Any:
-        """Wait no more. Called for each job that is collected as garbage; most were never waited for."""
+        """Stop waiting. Called for each job that is garbage-collected; most were never waited for."""
         if not self.result_consumer.hears_of(result.id):
             return result
         return super().remove_pending_result(result)  # type: ignore[misc]  # of the backend this stands before
@@ -391,7 +392,7 @@ class _Patient:
         return super().ensure(fun, args, **policy)  # type: ignore[misc]  # of the backend this stands before
 
     def _ensure_on_loop(self, fun: Callable[..., Any], args: tuple[Any, ...], policy: dict[str, Any]) -> Any:
-        # Stock Celery's pauses would stop the loop.
+        # Stock Celery's pauses would block the loop.
         policy = self.retry_policy | policy
         pauses = iter(fxrange(policy["interval_start"], policy["interval_max"], policy["interval_step"], True))
         for attempt in itertools.count():
@@ -442,4 +443,4 @@ OVERRIDES = {
         "sentinel": SentinelBackend,
     }.items()
 }
-"""For Celery's loader: which of its backends these replace."""
+"""For Celery's loader: the aliases of its backends that these replace."""

@@ -1,10 +1,9 @@
-"""Cancelling a job, whether it waits in the queue or for its time, or runs.
+"""Cancelling a job, whether it waits in the queue, is delayed, or runs.
 
-Celery's revoke is the way to tell the workers. What it lacks is added: what waits on the server for its time is removed
-there; the ids are kept on the server, so that a worker that starts later, or was away just then, knows them; and the
-pools of threads can end a coroutine, which Celery can only do with processes. A ``def`` function in a thread cannot be
-ended from outside: it ends where it next reports progress or logs. In the pool ``solo`` nothing can be told to a worker
-while it works.
+Workers are told by Celery's revoke. What that lacks is added: a delayed job is removed from the server; the ids are
+kept on the server, so that a worker that starts later, or was away just then, knows them; and thread pools can end a
+coroutine, where Celery can only end processes. A ``def`` function in a thread cannot be ended from outside: it ends
+where it next reports progress or logs. In the pool ``solo`` a worker cannot be told anything while it works.
 """
 
 import asyncio
@@ -31,14 +30,14 @@ log = logging.getLogger("backburner.queue")
 _TIMEOUT = 2.0
 
 _running: dict[str, Callable[[], object]] = {}
-"""Coroutines that run in this process, by job: what cancels them."""
+"""By job, the functions that cancel the coroutines running in this process."""
 
 
 def cancel(app: celery.Celery, job_id: str) -> None:
-    """Remove the job if it waits for its time. Tell all workers, present and future, not to run it, or to end it."""
+    """Remove the job if it is delayed. Tell all workers, present and future, not to run it, or to end it."""
     with app.producer_or_acquire() as producer:
         cancel_delayed = getattr(producer.channel, "cancel_delayed", None)
-        if cancel_delayed is not None:  # with this broker, jobs wait on the server
+        if cancel_delayed is not None:  # with this broker, delayed jobs are kept on the server
             cancel_delayed(job_id)
     if isinstance(app.backend, RedisBackend):
         cancelled, now = keys_of(app.backend).cancelled, time.time()
@@ -48,7 +47,7 @@ def cancel(app: celery.Celery, job_id: str) -> None:
             pipeline.execute()
     app.control.revoke(job_id, terminate=True)
     if app.backend.get_state(job_id) in {"PENDING", "RETRY"}:
-        # Workers say so too, but there may be none.
+        # Workers do this too, but there may be none.
         app.backend.mark_as_revoked(job_id, "cancelled")
 
 
@@ -67,7 +66,7 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a task's coroutine so that cancelling the job ends it.
 
     Raises:
-        celery.exceptions.Ignore: it was cancelled, which is on record already.
+        celery.exceptions.Ignore: it was cancelled, which has already been recorded.
     """
     loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
     _running[job_id] = lambda: loop.call_soon_threadsafe(task.cancel)
@@ -82,10 +81,10 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class Request(recording.Request):
-    """A job in a worker that can be ended in every pool."""
+    """A task request that can be terminated in every pool."""
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End the job if it runs."""
+        """End the job if it is running."""
         if not self.time_start or getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
             super().terminate(pool, signal)
         elif end := _running.get(self.id):
@@ -94,12 +93,12 @@ class Request(recording.Request):
 
 
 class Remembered(bootsteps.StartStopStep):
-    """Tells a worker that connects which jobs have been cancelled."""
+    """A bootstep that tells a connecting worker which jobs have been cancelled."""
 
     requires = (Connection,)
 
     def start(self, parent: Any) -> None:
-        """Read them. A server that does not answer is a line in the log."""
+        """Read their ids. A server that does not answer is logged, and that is all."""
         app = parent.app
         state.revoked.expires = max(state.revoked.expires, results_kept(app.conf))
         if not isinstance(app.backend, RedisBackend):

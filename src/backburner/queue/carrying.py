@@ -1,9 +1,9 @@
 """Results on their way from a process of the prefork pool to the worker's main process, which stores them.
 
-It does so together with the acknowledgements and for many jobs at once; each process by itself would wait for an answer
-after each job. They travel with what Celery sends there anyway: how the result reads in the log. The main process
-offers it with each message; what it cannot store as agreed, it stores at once. While nothing waits for a process, it
-has the time: then it tells the server by itself, and the result is there sooner.
+The main process stores them together with the acknowledgements, for many jobs at once; a pool process would wait for an
+answer after each job. They travel with what Celery sends there anyway: the result as text for the log. The main process
+offers this with each message; a result that it cannot store as offered, it stores at once. While no job is waiting for
+a pool process, the process has time to store its result itself, and the result is there sooner.
 """
 
 from contextvars import ContextVar
@@ -15,13 +15,13 @@ from celery import current_app, signals
 from backburner.queue.settlement import Offer, Stored
 
 OFFER: Final = "backburner_stores"
-"""In the request of a job, on its way to the process that runs it: an `Offer`, or none."""
+"""What the request of a job holds on its way to the process that runs it: its `Offer`, if there is one."""
 _LONGEST: Final = 65_536
-"""Bytes of a result that are worth the way through the pipe."""
+"""Bytes of the largest result that is worth sending through the pipe."""
 
 
 class Carried(str):
-    """How a result reads in the log, and the result."""
+    """A result as text for the log, and the state to be stored."""
 
     __slots__ = ("state",)
 
@@ -31,7 +31,7 @@ class Carried(str):
 
 @dataclass(slots=True)
 class _Job:
-    """The one that this process runs, of which the main process has offered to store the result."""
+    """The job that this process runs, if the main process has offered to store its result."""
 
     id: str
     offer: Offer
@@ -42,7 +42,7 @@ _job: ContextVar[_Job | None] = ContextVar("backburner_carried", default=None)
 
 
 def carry(request: Any, server: tuple[Any, ...], state: Stored) -> bool:
-    """Have a result stored by the main process, if it has offered that. To be called by the job, at its end."""
+    """Have the main process store a result, if it has offered that. Called by the job, at its end."""
     job = _job.get()
     if job is None or getattr(request, "id", None) != job.id or job.offer.server != server:
         return False
@@ -59,10 +59,10 @@ def _begin(**_: Any) -> None:
 
 
 def _loaded(task: Any, trace: Any) -> Any:
-    """What runs a task, made to send along what is to be carried."""
+    """The function that runs a task, wrapped so that it returns what is to be carried."""
 
     def load(job_id: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
-        # Taken out: Celery hands on to a retry, and shows the task, what it finds there and does not know.
+        # Taken out: what Celery does not know there it shows to the task, and hands on to a retry.
         offer = request.pop(OFFER, None)
         job = _Job(job_id, offer) if isinstance(offer, Offer) else None
         token, returned = _job.set(job), None
@@ -71,7 +71,7 @@ def _loaded(task: Any, trace: Any) -> Any:
         finally:
             _job.reset(token)
             if job and job.came_to and (returned is None or returned.info):
-                # Something failed after the job's end, and that is what the main process will hear of.
+                # Something failed after the job's end, and the main process gets that instead.
                 task.backend.store_carried(job.came_to)
                 job.came_to = None
         if job is None or job.came_to is None:

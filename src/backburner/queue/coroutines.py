@@ -1,7 +1,7 @@
-"""``async def`` tasks, and others of which a worker has to know more than Celery does.
+"""Tasks that need more than a plain call: ``async def`` functions, dependencies, converted arguments.
 
 Their coroutines run on the process's one event loop. In the pools that know nothing of asyncio (prefork, threads, solo)
-`loop` runs it, while the thread or process that got the job waits; in the asyncio pool it is the pool's.
+`loop` runs it, and the thread or process that got the job waits; in the asyncio pool it is the pool's own.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _wants_results: ContextVar[bool] = ContextVar("backburner_wants_results", default=False)
-"""Whether Celery calls tasks here as functions, and takes what they give for their results."""
+"""Whether Celery is calling tasks here like functions, and takes what they return for their results."""
 
 
-@cache  # Celery registers a function more than once, and tells by its identity that it is the same one
+@cache  # Celery registers a function more than once, and recognises it by its identity
 def runnable(function: Callable[..., Any], bound: bool = False, *, typed: bool = True) -> Callable[..., Any]:
-    """The function itself, or where that is not enough one that a worker can call with what came in the message. With
-    ``typed=False``, annotations have no say in it.
+    """The function itself or, if that is not enough, a wrapper that a worker can call with the arguments of a message.
+    With ``typed=False``, annotations convert nothing.
 
-    Called directly (``await task(…)``) it does what the function does, as anybody would expect, with those of its
-    dependencies that the caller does not give.
+    Called directly (``await task(…)``), the wrapper does what the function does, and supplies the dependencies that the
+    caller does not pass.
     """
     arguments = Arguments(function, bound=bound)
     dependencies = dependencies_of(function, bound=bound)
@@ -54,7 +54,7 @@ def runnable(function: Callable[..., Any], bound: bool = False, *, typed: bool =
                 result = function(*args, **kwargs)
             if not is_coroutine or not _wants_results.get():
                 return result
-            with _calling(wants_results=False):  # what the coroutine calls is called by the user
+            with _calling(wants_results=False):  # inside the coroutine it is the user who calls tasks
                 return _finish(task, request, result)
         decoded, named = arguments.decode(rest, kwargs) if typed else (rest, kwargs)
         if dependencies:
@@ -71,7 +71,7 @@ def runnable(function: Callable[..., Any], bound: bool = False, *, typed: bool =
 
 
 def callers_view(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose parameters are those of a call: what `runnable` got, or what it gave if it leaves some out."""
+    """The function with the parameters of a call: the one given to `runnable`, or its wrapper if that has fewer."""
     return function if "__signature__" in vars(function) else signature_source(function)
 
 
@@ -89,7 +89,7 @@ def _calling(*, wants_results: bool) -> Iterator[None]:
 
 
 def called_by_celery(function: Callable[P, T]) -> Callable[P, T]:
-    """Where `function`, which is Celery's, calls tasks, those that are coroutine functions give results like others."""
+    """Celery's `function`, wrapped so that tasks it calls return results even if they are coroutine functions."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -100,7 +100,7 @@ def called_by_celery(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def map_coroutines(sender: Any, **_: Any) -> None:
-    """Have `map`, `starmap` and `chunks` of an app, which is finalized, know what to do with coroutine functions."""
+    """Teach `map`, `starmap` and `chunks` of a finalized app to handle coroutine functions."""
     for name in ("celery.map", "celery.starmap"):
         task = sender.tasks[name]
         task.run = called_by_celery(task.run)
@@ -122,6 +122,6 @@ def _finish(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any
 def _finish_in_pool(task: Any, request: Any, coroutine: Coroutine[Any, Any, Any]) -> Any:
     running = job.running.get()
     if not isinstance(running, job.CoroutineJob) or request.is_eager or request.called_directly:
-        return bridge.wait_for(coroutine)  # of a task that a job calls itself, there and then
+        return bridge.wait_for(coroutine)  # of a task that a job calls directly
     reporting.attach(task, request)
     return running.complete(coroutine)

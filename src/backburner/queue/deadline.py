@@ -1,11 +1,11 @@
 """One time budget for everything that a call does on its sockets.
 
-redis-py and kombu bound single socket operations, and a call is many of them: look up, connect, greet,
-declare, send, read, and all again after an error. Inside ``with deadline(1.0)`` connections made by
-`limited` share what is left of the budget. Looking up a name cannot be interrupted; nothing here tries.
+redis-py and kombu bound single socket operations, but a call consists of many: resolve, connect, greet,
+declare, send, read, and all of them again after an error. Inside ``with deadline(1.0)``, connections made by
+`limited` share what is left of the budget. Name resolution cannot be interrupted; nothing here tries.
 
-A signal's handler may raise anywhere, also between a deadline's beginning and the block that would end it. So nothing
-but the block keeps a deadline: with its object gone, it is none.
+A signal handler may raise anywhere, even between the start of a deadline and the block that would end it. So only the
+block holds a strong reference to a deadline: once that object is gone, no deadline applies.
 """
 
 import time
@@ -22,15 +22,15 @@ T = TypeVar("T")
 _SHARE = 3
 """A single operation gets a third of the budget, so that a dead connection leaves time to try another one."""
 _CLOSE = 0.001
-"""Seconds that do not matter to a socket's timeout, which the system rounds."""
+"""Seconds that make no difference to a socket's timeout, which the system rounds."""
 
 
 class OutOfTime(Exception):
-    """The budget is spent. Not a connection error, so that no retry loop of kombu's takes it for one."""
+    """The budget is used up. Not a connection error, so that kombu's retry loops do not take it for one."""
 
 
 class deadline:  # noqa: N801  # used as a function is; a generator would cost half as much again
-    """Bound what the block does on `limited` connections. Inside another deadline the earlier one counts."""
+    """Bound what the block does on `limited` connections. Of nested deadlines the earlier one counts."""
 
     __slots__ = ("__weakref__", "_seconds", "_token", "ends", "share")
 
@@ -58,7 +58,7 @@ _current: ContextVar["ref[deadline] | None"] = ContextVar("backburner_deadline",
 
 
 def kept(variable: ContextVar["ref[T] | None"]) -> T | None:
-    """What a block has put into a context variable by a weak reference, if the block still has it."""
+    """The object that a context variable refers to weakly, if the block that put it there still holds it."""
     current = variable.get()
     return None if current is None else current()
 
@@ -71,7 +71,7 @@ def remaining() -> float | None:
 
 @cache
 def limited(connection_class: type[Any]) -> type[Any]:
-    """The redis-py connection class, made to respect the deadline it is used in."""
+    """A subclass of a redis-py connection class that respects the deadline it is used in."""
     if issubclass(connection_class, _Limited):
         return connection_class
     return type(f"Limited{connection_class.__name__}", (_Limited, connection_class), {})
@@ -114,21 +114,21 @@ class _Limited(AbstractConnection):
         if current is not None:
             left = current.ends - time.monotonic()
             if left <= 0:
-                # A reply may still be on its way, and the next user of this connection must not get it.
+                # A reply may still be on its way, which the next user of this connection must not get.
                 self.disconnect()
                 raise OutOfTime
             seconds = _within(current, left, seconds)
-        # It costs a system call to set it, and mostly it is the share, or the same as ever.
+        # Setting it is a system call, and the value is mostly the same as before.
         there = sock.gettimeout()
         if there != seconds and (there is None or seconds is None or abs(seconds - there) > _CLOSE):
             sock.settimeout(seconds)
 
 
 def check_seconds(**named: Any) -> None:
-    """See that what somebody calls seconds are such, or ``None``, while the name is still known.
+    """Check that these arguments are seconds or ``None``, here where their names are still known.
 
     Raises:
-        TypeError: one is not.
+        TypeError: one is neither.
     """
     for name, value in named.items():
         if value is not None and not isinstance(value, Real):
@@ -136,7 +136,8 @@ def check_seconds(**named: Any) -> None:
 
 
 def at_most(seconds: float | None) -> float | None:
-    """Seconds that a single operation may take: these, or its share of the budget, or what is left of that."""
+    """Seconds that a single operation may take: the least of these, its share of the budget, and what is left of
+    that."""
     current = kept(_current)
     return seconds if current is None else _within(current, current.ends - time.monotonic(), seconds)
 

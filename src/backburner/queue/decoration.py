@@ -1,4 +1,4 @@
-"""The types of ``@app.task``: a task takes what its function takes, and its jobs give what its function gives.
+"""The types of ``@app.task``: a task takes what its function takes, and its jobs return what its function returns.
 
 For type checkers only; at run time the decorator is Celery's.
 """

@@ -33,7 +33,7 @@ from backburner.redis.url import ServerURL
 from backburner.settings import Settings
 
 READ_OPTIONS = {
-    # Long enough for BRPOP, which blocks for a second, short enough to notice soon that the broker's host is gone.
+    # Longer than BRPOP, which blocks for a second; short enough to notice soon that the broker's host is gone.
     "socket_timeout": 4.0,
     "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
@@ -41,7 +41,7 @@ READ_OPTIONS = {
 """Transport options of connections that consume."""
 
 WRITE_OPTIONS = {
-    # A publish has its own, shorter deadline; these bound remote control and events.
+    # Publishing has its own, shorter deadline; these bound remote control and events.
     "socket_timeout": 2.0,
     "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
@@ -49,11 +49,11 @@ WRITE_OPTIONS = {
 """Transport options of connections that publish."""
 
 _DAY = 86_400
-"""Seconds. Where results never expire, everything else about a job still does."""
+"""Seconds for which the rest about a job is kept where results never expire."""
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
-    """Everything but the servers."""
+    """Celery's configuration, except for the servers."""
     return {
         "task_serializer": "json",
         "result_serializer": "json",
@@ -95,7 +95,7 @@ def servers(settings: Settings) -> dict[str, Any]:
     main = ServerURL.parse(settings.redis_url)
 
     def options(url: str) -> dict[str, object]:
-        # A Sentinel URL of Celery's cannot carry the name of the master.
+        # Celery's Sentinel URLs cannot hold the name of the master.
         return main.celery_options if main.celery_options and url == main.celery_url else {}
 
     return {

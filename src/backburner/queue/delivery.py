@@ -1,8 +1,8 @@
-"""What the server is asked when jobs are enqueued: one call of ``enqueue.lua``, for one message or for many.
+"""The request that enqueues jobs: one call of ``enqueue.lua``, for one message or for many.
 
-Celery's own path (through the transport) and the producer both end here, so that both leave the same on the server.
-What the script comes to in the most common case, one message of a new job that is due now, can be said as a transaction
-too: to enter a script takes the server longer than that. Nothing is sent here.
+Celery's own path (through the transport) and the producer both use it, so that both leave the same on the server. In
+the most common case, one message of a new job that is due now, the same can also be requested as a transaction, which
+costs the server less than entering a script. Nothing is sent here.
 """
 
 import math
@@ -19,7 +19,7 @@ from backburner.redis.script import Script
 
 ENQUEUE: Final = Script.load("enqueue", package=__package__)
 _FOR_REPLICAS: Final = 0.25
-"""Part of a budget in which replicas are waited for. It is less than what any reply may take."""
+"""Fraction of a budget spent waiting for replicas. It is less than what any reply may take."""
 _TICK: Final = 0.1
 """Seconds until the server has noticed that a wait has ended, at most."""
 _MULTI, _EXEC = packed(("MULTI",)), packed(("EXEC",))
@@ -28,7 +28,7 @@ TRANSACTION: Final = 4
 
 
 class NotReplicated(redis.ResponseError):
-    """Too few replicas have the job. The server has it."""
+    """Too few replicas have confirmed the job, though the server has it."""
 
 
 def is_delivered(replies: Sequence[Any]) -> bool:
@@ -47,7 +47,7 @@ class Place:
     """Where a task's messages go."""
 
     prefix: str
-    """Of all keys; kombu's `global_keyprefix`."""
+    """The prefix of all keys; kombu's `global_keyprefix`."""
     key: str
     """Of the list."""
     queue: str
@@ -55,16 +55,16 @@ class Place:
     keep: float
     """Seconds that the record of a job is kept, once it may start."""
     channel: str = ""
-    """Where to announce messages, if anywhere."""
+    """The channel on which to announce messages, if any."""
     expiring: tuple[str, ...] = ()
     """Lists that expire `expires_ms` milliseconds after they were last used."""
     expires_ms: int = 0
     replicas: int = 0
-    """How many must have a message before it counts as delivered."""
+    """How many replicas must have a message before it counts as delivered."""
     _keys: tuple[str, ...] = field(init=False)
     _record: str = field(init=False)
     _line: str = field(init=False)
-    """What records call the task: they are lines."""
+    """The task's name in the record of a job, which consists of lines."""
     _keep: str = field(init=False)
     """Whole seconds."""
 
@@ -77,14 +77,14 @@ class Place:
         object.__setattr__(self, "_keep", str(math.ceil(self.keep)))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
-        """KEYS of the script."""
+        """The KEYS of the script."""
         record = self._record
         return [*self._keys, *[record + job_id for job_id in job_ids], *self.expiring]
 
     def arguments(
         self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()
     ) -> list[str]:
-        """ARGV of the script. `due` is Unix time, by the clock of this machine."""
+        """The ARGV of the script. `due` is Unix time by the clock of this machine."""
         keep, when, now = self.keep, "", ""
         if due is not None:
             reckoned = time.time()
@@ -112,14 +112,15 @@ class Place:
         return b"".join((_MULTI, set_, packed(("LPUSH", self.key, message)), _EXEC))
 
     def wait(self, budget: float) -> tuple[str, str, str]:
-        """The command that waits for replicas, behind the script on its connection. `budget` in seconds, for both."""
+        """The command that waits for replicas, sent right after the script. `budget` is in seconds, for both
+        together."""
         return "WAIT", str(self.replicas), str(max(1, int(1000 * (_FOR_REPLICAS * budget - _TICK))))
 
     def check_replicas(self, count: int) -> None:
-        """Raise if so many replicas are too few.
+        """Check that enough replicas have the messages.
 
         Raises:
-            NotReplicated: they are.
+            NotReplicated: too few have.
         """
         if count < self.replicas:
             raise NotReplicated(

@@ -1,8 +1,8 @@
-"""What a task's function gets beside the arguments of the call: FastAPI's dependencies, as far as they need no request.
+"""FastAPI's dependencies for tasks: what a function gets beside the arguments of the call, if that needs no request.
 
-Read where the task is declared, solved in the worker before the function runs, and closed after it in the reverse
-order, also where the job fails: what FastAPI does for a request, done for a job. FastAPI is imported only where a
-function names a dependency; its own solver is no public name, and wants a request.
+They are read where the task is declared, solved in the worker before the function runs, and closed after it in reverse
+order, even if the job fails: what FastAPI does for a request is done here for a job. FastAPI is not imported here
+unless a function names a dependency; its own solver is not public, and needs a request.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from backburner.queue import loop
 from backburner.queue.lifespan import Lifespan
 
 INJECTED: Final[Any] = None
-"""A default for parameters that are dependencies, for type checkers: calls may leave them out. It is never used."""
+"""A default for parameters that are dependencies, so that type checkers let calls omit them. It is never used."""
 
 Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 class Dependencies:
-    """Those of a task's function. With `bound`, its first parameter is the task.
+    """The dependencies of a task's function. With `bound`, its first parameter is the task.
 
     Raises:
         ConfigError: one of them needs a request.
@@ -55,15 +55,16 @@ class Dependencies:
         return self._signature.replace(parameters=[each for each in parameters if each.name not in self._wanted])
 
     def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """By name, the arguments of a call that leaves dependencies out."""
+        """The arguments, by name, of a call without dependencies."""
         return self._call.bind(*args, **kwargs).arguments
 
     def of_direct_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """By name, the arguments of a call as Python has it, in which dependencies may be among them."""
+        """The arguments, by name, of an ordinary call, which may pass dependencies."""
         return self._own.bind_partial(*args, **kwargs).arguments
 
     def call(self, given: Mapping[str, Any], first: Sequence[Any], overrides: Overrides) -> Any:
-        """Call the function, a ``def``, with its dependencies. Coroutines among these run on the process's loop."""
+        """Call a ``def`` function with its dependencies. Those that are coroutine functions run on the process's
+        loop."""
         failure: BaseException | None = None
         with ExitStack() as stack:
             try:
@@ -76,10 +77,10 @@ class Dependencies:
             except BaseException as error:
                 failure = error
                 raise
-        raise typing.cast("BaseException", failure)  # which a dependency has caught: a job must not succeed by that
+        raise typing.cast("BaseException", failure)  # a dependency swallowed it, but the job must not succeed for that
 
     async def acall(self, given: Mapping[str, Any], first: Sequence[Any], overrides: Overrides) -> Any:
-        """Call the function, an ``async def``, with its dependencies. Those that are no coroutines run in threads."""
+        """Call an ``async def`` function with its dependencies. Those that are plain functions run in threads."""
         failure: BaseException | None = None
         async with AsyncExitStack() as stack:
             try:
@@ -113,22 +114,22 @@ class Dependencies:
 
 @cache
 def dependencies_of(function: Callable[..., Any], *, bound: bool = False) -> Dependencies:
-    """The function's `Dependencies`, read when everything that its annotations name should exist."""
+    """The function's `Dependencies`; to be called when everything that its annotations name exists."""
     return Dependencies(function, bound=bound)
 
 
 def check(function: Callable[..., Any], *, bound: bool, base: Any) -> None:
-    """Look at what is to be a task of the class `base`, if it names one, right where it is declared.
+    """Check a function that is to become a task, of class `base` if one is given, right where it is declared.
 
     Raises:
-        ConfigError: it cannot be one, or one of its dependencies needs a request.
+        ConfigError: it cannot be a task, or one of its dependencies needs a request.
     """
     name = getattr(function, "__qualname__", function)
     if inspect.isclass(function):
         raise ConfigError(
             f"{name} is a class, and a task is made of a function; app.register_task takes Celery's tasks"
         )
-    if base is None and _Kind.of(function) in _GENERATORS:  # a class of one's own may know what to do with it
+    if base is None and _Kind.of(function) in _GENERATORS:  # a custom class may know what to do with it
         raise ConfigError(f"{name} yields, and nobody would take what a job yields: have it return a list, or report")
     Dependencies(function, bound=bound)
 
@@ -137,7 +138,7 @@ def check(function: Callable[..., Any], *, bound: bool, base: Any) -> None:
 
 
 class _Kind(Enum):
-    """What calling a function gives; the later ones have the say where a decorator gives another than its function."""
+    """What calling a function returns; if a decorator and its function differ, the later one here counts."""
 
     VALUE = auto()
     COROUTINE = auto()
@@ -155,8 +156,8 @@ class _Kind(Enum):
 
     @classmethod
     def of_dependency(cls, function: Any) -> "_Kind":
-        """As to FastAPI, which looks behind decorators as well: they pass on what they get. Those that make a context
-        manager of a generator do not."""
+        """As FastAPI sees it, which also looks behind decorators, since these pass on what they get. Those that make a
+        context manager of a generator do not."""
         behind = inspect.unwrap(
             _called(function), stop=lambda each: getattr(each, "__globals__", None) is vars(contextlib)
         )
@@ -164,7 +165,7 @@ class _Kind(Enum):
 
 
 def _called(function: Any) -> Any:
-    """What runs when it is called."""
+    """The function that runs when the object is called."""
     while isinstance(function, partial):
         function = function.func
     return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
@@ -175,7 +176,7 @@ _GENERATORS: Final = {_Kind.GENERATOR, _Kind.ASYNC_GENERATOR}
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One call, with the values of steps before it."""
+    """One call, which takes the values of earlier steps."""
 
     function: Callable[..., Any]
     kind: _Kind
@@ -211,7 +212,7 @@ class _Step:
 
 @dataclass(slots=True)
 class _Plan:
-    """All calls, in their order, and which of them gives which parameter of the task's function."""
+    """All calls in order, and which of them yields which parameter of the task's function."""
 
     overrides: Overrides
     task: Callable[..., Any]
@@ -220,7 +221,7 @@ class _Plan:
     shared: dict[Callable[..., Any], int] = field(default_factory=dict)
 
     def place(self, wanted: "_Declared", users: tuple[Callable[..., Any], ...]) -> int:
-        """Have something called, unless it is already. Gives the number of its step."""
+        """Add a call, unless it is there already. Returns the number of its step."""
         depends: Any = wanted.depends
         function = depends.dependency or wanted.type
         function = self.overrides.get(function, function)
@@ -258,7 +259,7 @@ class _Declared:
     parameter: Parameter
     type: Any
     markers: tuple[Any, ...]
-    """What it is annotated with beside its type, and its default."""
+    """Its annotations besides the type, and its default."""
 
     @property
     def depends(self) -> Any:
@@ -266,7 +267,7 @@ class _Declared:
         return next((each for each in self.markers if isinstance(each, _params().Depends)), None)
 
     def asks_of_request(self) -> str | None:
-        """What it is in a request, in words; ``None``: nothing."""
+        """The part of a request that it stands for, in words; ``None`` if it does not."""
         from fastapi import BackgroundTasks, Response
         from fastapi.requests import HTTPConnection
         from fastapi.security import SecurityScopes
@@ -283,12 +284,13 @@ class _Declared:
 
 
 def _declared(function: Callable[..., Any]) -> Iterator[_Declared]:
-    """The parameters of a function; none where FastAPI was not imported, as who names a dependency has done."""
+    """The parameters of a function; none if FastAPI has not been imported, because then nobody can name a
+    dependency."""
     if _params() is None:
         return
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a type written in C: it has none that anybody could have marked
+    except ValueError:  # a type written in C has no parameters that could be marked
         return
     for parameter in parameters:
         if parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
@@ -304,11 +306,11 @@ def _params() -> Any:
 
 
 def _resolved(parameter: Parameter, function: Any) -> Any:
-    """The annotation, as an object where that is possible."""
+    """The annotation, resolved to an object where that is possible."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
         names = getattr(inspect.unwrap(function), "__globals__", None)
-        if names is None:  # a class, or an object that can be called
+        if names is None:  # a class, or a callable object
             names = getattr(sys.modules.get(getattr(function, "__module__", "")), "__dict__", {})
         one: Any = SimpleNamespace(__annotations__={"it": annotation})
         try:

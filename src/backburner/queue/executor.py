@@ -1,6 +1,6 @@
-"""Threads for what blocks and an event loop must not wait for.
+"""Threads for blocking calls that an event loop must not wait for.
 
-Not those of the loop's own executor: an application may have all of them wait for just this loop, to enqueue something.
+The loop's own executor would not do: an application may have all its threads wait for this very loop, to enqueue jobs.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 _MOST: Final = 32
-"""Threads of a process."""
+"""Threads of a process at most."""
 _threads: dict[int, ThreadPoolExecutor] = {}
 """By process: a forked child has none of its parent's."""
 

@@ -1,7 +1,8 @@
-"""Workers under one supervisor: each has a place, where one takes jobs, and another one before or after it.
+"""Workers under one supervisor, each in a place that also holds the next one while it starts, or the last one as it
+leaves.
 
-A worker is replaced when it dies, when it asks for it (`supervised.ask_for_a_replacement`), and when the code changed
-(`reload`): the next one starts first, and the old one leaves when the new one is ready.
+A worker is replaced when it dies, when it asks for that (`supervised.ask_for_a_replacement`), and when the code has
+changed (`reload`). A worker that is alive leaves only when the next one is ready.
 """
 
 import logging
@@ -19,22 +20,22 @@ log = logging.getLogger("backburner.queue")
 _PAUSES: Final = (0.5, 30.0)
 """Seconds until a worker that died is started again, at first and at most."""
 _HEALTHY: Final = 60.0
-"""Seconds after which a death counts as the first one."""
+"""Seconds after which a death counts as a first one again."""
 _HUNG: Final = 5.0
-"""Seconds that one which hangs gets to end, once there is another."""
+"""Seconds that a hung worker gets to end, once there is another one."""
 
 
 class Place:
     """Where one worker is kept running: the newest that starts.
 
     Args:
-        directories: where the code is that changes while this runs. With none, whoever dies is started again.
-        number: among the places; part of the workers' names.
+        directories: of the code that may change meanwhile. Without any, a worker that dies is started again.
+        number: of this place; part of the workers' names.
     """
 
     def __init__(self, directories: Sequence[str], number: int | None) -> None:
         self.is_over = False
-        """Whether its worker ended well without being asked from here, as by ``celery control shutdown``."""
+        """Whether its worker ended normally without a request from here, as by ``celery control shutdown``."""
         self._directories = directories
         self._number = number
         self._current: supervised.Worker | None = None
@@ -52,7 +53,7 @@ class Place:
         return not (self._current or self._next or self._spare or self._leaving)
 
     def start(self, drain: float) -> None:
-        """Start the next worker. The one from before gets `drain` seconds, once that is ready."""
+        """Start the next worker. Once it is ready, the previous one gets `drain` seconds to finish."""
         self._dismiss(self._next, drain=0)
         self._next = self._spare or self._new()
         self._next.go()
@@ -61,7 +62,7 @@ class Place:
         self._start_at = math.inf
 
     def look_after(self) -> None:
-        """See how all are. To be called some times a second."""
+        """Check all workers. To be called a few times a second."""
         if self._next is not None and self._next.ready:
             self._take_over(self._next)
         if self._next is not None and not self._next.alive:
@@ -80,7 +81,7 @@ class Place:
         self._leaving = [worker for worker in self._leaving if not worker.closed]
 
     def end(self, drain: float) -> None:
-        """Have all leave; those that work within `drain` seconds."""
+        """Have all workers leave; those that take jobs get `drain` seconds to finish."""
         self._start_at = math.inf
         self._dismiss(self._spare, drain=0)
         self._dismiss(self._next, drain=0)
@@ -90,7 +91,7 @@ class Place:
             worker.leave(drain)
 
     def pass_on(self, number: int) -> None:
-        """Give all a signal."""
+        """Send all a signal."""
         for worker in (self._current, self._next, *self._leaving):
             if worker is not None and worker.alive:
                 worker.process.send_signal(number)
@@ -104,7 +105,7 @@ class Place:
             self._spare = self._new()
 
     def _failed(self, worker: supervised.Worker) -> None:
-        """The next one did not start."""
+        """The next worker did not start."""
         worker.close()
         self._next = None
         if not self._directories:
@@ -144,10 +145,10 @@ class Place:
 class Fleet:
     """All places, and the signals that end them.
 
-    The first signal lets jobs end (SIGTERM, SIGINT), or ends them (SIGQUIT); what follows is more pressing.
+    The first signal lets jobs finish (SIGTERM, SIGINT) or ends them (SIGQUIT); further ones are more urgent.
 
     Args:
-        drain: seconds for what runs, on the first signal.
+        drain: seconds that running jobs get on the first signal.
     """
 
     def __init__(self, directories: Sequence[str], count: int, drain: float) -> None:
@@ -161,12 +162,12 @@ class Fleet:
             signal.signal(number, self._on_signal)
 
     def start(self, drain: float = math.inf) -> None:
-        """Start a worker in each place; what runs there has `drain` seconds then."""
+        """Start a new worker in each place; jobs that run there then have `drain` seconds to finish."""
         for place in self.places:
             place.start(drain)
 
     def look_after(self) -> bool:
-        """See how all are; says whether there is anything left to do."""
+        """Check all workers. Returns whether there is anything left to do."""
         for place in self.places:
             place.look_after()
         return not (self.stopping or all(place.is_over for place in self.places))
@@ -186,7 +187,7 @@ class Fleet:
         self._signals.append(number)
 
     def _press(self) -> None:
-        """What signals say that came since the first one, or the first if that is no friendly one."""
+        """Act on signals since the first one, or on the first if it is not a friendly one."""
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGQUIT:

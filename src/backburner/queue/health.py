@@ -1,8 +1,8 @@
-"""``worker --health-port``: says over HTTP whether this worker takes jobs, for whoever restarts those that do not.
+"""``worker --health-port``: tells over HTTP whether this worker takes jobs, for whatever restarts those that do not.
 
-``GET /health`` is a 200 while the broker answers, the event loop runs and jobs are asked for; otherwise a 503 that says
-why. A thread of its own answers, whatever the rest does: a process that is stopped or has no more memory answers
-nothing, and to whoever asks that is the same as a 503.
+``GET /health`` is a 200 while the broker answers, the event loop runs and jobs are requested; otherwise a 503 that says
+why. A thread of its own answers, whatever the rest is doing: a process that is stopped or out of memory does not answer
+at all, which a health check treats like a 503.
 """
 
 import logging
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("backburner.queue")
 
 PATIENCE = 10.0
-"""Seconds without a sign of life from the broker, the loop or the queue, after which the worker counts as ill."""
+"""Seconds without a sign of life from the broker, the loop or the queue after which the worker is unhealthy."""
 _SLOWEST: Final = 5.0
-"""Seconds that a client may take for its request."""
+"""Seconds that a client may take to send its request."""
 _PATHS: Final = {"/", "/health"}
-# Read early, for a worker forgets it when it starts.
+# Read early, because the worker drops it when it starts.
 _IS_SUPERVISED: Final = supervised.is_supervised()
 _NUMBER: Final = supervised.number()
 
@@ -79,16 +79,16 @@ class Health(bootsteps.StartStopStep):
         """Listen."""
         try:
             self._server = _Server(self._address, shared=_IS_SUPERVISED)
-        except (OSError, OverflowError) as error:  # the latter of what is no port
+        except (OSError, OverflowError) as error:  # the latter for a number that is not a port
             log.critical("nothing can listen at --health-port %s:%d: %s", *self._address, error.args[-1])
             raise SystemExit(1) from None
-        # A process of a pool would keep the port when this one is gone.
+        # A pool process would keep the port when this one is gone.
         in_forked_child(self._server.socket.close)
         Thread(target=self._server.serve_forever, name="backburner-health", daemon=True).start()
         signals.worker_shutdown.connect(self._close, weak=False)
 
     def stop(self, parent: "WorkController") -> None:
-        """Nothing yet: that the worker is stopping is worth telling."""
+        """Do nothing yet: that the worker is stopping is worth reporting."""
 
     def _close(self, **_: Any) -> None:
         if self._server is not None:
@@ -103,14 +103,14 @@ def complaint() -> str | None:
     if not worker.is_here():
         return "it is starting"
     signs = worker.signs
-    if signs.contact is None:  # with another transport little is known
+    if signs.contact is None:  # another transport reports nothing
         return None if worker.is_connected() else "it is not connected to the broker"
     if worker.is_connected() and not worker.queues():
-        return None  # they were taken from it, by remote control
+        return None  # its queues were cancelled by remote control
     if silent := _since(signs.contact):
         return f"the broker has not answered for {silent:.0f} s"
     if worker.is_busy_in_the_loop():
-        return None  # the pool `solo` does one thing at a time
+        return None  # the pool `solo` does nothing else while it runs a job
     if stands := _since(signs.tick):
         return f"the event loop has not run for {stands:.0f} s"
     if idle := _since(signs.claim):
@@ -119,7 +119,7 @@ def complaint() -> str | None:
 
 
 def _since(moment: float | None) -> float:
-    """The seconds since then, if they are too many."""
+    """The seconds since a time, if they are too many."""
     seconds = monotonic() - moment if moment is not None else 0.0
     return seconds if seconds >= PATIENCE else 0.0
 
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a request."""
         if self.path.partition("?")[0] not in _PATHS:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
@@ -170,5 +170,5 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  # http.server's name
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
-        """Into the log, where one wants to see it."""
+        """Write to the worker's log instead of stderr."""
         log.debug(format, *args)

@@ -7,8 +7,9 @@
     async def create_report(submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
         return await submission.aaccept(make_report, ("2026",))
 
-A job belongs to who submitted it; for everybody else, and if it was enqueued elsewhere, there is no such job. Whose it
-is lies on the result backend's server, which must be Redis or Valkey, for as long as results are kept.
+A job belongs to the user who submitted it; for everybody else it does not exist, nor do jobs that were enqueued
+elsewhere. The owner is stored on the result backend's server, which must be Redis or Valkey, for as long as results are
+kept.
 """
 
 import asyncio
@@ -46,15 +47,15 @@ __all__ = ["JobAccepted", "JobResource", "JobsRouter", "Submission", "jobs_route
 T = TypeVar("T")
 
 HEARTBEAT: Final = 15.0
-"""Seconds of silence after which a stream of events says that it is still there."""
+"""Seconds of silence after which a stream of events gives a sign of life."""
 LONGEST_WAIT: Final = 60.0
-"""Seconds that ``Prefer: wait=…`` can ask for."""
+"""The most seconds that ``Prefer: wait=…`` can ask for."""
 _RETRY_AFTER: Final = 1
 _SUBMITTING: Final = 30
-"""Seconds after which a submission that never came to an end is forgotten."""
+"""Seconds after which a submission that was never completed is forgotten."""
 _CLOCKS_DIFFER: Final = 5.0
 _END: Final = "/end"
-"""Behind the id of a stream's last event, so that a browser which connects again hears that there is nothing more."""
+"""Ends the id of a stream's last event, so that a browser that reconnects is told that there is nothing more."""
 
 Owner = str | int | uuid.UUID
 JobId = Annotated[str, Path(max_length=200, pattern=r"^[ -~]+$")]
@@ -94,7 +95,7 @@ class JobResource(BaseModel, Generic[T]):
 
 
 class Submission:
-    """A request that enqueues a job; what `JobsRouter.submission` gives a route."""
+    """A request that enqueues a job; routes get it from the dependency `JobsRouter.submission`."""
 
     def __init__(self, jobs: "JobsRouter", request: Request, response: Response, owner: Owner, key: str | None) -> None:
         self._jobs = jobs
@@ -104,7 +105,7 @@ class Submission:
         self._has_key = key is not None
         place = f"{request.method} {request.url.path}"
         self.job_id = str(uuid.uuid5(_NAMESPACE, dumps([place, str(owner), key]))) if key else str(uuid.uuid4())
-        """What the job's id will be: with the same ``Idempotency-Key``, the same."""
+        """The id that the job will have: the same for the same ``Idempotency-Key``."""
 
     def accept(
         self, task: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, public: bool = False,
@@ -115,11 +116,11 @@ class Submission:
         A second request with the same ``Idempotency-Key`` gets the same job; it is not run again.
 
         Args:
-            public: everybody whom the router's `auth` lets in may see and cancel it.
+            public: whether everybody whom the router's `auth` lets in may see and cancel it.
 
         Raises:
-            HTTPException: 409, the first such request is still being worked on; 422, it had other arguments.
-            TypeError: an argument is not what its annotation says.
+            HTTPException: 409, the first request with this key is still in progress; 422, it had other arguments.
+            TypeError: an argument does not match its annotation.
             PublishError: the broker did not take the job. The key can be used again.
         """
         job_id = options.setdefault("task_id", self.job_id)
@@ -135,7 +136,7 @@ class Submission:
             try:
                 task.apply_async(*call, **options)
             except BaseException:
-                with suppress(ResultUnavailable):  # the owner of nothing, until that is forgotten
+                with suppress(ResultUnavailable):  # then this id has an owner but no job, until it expires
                     self._jobs.disown(job_id)
                 raise
             if self._has_key:
@@ -176,7 +177,7 @@ class JobsRouter(APIRouter):
         return backend
 
     def claim(self, job_id: str, record: dict[str, Any], *, lasting: bool) -> bool:
-        """Write down whose a job is. False if it was submitted before, in the same words, and enqueued.
+        """Store the owner of a job. ``False`` if the same submission was made before, and enqueued.
 
         Raises:
             ResultUnavailable: the result backend does not answer.
@@ -199,7 +200,7 @@ class JobsRouter(APIRouter):
             return False
 
     def disown(self, job_id: str) -> None:
-        """Forget whose a job is.
+        """Forget the owner of a job.
 
         Raises:
             ResultUnavailable: the result backend does not answer.
@@ -208,10 +209,10 @@ class JobsRouter(APIRouter):
             self._backend.client.delete(keys_of(self._backend).submission(job_id))
 
     def job_of(self, owner: Owner, job_id: str) -> Job[Any]:
-        """The job, if it is for them.
+        """The job, if this user may see it.
 
         Raises:
-            HTTPException: 404, it is not, or there is none.
+            HTTPException: 404, they may not, or there is no such job.
             ResultUnavailable: the result backend does not answer.
         """
         with reading(job_id):
@@ -227,14 +228,14 @@ def jobs_router(
     """Routes to read, follow and cancel jobs, and the dependency for routes that submit them.
 
     Args:
-        auth: a dependency that says who asks: a text, a number or a UUID that stays the same for the same user. It
-            raises a 401 for strangers.
-        tasks: whose results there may be; their return annotations are the type of `result` in the OpenAPI document.
+        auth: a dependency that returns who is asking: a text, a number or a UUID that stays the same for the same user.
+            It raises a 401 for strangers.
+        tasks: the tasks of these jobs; their return annotations are the type of `result` in the OpenAPI document.
         prefix: of the routes.
         options: as for ``fastapi.APIRouter``.
 
     Raises:
-        ConfigError: `auth` is nothing to call.
+        ConfigError: `auth` is not callable.
     """
     if not callable(auth):
         raise ConfigError(f"auth={auth!r}: give a dependency that says who asks; jobs are for who handed them in")
@@ -268,8 +269,8 @@ def jobs_router(
         if_none_match: Annotated[str | None, Header()] = None,
         prefer: Annotated[str | None, Header(description="`wait=10`: answer when it has changed, or ended")] = None,
     ) -> Response:
-        """The job as it is now. With `Prefer: wait=…` as it is once it has changed since `If-None-Match`, or without
-        that once it has ended; but no later than the seconds asked for.
+        """The job as it is now. With `Prefer: wait=…`, as it is once it differs from `If-None-Match` or, without that
+        header, once it has ended; at the latest after the seconds asked for.
         """
         asked = re.search(r"\bwait=(\d{1,9})", prefer or "")
         wait = min(int(asked[1]), LONGEST_WAIT) if asked else 0.0
@@ -297,14 +298,15 @@ def jobs_router(
         last_event_id: Annotated[str | None, Header()] = None,
         after: Annotated[str | None, Query(description="As `Last-Event-ID`, which browsers send")] = None,
     ) -> Response:
-        """What the job tells, as server-sent events: `progress`, `log` and `state`, the last of which is its end."""
+        """What the job reports, as server-sent events `progress`, `log` and `state`. The last one is its final
+        state."""
         place = last_event_id or after or BEGINNING
         if place.endswith(_END):
             return Response(status_code=204)
         if not is_place(place):
             raise HTTPException(422, "Last-Event-ID is none of this stream.")
         with _translated(job.id):
-            await job.asnapshot()  # what is unknown is to be a 404, not a stream
+            await job.asnapshot()  # an unknown job must be a 404, not a stream
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_frames(job, place), media_type="text/event-stream", headers=headers)
 
@@ -327,7 +329,7 @@ async def _represented(job: Job[Any]) -> tuple[bytes, str, bool]:
     resource = JobResource[Any].model_validate(snapshot)
     try:
         body = resource.model_dump_json().encode()
-    except PydanticSerializationError:  # half a character has no bytes, but JSON has a way to write it
+    except PydanticSerializationError:  # a lone surrogate cannot be encoded, but JSON can escape it
         body = json.dumps(resource.model_dump(mode="json")).encode()
     return body, f'"{blake2b(body, digest_size=12).hexdigest()}"', snapshot.ready
 
@@ -337,8 +339,8 @@ def _is_known(tag: str, if_none_match: str) -> bool:
 
 
 async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[bytes, str, bool]:
-    """As `_represented`, when that is another than the known one, or at the latest after so many seconds."""
-    # Only what happens from now on is news; the server's clock may be slow.
+    """As `_represented`, once that differs from the known one, or at the latest after so many seconds."""
+    # Only what happens from now on is news; the server's clock may be behind.
     after = f"{int((time.time() - _CLOCKS_DIFFER) * 1000)}-0"
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds), aclosing(job.aevents(after)) as events:
@@ -351,7 +353,7 @@ async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[by
 
 
 async def _frames(job: Job[Any], after: str) -> AsyncGenerator[bytes]:
-    """The events as they are sent, with a sign of life where there are none."""
+    """The events as they are sent, with a sign of life while there are none."""
     yield b": here\n\n"
     async with aclosing(job.aevents(after)) as events:
         upcoming = asyncio.ensure_future(anext(events))
@@ -372,8 +374,8 @@ async def _frames(job: Job[Any], after: str) -> AsyncGenerator[bytes]:
                 upcoming = asyncio.ensure_future(anext(events))
         finally:
             upcoming.cancel()
-            with anyio.CancelScope(shield=True):  # a client that has gone cancels again and again
-                await asyncio.wait([upcoming])  # what runs cannot be closed
+            with anyio.CancelScope(shield=True):  # when a client has gone, anyio cancels again and again
+                await asyncio.wait([upcoming])  # a generator that is running cannot be closed
 
 
 def _is_end(event: JobEvent) -> bool:
@@ -387,7 +389,7 @@ def _result_of(tasks: Sequence[Any]) -> Any:
 
 
 def _result_of_one(task: Any) -> Any:
-    """What its annotation says, if that means something at run time and to pydantic."""
+    """The type of a task's result, if its annotation exists at run time and pydantic understands it."""
     try:
         result = get_type_hints(signature_source(task.run)).get("return", Any)
         TypeAdapter(result)

@@ -1,4 +1,4 @@
-"""Names of the keys on the servers; what is in them is told by the docstring of `backburner.queue.transport`."""
+"""Names of the keys on the servers; the docstring of `backburner.queue.transport` describes their contents."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,14 +7,14 @@ from backburner.errors import ConfigError
 
 PRIORITIES = list(range(10))
 _RESULT: Final = b"celery-task-meta-"
-"""Behind the prefix, what Celery calls results."""
+"""What Celery puts before a result's id, after the prefix."""
 
 
 def check_name(queue: str) -> None:
-    """Refuse a queue whose name could not be told from what stands behind it in an entry or a record.
+    """Refuse a queue whose name could not be told from what follows it in an entry or a record.
 
     Raises:
-        ConfigError: it has a newline in it.
+        ConfigError: it contains a newline.
     """
     if "\n" in queue:
         raise ConfigError(f"there is a newline in the name of the queue {queue!r}: give it another name")
@@ -22,8 +22,8 @@ def check_name(queue: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one database that begin with a prefix, kombu's `global_keyprefix`. The separator, kombu's `sep`, is
-    between a queue's name and a priority."""
+    """The keys of one database that begin with a prefix, kombu's `global_keyprefix`. The separator, kombu's `sep`,
+    stands between a queue's name and a priority."""
 
     prefix: str = ""
     separator: str = "\x06\x16"
@@ -45,17 +45,17 @@ class Keys:
         return f"{self.prefix}backburner:failed"
 
     def failure(self, member: str) -> str:
-        """What is known of one that failed."""
+        """What is known about a failed message."""
         return f"{self.failed}:{member}"
 
     @property
     def untold(self) -> str:
-        """Those that failed of which their waiters have not been told."""
+        """The failed messages whose waiters have not been told yet."""
         return f"{self.failed}-untold"
 
     @property
     def crashes(self) -> str:
-        """What the key of a message's crashes begins with."""
+        """The beginning of the key that counts a message's crashes."""
         return f"{self.prefix}backburner:crashes:"
 
     def leased(self, consumer: str = "") -> str:
@@ -69,18 +69,18 @@ class Keys:
 
     @property
     def cancelled(self) -> str:
-        """Where results are: a sorted set of the ids of cancelled jobs, by the time when they may be forgotten."""
+        """On the results' server: a sorted set of the ids of cancelled jobs, by the time when they may be forgotten."""
         return f"{self.prefix}backburner:cancelled"
 
     def submission(self, job_id: str) -> str:
-        """Where results are: whose a job is."""
+        """On the results' server: the owner of a job."""
         return f"{self.prefix}backburner:submission:{job_id}"
 
     def list(self, queue: str, priority: int) -> str:
         return f"{self.prefix}{queue}{self.separator}{priority}" if priority else f"{self.prefix}{queue}"
 
     def lists(self, *queues: str) -> tuple[str, ...]:
-        """The lists of queues, the most urgent first, and those of one priority in the order of the queues."""
+        """The lists of these queues, the most urgent first; those of one priority in the order of the queues."""
         return tuple(self.list(queue, priority) for priority in PRIORITIES for queue in queues)
 
     def queue(self, list_: str) -> str:

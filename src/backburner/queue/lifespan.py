@@ -1,13 +1,13 @@
-"""What a worker process has for as long as it lives: clients, models, pools of connections.
+"""Lifespans: what a worker process holds for as long as it lives, such as clients, models and connection pools.
 
     @celery_app.lifespan
     async def http() -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient() as client:
             yield client
 
-Each process that runs tasks enters it before its first one and leaves it after its last, on the loop that its
-coroutines run on; ``http()`` gives the client there. A process in which that fails takes no jobs, and its worker ends.
-Programs that only enqueue are no workers: nothing is entered there.
+Each process that runs tasks enters it before its first task and exits it after its last, on the loop that its
+coroutines run on; there, ``http()`` returns the client. A process in which that fails takes no jobs, and its worker
+ends. Programs that only enqueue are not workers, and enter nothing.
 """
 
 import asyncio
@@ -41,16 +41,16 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _LEAVING: Final = 10.0
-"""Seconds that leaving may take; after that, the process ends without it."""
+"""Seconds that exiting may take; after that, the process ends without it."""
 _FAILED: Final = 1
 _LONGEST_NOTE: Final = 4000
-"""Bytes. A pipe takes that much in one piece."""
+"""Bytes that a pipe takes in one piece."""
 _REST: Final = 1.0
 _NOTHING: Final[Any] = object()
 
 
 class Lifespan(Generic[T_co]):
-    """A lifespan of an app. Calling it gives what it yielded, so it is a dependency too: ``Depends(http)``."""
+    """A lifespan of an app. Calling it returns what it yielded, so it is also a dependency: ``Depends(http)``."""
 
     def __init__(self, app: celery.Celery, function: Callable[..., Any]) -> None:
         if not inspect.isasyncgenfunction(inspect.unwrap(function)):
@@ -68,14 +68,14 @@ class Lifespan(Generic[T_co]):
         """What it yielded.
 
         Raises:
-            RuntimeError: this process is no worker, or it has not been entered yet.
+            RuntimeError: this process is not a worker, or has not entered it yet.
         """
         if self._value is _NOTHING:
             raise RuntimeError(f"the lifespan {self.name} has not been entered: only processes that run jobs do that")
         return cast("T_co", self._value)
 
     async def enter(self, stack: AsyncExitStack) -> None:
-        """Enter it, until the stack is left."""
+        """Enter it; the stack exits it."""
         arguments = (self._app,) if inspect.signature(self._function).parameters else ()
         entered: Any = self._function(*arguments)
         if not isinstance(entered, AbstractAsyncContextManager):
@@ -97,7 +97,7 @@ class Lifespans:
         self._over = asyncio.Event()
         self._worker_pid = 0
         self.failures: int | None = None
-        """Where a process of a pool says why it cannot begin: a file descriptor."""
+        """The file descriptor where a pool process reports why it cannot begin."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -113,17 +113,18 @@ class Lifespans:
         return lifespan
 
     def enter(self) -> None:
-        """Enter them all, and wait for that. Does nothing where that has been done."""
+        """Enter them all, and wait for that. Does nothing if that has been done."""
         if self._all and self._living is None:
             loop.run(self.aenter())
 
     def leave(self) -> None:
-        """Leave them all, and wait for that. Does nothing where none was entered."""
+        """Exit them all, and wait for that. Does nothing if none was entered."""
         if self._living is not None:
             loop.run(self.aleave())
 
     async def aenter(self) -> None:
-        """Enter them all on this loop. What one of them raises is raised here, and those before it are left."""
+        """Enter them all on this loop. If one of them raises, those before it are exited, and the exception is
+        raised."""
         if not self._all or self._living is not None:
             return
         entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -137,7 +138,7 @@ class Lifespans:
             raise
 
     async def aleave(self) -> None:
-        """Leave them, on the loop on which they were entered. What goes wrong is a line in the log."""
+        """Exit them, on the loop on which they were entered. Errors are logged."""
         living, self._living = self._living, None
         if living is None:
             return
@@ -147,7 +148,7 @@ class Lifespans:
             log.error("the lifespan has not ended within %g s; the process ends without it", _LEAVING)
 
     async def _live(self, entered: "asyncio.Future[None]") -> None:
-        # One task enters and leaves, as cancel scopes and task groups in them need it.
+        # The same task enters and exits, because cancel scopes and task groups in them require it.
         try:
             async with AsyncExitStack() as stack:
                 for each in self._all:
@@ -169,14 +170,14 @@ class Lifespans:
         self._worker_pid = os.getpid()
 
     def _begin_process(self, **_: Any) -> None:
-        # The pool `solo` sends this signal too, from the worker's own process.
+        # The pool `solo` sends this signal, too, but from the worker's own process.
         if os.getpid() == self._worker_pid or get_current_app() is not self._app:
             return
         try:
             self.enter()
         except BaseException as error:  # noqa: BLE001  # the worker ends, whatever it is
             self._tell_worker("".join(traceback.format_exception(error)))
-            time.sleep(_REST)  # the worker will have heard of it before it starts the next one
+            time.sleep(_REST)  # by then the worker has read this, before it starts the next process
             raise SystemExit(_FAILED) from None
 
     def _end_process(self, **_: Any) -> None:
@@ -186,7 +187,7 @@ class Lifespans:
     def _tell_worker(self, why: str) -> None:
         if self.failures is not None:
             os.write(self.failures, why.encode()[-_LONGEST_NOTE:] + b"\0")
-        else:  # one that was not forked has no pipe
+        else:  # a process that was not forked has no pipe
             log.critical(_REFUSED, why)
             os.kill(os.getppid(), signal.SIGTERM)
 
@@ -195,7 +196,7 @@ _REFUSED: Final = "the lifespan could not be entered, so there are no jobs for t
 
 
 class Living(bootsteps.StartStopStep):
-    """Has the processes of a worker enter the lifespans before they get jobs, and ends the worker where one cannot."""
+    """A bootstep that has a worker's processes enter the lifespans before they get jobs, and ends it if one cannot."""
 
     requires = (Pool,)
 
@@ -204,11 +205,11 @@ class Living(bootsteps.StartStopStep):
         self._lifespans: Lifespans = cast("Any", worker.app).lifespans
 
     def include_if(self, worker: "WorkController") -> bool:  # noqa: ARG002  # Celery's name
-        """Where there are any."""
+        """Only if there are lifespans."""
         return bool(self._lifespans)
 
     def create(self, worker: "WorkController") -> None:
-        """Before the pool forks: have it hear of failures."""
+        """Before the pool forks: make the pipe on which its processes report failures."""
         if self._forks(worker):
             notes, self._lifespans.failures = os.pipe()
             Thread(target=_end_on_failure, args=(notes,), name="backburner-lifespan", daemon=True).start()
@@ -222,11 +223,11 @@ class Living(bootsteps.StartStopStep):
         except Exception as error:  # noqa: BLE001  # as above
             log.critical(_REFUSED, "".join(traceback.format_exception(error)))
             raise SystemExit(_FAILED) from None
-        # Pools wait for their jobs after this step would be asked to stop.
+        # Pools still wait for their jobs when this step is asked to stop.
         signals.worker_shutdown.connect(self._leave, weak=False)
 
     def stop(self, worker: "WorkController") -> None:
-        """Nothing, yet."""
+        """Do nothing yet."""
 
     def _leave(self, **_: Any) -> None:
         self._lifespans.leave()

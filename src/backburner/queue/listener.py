@@ -1,10 +1,10 @@
-"""Hear what is published about jobs: one connection for everything that this process waits for.
+"""Listens to what is published about jobs: one connection for everything that this process waits for.
 
-A daemon thread subscribes for blocking callers and event loops alike. Behind each subscription it asks, on the same
-connection, what was there before; so what is published just then is heard twice rather than never. After a lost
-connection it subscribes again, and asks on another one: a server that goes and comes back fails nobody's wait, nor does
-one that closes the connection of a subscriber for a result that is too long. How long to wait is the waiter's affair.
-Needs RESP3 (Redis 6 or newer, any Valkey), for older servers take no question where somebody is subscribed.
+A daemon thread subscribes for blocking callers and event loops alike. After each subscription it asks, on the same
+connection, for what was there before; so what is published at that moment is heard twice rather than never. After
+losing the connection it subscribes again, and asks on another one: no wait fails because the server restarts, or closes
+a subscriber's connection over a result that is too long. How long to wait is up to the waiter. Needs RESP3 (Redis 6 or
+newer, any Valkey): older servers take no other commands on a connection with subscriptions.
 """
 
 import logging
@@ -29,16 +29,16 @@ from backburner.redis.push import PushParser
 log = logging.getLogger("backburner.queue")
 
 _SILENCE: Final = 2.0
-"""Seconds without a word after which the server is asked for a sign of life; as long again, and it is given up."""
+"""Seconds of silence after which the server is pinged; after as many again, the connection is given up."""
 _SOON: Final = 0.1
-"""Seconds after something was heard: who waited for it has left by then."""
+"""Seconds after some news; by then, those who waited for it have left."""
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 
 
 class Subscription(Protocol):
-    """What somebody wants to hear. Its methods run in the listener's thread, must be quick, and may be called twice
-    with the same news.
+    """One caller's interest in a channel. Its methods run in the listener's thread, must be quick, and may be called
+    twice with the same news.
     """
 
     channel: bytes
@@ -54,11 +54,11 @@ class Subscription(Protocol):
 
 
 class Listener:
-    """Subscribes for whoever asks, from any thread, and in forked children anew.
+    """Subscribes on behalf of any thread; a forked child starts anew.
 
     Args:
-        pool: gives redis-py's pool of connections to the server; none of its connections is taken.
-        server: what log lines call it.
+        pool: returns redis-py's connection pool for the server, used as a model; no connection is taken from it.
+        server: its name in log messages.
     """
 
     def __init__(self, pool: Callable[[], Any], server: str) -> None:
@@ -68,7 +68,7 @@ class Listener:
         _all.add(self)
 
     def begin(self) -> None:
-        """Know of nobody: the thread that listened, and its connection, are a parent process's, if there are any."""
+        """Start without subscriptions: an earlier thread and its connection, if any, belong to the parent process."""
         self._lock = Lock()
         self._thread: Thread | None = None
         self._stopping = Event()
@@ -78,7 +78,7 @@ class Listener:
         self._looks_soon = False
         self._channels: dict[bytes, list[Subscription]] = {}
         self.trouble: str | None = None
-        """Why nothing can be heard; ``None`` while that is not known to be so."""
+        """Why nothing can be heard; ``None`` if nothing is known to be wrong."""
 
     def add(self, subscription: Subscription) -> None:
         """Subscribe. Returns at once."""
@@ -87,13 +87,13 @@ class Listener:
         self._change(subscription, wanted=True)
 
     def remove(self, subscription: Subscription) -> None:
-        """Hear of it no more. Takes no lock: the garbage collector calls this too."""
+        """Unsubscribe. Takes no lock, because the garbage collector calls this, too."""
         if self._thread is not None:
-            # Who was told something is not held up by waking the thread that told it.
+            # The thread that has just delivered the news looks at changes soon anyway, and need not be woken.
             self._change(subscription, wanted=False, waits=self._looks_soon)
 
     def stop(self) -> None:
-        """Close the connection, and wait until that is done. Who subscribes next starts anew."""
+        """Close the connection, and wait until that is done. The next subscription starts anew."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -113,7 +113,7 @@ class Listener:
 
     @property
     def subscriptions(self) -> int:
-        """How many there are."""
+        """The number of subscriptions."""
         return sum(map(len, self._channels.values())) + len(self._changes)
 
     def _start(self) -> None:
@@ -192,34 +192,34 @@ class _Session:
 
     def __init__(self, connection: Callable[[], Any], channels: dict[bytes, list[Subscription]]) -> None:
         self.answered = False
-        """Whether the server has said anything."""
+        """Whether the server has sent anything."""
         self._new_connection = connection
         self._connection = connection()
         self._channels = channels
         self._asked: deque[Subscription | None] = deque()
 
     def open(self, changes: deque[tuple[Subscription, bool]]) -> None:
-        """Connect, and subscribe to everything that was wanted in the session before.
+        """Connect, and subscribe to everything that was wanted in the previous session.
 
-        A subscriber's connection is closed for a long reply (``client-output-buffer-limit``), which may be what ended
-        that session. So what was there before is asked on one that subscribes to nothing.
+        Servers close a subscriber's connection over a long reply (``client-output-buffer-limit``), which may have ended
+        that session. So the questions are asked on another connection, without subscriptions.
         """
         self._connection.connect()
         if self._channels:
             self._note(changes)
         if self._channels:
             self._send([("SUBSCRIBE", *self._channels)])
-            for _ in self._channels:  # confirmed together: what is published comes behind
+            for _ in self._channels:  # all confirmed first: messages come after that
                 self._read_response(self._connection)
             self._ask_aside([each for several in self._channels.values() for each in several])
 
     def close(self) -> None:
-        """Disconnect."""
+        """Close the connection."""
         self._connection.disconnect()
 
     @property
     def socket(self) -> Any:
-        """To wait on. redis-py has no public name for it."""
+        """The socket to wait on, which redis-py does not make public."""
         return self._connection._sock  # noqa: SLF001
 
     def apply(self, changes: deque[tuple[Subscription, bool]]) -> None:
@@ -233,7 +233,7 @@ class _Session:
             self._asked.extend(new)
 
     def read(self) -> bool:
-        """Hand out everything that has come. Whether there was anything."""
+        """Deliver everything that has arrived. Returns whether there was anything."""
         heard = False
         while self._connection.can_read(timeout=0):
             heard = True
@@ -241,10 +241,10 @@ class _Session:
         return heard
 
     def prove_alive(self) -> None:
-        """Ask for a sign of life; to be called after a silence.
+        """Ping the server after a silence.
 
         Raises:
-            redis.TimeoutError: there was none.
+            redis.TimeoutError: the previous ping was not answered.
         """
         if self._asked:
             raise redis.TimeoutError("no sign of life")
@@ -252,7 +252,7 @@ class _Session:
         self._asked.append(None)
 
     def _note(self, changes: deque[tuple[Subscription, bool]]) -> tuple[list[Subscription], set[bytes]]:
-        """Write down what is wanted. Gives which subscriptions are new, and which channels are of no more interest."""
+        """Record what is wanted. Returns the new subscriptions, and the channels that are of no more interest."""
         new: list[Subscription] = []
         left: set[bytes] = set()
         while changes:
@@ -281,11 +281,11 @@ class _Session:
             connection.disconnect()
 
     def _hand_out(self, connection: Any) -> None:
-        """Read one reply or message, and tell whoever it is for."""
+        """Read one reply or message, and deliver it."""
         try:
             reply = self._read_response(connection)
         except redis.exceptions.NoPermissionError:
-            raise  # that was no answer to a question: the subscription itself is refused
+            raise  # not the answer to a question: the subscription itself was refused
         except redis.ResponseError as error:
             self._asked.popleft()
             log.warning("a question about a job was refused: %s", error)

@@ -1,8 +1,8 @@
 """The event loop of a worker process: one, in a thread of its own, for as long as the process lives.
 
-Tasks that are coroutines run on it, and so do their dependencies and the lifespan. Connections that the user's code
-keeps can so be shared by all jobs, and are looked after between jobs too. Threads and processes that run tasks wait for
-it. A pool that has a loop of its own says so by `adopt`; nothing here stops that one.
+Tasks that are coroutines run on it, and so do their dependencies and the lifespans. Thus all jobs can share the
+connections that the user's code keeps, which are also served between jobs. Threads and processes that run tasks wait
+for it. A pool with a loop of its own hands it over with `adopt`; nothing here stops that one.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ from backburner.forking import in_forked_child
 T = TypeVar("T")
 
 _CLOSING = 5.0
-"""Seconds for what still runs when the process ends."""
+"""Seconds that whatever still runs gets when the process ends."""
 
 _waiting: ContextVar[Any] = ContextVar("backburner_waiting", default=None)
-"""The thread that waits for what runs in this context."""
+"""The thread that waits for the coroutine running in this context."""
 
 
 def ident() -> Any:
-    """Which thread this is for Celery, which keeps by it what runs: of a coroutine, the one that waits for it."""
+    """The thread under which Celery keeps what is running here: for a coroutine, the one that waits for it."""
     return _waiting.get() or get_ident()
 
 
 def identify(owner: Any) -> None:
-    """Have `owner` be what Celery knows this context by, and those that are copied from it."""
+    """Make `owner` the identity by which Celery knows this context, and all copies of it."""
     _waiting.set(owner)
 
 
 def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
-    """Run a coroutine on the loop, and wait for it: not to be called while the loop runs this.
+    """Run a coroutine on the loop, and wait for it. Must not be called on the loop itself.
 
-    What is raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, waits for its end, and
-    goes on if the coroutine has nothing else to say.
+    An exception raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, and is raised once
+    that has ended, unless the coroutine returns or raises something else.
     """
     context = context or copy_context()
     context.run(_waiting.set, ident())
@@ -80,12 +80,12 @@ def is_busy_with_this() -> bool:
 
 
 def adopt(loop: asyncio.AbstractEventLoop) -> None:
-    """Have everything run on this loop, which somebody else runs."""
+    """Run everything on this loop, which somebody else drives."""
     _process.adopt(loop)
 
 
 def close() -> None:
-    """Cancel what runs, and end the loop. Whoever runs something next begins a new one."""
+    """Cancel what runs, and end the loop. The next `run` begins a new one."""
     _process.close()
 
 
@@ -102,7 +102,7 @@ async def _settle(coroutine: Coroutine[Any, Any, T], ended: "Future[T]") -> None
 
 
 class _Process:
-    """The loop of this process, begun when first needed."""
+    """The loop of this process, started when first needed."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -125,12 +125,12 @@ class _Process:
             self._loop, self._thread, self._owner = loop, None, current_thread()
 
     def rests(self) -> bool:
-        """Whether this thread would run the loop, and does not at the moment."""
+        """Whether this thread drives the loop, but not at the moment."""
         loop = self._loop
         return loop is not None and self._owner is current_thread() and not loop.is_running()
 
     def is_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this is the loop, and another thread runs it."""
+        """Whether this is the loop, and another thread is driving it."""
         return loop is self._loop and self._thread is not None and self._thread is not current_thread()
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class _Process:
             thread.join(_CLOSING)
 
     def _serve(self, begun: Event) -> None:
-        with asyncio.Runner() as runner:  # whose end cancels what is left
+        with asyncio.Runner() as runner:  # its exit cancels what is left
             self._loop = runner.get_loop()
             begun.set()
             self._loop.run_forever()

@@ -1,4 +1,4 @@
-"""The end of a job, awaited on an event loop; the listener's thread brings it there."""
+"""Awaits the end of a job on an event loop, to which the listener's thread reports it."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,8 @@ from celery import states
 
 
 async def outcome(backend: Any, job_id: str) -> dict[str, Any]:
-    """Wait until a job has ended. Gives what Celery calls its meta: ``status``, ``result`` (or the exception),
-    ``traceback``. No copy of it is shared with others that wait for the same job.
+    """Wait until a job has ended. Returns what Celery calls its meta: ``status``, ``result`` (or the exception),
+    ``traceback``. Everybody who waits gets a copy of their own.
     """
     awaited = _Awaited(backend, job_id)
     backend.listener.add(awaited)

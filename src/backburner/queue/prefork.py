@@ -1,9 +1,9 @@
-"""Celery's pool of processes, which learn of a job sooner and with less work.
+"""Celery's pool of processes, with a cheaper way to hand a job to a process.
 
-What is between a worker's main process and the others costs more than a small job. Celery writes a job in two pieces,
-each of which wakes the process that reads it; it writes when its event loop has come round and has found the pipe
-writable, after registering it with the kernel, and takes it off again. Here a job is written at once, in one piece, if
-a process is idle. All else is Celery's.
+Celery's way costs more than a small job itself. It writes a job in two pieces, each of which wakes the process that
+reads it; and only when its event loop has come round and found the pipe writable, after registering it with the kernel,
+from which it is then removed. Here, if a process is idle, a job is written at once and in one piece. All else is
+Celery's.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from celery.concurrency import asynpool, prefork
 
 _asynpool: Any = asynpool  # the stubs leave most of it out
 _HEADER: Final = 4
-"""Bytes that tell how long a job is. No pickled job is as short."""
+"""Bytes of the header that holds a job's length. No pickled job is as short."""
 
 Send = Callable[[Any, int], int]
-"""Writes what a buffer holds beyond an offset. Returns how many bytes were written."""
+"""Writes a buffer from an offset on. Returns the number of bytes written."""
 
 
 def in_one_piece(send: Send) -> Send:
-    """Keep what tells a job's length until the job follows, and write both."""
+    """Hold back the header with a job's length until the job follows, and write both together."""
     header = b""
 
     def send_joined(buffer: Any, offset: int) -> int:
@@ -38,7 +38,8 @@ def in_one_piece(send: Send) -> Send:
 
 
 class _SteadyReaders:
-    """An event loop, for who adds the same reader again after each message: that costs two system calls."""
+    """Celery's event loop, for a caller that adds the same reader again after each message, which costs two system
+    calls."""
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
@@ -86,6 +87,6 @@ class _Pool(_asynpool.AsynPool):  # type: ignore[misc]  # as above
 
 
 class TaskPool(prefork.TaskPool):
-    """Celery's, with these processes."""
+    """Celery's prefork pool, with this way of writing jobs."""
 
     Pool = _Pool

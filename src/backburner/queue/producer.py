@@ -1,8 +1,8 @@
-"""What can be enqueued here, many times faster than Celery does it, and the messages that are made of it.
+"""The fast path of enqueueing, many times faster than Celery's own: which calls may take it, and their messages.
 
-A job's message is a `Template`, filled in; `backburner.queue.sending` sends it. Where a job needs what that does not do
-(receivers of before_task_publish, stamps, links, routers that look at arguments, another serializer, another broker),
-`Producer` says so, and Celery's own path is taken within the same budget (`backburner.queue.publishing`).
+A job's message is a filled-in `Template`, sent by `backburner.queue.sending`. If a job needs more than that (receivers
+of before_task_publish, stamps, links, routers that look at arguments, another serializer, another broker), `Producer`
+returns ``None``, and Celery's own path is taken within the same budget (`backburner.queue.publishing`).
 """
 
 import logging
@@ -45,17 +45,17 @@ _UNDERSTOOD: Final = _SAME_FOR_ALL | {
 _HARMLESS: Final = frozenset(Channel.from_transport_options) - {"body_encoding", "deadletter_queue"} | {
     "job_record_expires", "lease", "master_name", "max_deliveries", "replicas", "unknown_task_grace", "watchdog",
 }  # fmt: skip
-"""Options of transports that change nothing about a message, or that templates know."""
+"""Transport options that do not change messages, or that templates take into account."""
 _PLAIN: Final = (int, float, str, type(None))
-"""Of what options are that templates depend on."""
+"""Types of options that a template may depend on."""
 _MOST_TEMPLATES: Final = 1000
-"""Of an app. What differs from call to call (a time limit that is reckoned) is Celery's affair beyond that."""
+"""Templates per app. Options that differ from call to call (a computed time limit) go through Celery beyond that."""
 _ELSEWHERE: Final = ("broker_use_ssl", "broker_login_method", "broker_user", "broker_password", "broker_vhost")
-"""Settings that say about the broker what its URL does not say."""
+"""Settings about the broker that its URL does not contain."""
 
 
 def _own(function: Any, module: Any) -> Any:
-    """The function, if the module has made it and nobody has wrapped it since."""
+    """The function, if it was defined in this module and nobody has wrapped it since."""
     return function if getattr(function, "__globals__", None) is vars(module) else None
 
 
@@ -65,17 +65,18 @@ _publish = _own(kombu.Producer.publish, kombu.messaging)
 
 
 class Producer:
-    """Enqueues what needs nothing special. Usable from threads, coroutines of several loops, and forks."""
+    """Enqueues jobs that need nothing special. Usable from threads, from coroutines of several loops, and after
+    forks."""
 
     def __init__(self, app: celery.Celery) -> None:
         self._app = app
         self._setup: _Setup | None = None
 
     def publish(self, task: Any, calls: Sequence[Call], options: Mapping[str, Any]) -> "list[Job[Any]] | None":
-        """Enqueue a job for each call; ``None`` if that is Celery's affair, and nothing was sent.
+        """Enqueue a job for each call. ``None`` if that is left to Celery, and nothing was sent.
 
         Raises:
-            PublishError: the broker did not confirm them. Of many, `CHUNK` at a time have the whole budget.
+            PublishError: the broker did not confirm them. The budget is for each `CHUNK` of them.
         """
         setup = self._setup_for(options)
         if setup is None or setup.sender is None:
@@ -90,7 +91,7 @@ class Producer:
         return await self._publish(setup, setup.sender.stream(), task, calls, options)
 
     def look_again(self) -> None:
-        """Something has changed that is not to be seen."""
+        """Check everything again: something has changed that cannot be detected."""
         if (setup := self._setup) is not None:
             setup.is_outdated = True
 
@@ -103,7 +104,8 @@ class Producer:
     # What can be enqueued here
 
     def _setup_for(self, options: Mapping[str, Any]) -> "_Setup | None":
-        """``None`` if it cannot be done here, as far as one can tell before a message is made."""
+        """What enqueueing here needs; ``None`` if it is impossible here, as far as that is known before a message is
+        made."""
         conf: Any = self._app.conf
         setup = self._setup
         if setup is None or not setup.holds(conf):
@@ -114,7 +116,7 @@ class Producer:
             or signals.task_sent.receivers
             or (options and not _UNDERSTOOD.issuperset(options))
             or setup.is_eager(conf)
-            # Who has put something before Celery's functions (Sentry, Datadog, a test) is to see each job.
+            # Whatever wraps Celery's functions (Sentry, Datadog, a test) must see each job.
             or celery.Celery.send_task is not _send_task
             or celery.Task.apply_async is not _apply_async
             or kombu.Producer.publish is not _publish
@@ -125,8 +127,8 @@ class Producer:
 
     def _renewed(self, conf: Any) -> "_Setup":
         app: Any = self._app
-        seen = _Seen(conf)  # first: what changes meanwhile has not been seen
-        # A result backend that prepares for each result does so in Celery's path.
+        seen = _Seen(conf)  # first, so that changes during what follows are noticed
+        # If the result backend prepares for each result, it does so on Celery's path.
         prepares = type(app.backend).on_task_call not in (Backend.on_task_call, RedisBackend.on_task_call)
         is_plain = (
             not prepares
@@ -137,7 +139,7 @@ class Producer:
         )
         url = _server(conf) if is_plain else ""
         before = self._setup
-        # Threads may do this at the same time. What is not kept is used once.
+        # Threads may do this at the same time; then one result is kept, and the others are used once.
         setup = self._setup = _Setup(conf, seen, Sender(app, url, app.settings.celery_publish_timeout) if url else None)
         if before is not None and before.sender is not None and before.pid == os.getpid():
             before.sender.close()
@@ -170,7 +172,7 @@ class Producer:
         self, setup: "_Setup", port: Port, task: Any, calls: Sequence[Call], template: Template, terms: "_Terms"
     ) -> "list[Job[Any]] | None":
         encoded: list[tuple[list[Call], list[Encoded]]] = []
-        # All of it before anything is sent: what is wrong with one call is wrong with all of them.
+        # All of it before anything is sent, so that one wrong call means that no job is enqueued.
         for start in range(0, len(calls), CHUNK):
             if encoded:
                 await port.pause(0)
@@ -195,7 +197,7 @@ class Producer:
         for part in encoded:
             chunk = self._chunk(setup, template, terms, *part)
             if under_way is not None:
-                # It was on its way while the one that follows was made.
+                # It was on its way while the next one was made.
                 await arrived(*under_way)
             under_way = chunk, port.begin(chunk)
         if under_way is not None:
@@ -203,7 +205,7 @@ class Producer:
         return jobs
 
     async def _tell(self, port: Port, terms: "_Terms", chunk: Chunk, jobs: "Sequence[Job[Any]]") -> None:
-        """Have those know of jobs who want to: they are enqueued now."""
+        """Tell whoever wants to know that the jobs are enqueued now."""
         if signals.after_task_publish.receivers:
             await port.aside(_tell_receivers, chunk)
         if terms.add_to is not None:
@@ -211,7 +213,7 @@ class Producer:
                 terms.add_to.add_trail(job)
 
     def _terms(self, setup: "_Setup", task: Any, options: Mapping[str, Any]) -> "_Terms | None":
-        """What the options mean; ``None`` if they are not of the usual kinds."""
+        """The terms that these options stand for; ``None`` if they are not of the usual kinds."""
         parent = get_current_worker_task()
         ignored, expires = task.ignore_result, task.expires
         if parent is None and not options and expires is None:
@@ -232,7 +234,7 @@ class Producer:
                 terms.root_id = terms.root_id or parent.request.root_id or parent.request.id
                 terms.parent_id = terms.parent_id or parent.request.id
                 if setup.inherits_priority:
-                    return None  # it depends on what the task says, its routes and the call
+                    return None  # the outcome depends on the task, its routes and the call
             if options.get("add_to_parent", True):
                 terms.add_to = parent
         countdown, eta, expires = options.get("countdown"), options.get("eta"), options.get("expires", expires)
@@ -252,7 +254,7 @@ class Producer:
                 return None
             terms.expires = f'"{expires.isoformat()}"'
             terms.expiration = f'"{int((expires - now).total_seconds() * 1000)}"'
-        # With their types, for 1 is True and 1.0 too.
+        # With their types, because 1 equals True and 1.0.
         terms.key = (
             task,
             ignored,
@@ -286,8 +288,8 @@ class Producer:
         return Template(self._app, task, options, expires=expires)
 
     def _encoded(self, task: Any, template: Template, calls: Sequence[Call]) -> tuple[list[Call], list[Encoded]] | None:
-        """Calls with arguments as Celery knows them, and what messages tell of each; ``None`` if Celery is to say what
-        is wrong with one."""
+        """The calls, with arguments as Celery knows them, and what their messages contain; ``None`` if one is wrong, so
+        that Celery reports it."""
         check = task.__header__ if task.typing else None
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
         said: list[Call] = []
@@ -347,19 +349,20 @@ class _Seen:
         self.maps = list(conf.maps)
 
     def holds(self, conf: Any) -> bool:
-        """Whether it is as it was. The places of settings are compared by which they are, what was changed by value."""
+        """Whether nothing has changed. The sources of settings are compared by identity, the changed settings by
+        value."""
         return bool(self.changes == conf.changes and self.maps == conf.maps)
 
 
 class _Setup:
-    """What holds as long as process and configuration stay the same."""
+    """What is valid while process and configuration stay the same."""
 
     is_outdated = False
 
     def __init__(self, conf: Any, seen: _Seen, sender: Sender | None) -> None:
         self.sender = sender
-        """Where to enqueue; ``None`` if that is Celery's affair."""
-        self.pid = os.getpid()  # the parent's connections are the parent's, and messages tell who sent them
+        """Where to enqueue; ``None`` if that is left to Celery."""
+        self.pid = os.getpid()  # a forked child needs connections of its own, and messages contain the sender
         self.templates: dict[tuple[Any, ...], Template | None] = {}
         self.usual: dict[Any, _Terms] = {}
         """The terms of tasks without options, enqueued by nobody's task."""
@@ -373,7 +376,7 @@ class _Setup:
         return self._seen.holds(conf) and not self.is_outdated and self.pid == os.getpid()
 
     def is_eager(self, conf: Any) -> bool:
-        """Whether jobs are to run on the spot; tests switch that to and fro, in any of the places of settings."""
+        """Whether jobs are to run on the spot; tests switch that back and forth, in any source of settings."""
         for mapping in conf.maps:
             for key in self._eager_keys:
                 if key in mapping:
@@ -383,10 +386,10 @@ class _Setup:
 
 @dataclass(slots=True)
 class _Terms:
-    """What the options say; what goes into messages as JSON. Not changed once it is made."""
+    """The meaning of a call's options, in JSON where it goes into messages. Immutable."""
 
     key: tuple[Any, ...]
-    """Of the template: the task, whether its result is ignored, whether it expires, other options."""
+    """The template's key: the task, whether its result is ignored, whether it expires, other options."""
     ignored: Any
     root_id: str | None = None
     parent_id: str | None = None
@@ -396,7 +399,7 @@ class _Terms:
     expires: str = "null"
     expiration: str = "null"
     add_to: Any = None
-    """The task that runs here, which keeps account of what it enqueues."""
+    """The running task, which keeps account of what it enqueues."""
 
 
 def new_id() -> str:
@@ -418,7 +421,7 @@ def _tell_receivers(chunk: Chunk) -> None:
 
 
 def _server(conf: Any) -> str:
-    """The URL of the broker, if it says all there is to say; else nothing."""
+    """The URL of the broker, if it says all there is to know."""
     options = conf.broker_transport_options
     if any(conf[name] for name in _ELSEWHERE) or not _HARMLESS.issuperset(options):
         return ""

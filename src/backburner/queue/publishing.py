@@ -1,7 +1,7 @@
 """Celery's own path to the broker, bounded, and what both paths have in common: their errors, and the job's record.
 
-Messages are Celery's here, with all that `Producer` leaves to it. The connections are of our transport, so a second
-attempt is the same delivery to the server, and nothing takes longer than its budget.
+Celery makes the messages here, with everything that `Producer` leaves to it. The connections use our transport, so a
+second attempt is the same delivery to the server, and nothing takes longer than its budget.
 """
 
 import time
@@ -26,7 +26,7 @@ FOREIGN: Final = (OutOfTime, OperationalError, redis.RedisError, AMQPError, OSEr
 
 
 class NotEnqueued(PublishError, OperationalError):
-    """A `PublishError` that code written for Celery knows as well: Celery promises an OperationalError."""
+    """A `PublishError` that code written for Celery also catches: Celery promises an OperationalError."""
 
 
 class AMQP(celery.app.amqp.AMQP):
@@ -46,7 +46,7 @@ class AMQP(celery.app.amqp.AMQP):
 
     def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
         super()._handle_conf_update(*args, **kwargs)  # type: ignore[misc]  # the stubs leave it out
-        # Celery's settings have changed before its router has: who enqueued in between has asked the old one.
+        # Celery's settings change before its router does, and jobs enqueued in between have asked the old router.
         if (producer := vars(self.app).get("producer")) is not None:
             producer.look_again()
 
@@ -69,9 +69,9 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
 
 
 def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
-    """What was written when the job was enqueued: name, queue, enqueued (ms). Empty if it never was.
+    """The record written when the job was enqueued: name, queue, enqueued (ms since 1970). Empty if it never was.
 
-    ``None`` means that nothing can be said: this broker keeps no records, or messages do not tell which job is theirs.
+    ``None`` means that it is not known: this broker keeps no records, or messages (of protocol 1) do not name their jobs.
     """
     if app.conf.task_protocol == 1:
         return None

@@ -1,7 +1,8 @@
-"""That a job has failed is on record before its message is done with, and the message is done with in any case.
+"""A job's failure is recorded before its message is acknowledged, and the message is always settled.
 
-Celery acknowledges first. Then what its main process could not record, because the result backend is away, is lost
-with the message, or else the message stays with a worker that knows it no more, and takes one of its places for good.
+Celery acknowledges first. If its main process then cannot record the failure, because the result backend is away,
+either the failure is lost with the message, or the message stays with a worker that no longer knows it, and occupies
+one of its places for good.
 """
 
 import logging
@@ -18,12 +19,13 @@ log = logging.getLogger("backburner.queue")
 
 
 class Request(celery.worker.request.Request):
-    """A job in a worker whose failure cannot go unnoticed."""
+    """A task request whose failure cannot go unrecorded."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """Handle the failure as Celery does; then acknowledge, or give the message back if that went wrong."""
+        """Handle the failure as Celery does; then acknowledge the message, or return it to the queue if that went
+        wrong."""
         if not return_ok and isinstance(getattr(exc_info.exception, "exc", None), TimeLimitExceeded):
-            return  # `on_timeout` follows, and does the same once more
+            return  # `on_timeout` follows, and does the same again
         is_due, is_recorded = False, True
 
         def put_off() -> None:
@@ -51,7 +53,8 @@ class Request(celery.worker.request.Request):
             self.acknowledge()
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Handle the limit as Celery does; but give the message back if the failure could not be recorded."""
+        """Handle the time limit as Celery does, but return the message to the queue if the failure could not be
+        recorded."""
         try:
             super().on_timeout(soft, timeout)
         except Exception as error:
@@ -59,17 +62,17 @@ class Request(celery.worker.request.Request):
                 raise
             log.exception("what follows from the time limit of %s[%s] went wrong", self.name, self.id)
             if all(frame.f_code.co_name != "mark_as_failure" for frame, _ in walk_tb(error.__traceback__)):
-                self.acknowledge()  # it was a hook of the task's: the failure is on record
+                self.acknowledge()  # the error came from one of the task's hooks: the failure is recorded
             elif isinstance(error, EncodeError) and self._record_without_arguments(error):
                 self.acknowledge()
             elif hub := get_event_loop():
-                hub.call_soon(self.reject, True)  # when the process that runs it has been killed, which is next
+                hub.call_soon(self.reject, True)  # later, when the process that runs it has been killed, which is next
             else:
                 self.reject(requeue=True)
 
     def _record_without_arguments(self, error: EncodeError) -> bool:
-        """Record a failure of which more would be stored than can be encoded, as `result_extended` has it of arguments.
-        Doing the job again would come to the same. Whether it is on record.
+        """Record a failure without the job's arguments, which `result_extended` stores too and which cannot be encoded:
+        doing the job again would not change that. Returns whether it is recorded.
         """
         log.error("of %s[%s], which has failed, not all that is to be stored can be: %s", self.name, self.id, error)
         shown = {"args": self.argsrepr, "kwargs": self.kwargsrepr}

@@ -1,9 +1,9 @@
 """``celery … worker --reload`` and ``--processes``: the command becomes the supervisor of workers (`fleet`).
 
-``--reload`` runs changed code without losing a job. On a change the next worker starts first, and the old one leaves
-when the new one is ready: it takes no more jobs, finishes what it runs, and after a while puts the rest back into the
-queue. If the changed code does not start, the old worker goes on. A spare interpreter with the libraries already
-imported waits for the next change, which makes the switch a matter of the program's own import time.
+``--reload`` runs changed code without losing a job. On a change the new worker starts first, and the old one leaves
+when the new one is ready: it takes no more jobs, finishes those it runs, and after a while returns the rest to the
+queue. If the changed code does not start, the old worker goes on. A spare interpreter that has already imported the
+libraries waits for the next change, so that a switch takes only the program's own import time.
 """
 
 import logging
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("backburner.queue")
 
 _DRAIN_ON_RELOAD = 10.0
-"""Seconds that running jobs get to finish when the code changed; after that they return to the queue."""
+"""Seconds that running jobs get to finish when the code has changed; after that they return to the queue."""
 
 _DRAIN_ON_STOP = 3.0
-"""The same when the user stops the worker."""
+"""The same, when the user stops the worker."""
 
 _DEBOUNCE = 80
 _TICK = 50
-"""Milliseconds: to collect changes that belong together; between looks at the children."""
+"""Milliseconds: to collect changes that belong together; between checks of the children."""
 
 
 def install(app: celery.Celery) -> None:
@@ -120,7 +120,7 @@ def _reload(directories: list[str], count: int) -> int:
         if changes:
             log.info("reload: %s changed", ", ".join(sorted(os.path.relpath(path) for _, path in changes)))
         if goes_on and (changes or not started):
-            # The first worker starts when changes are already noticed, so that none is missed.
+            # The first worker starts once changes are being watched, so that none is missed.
             fleet.start(_DRAIN_ON_RELOAD)
             started = True
         if not goes_on:

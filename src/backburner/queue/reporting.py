@@ -1,10 +1,10 @@
-"""What a running task tells about itself: how far it is, and lines for whoever watches.
+"""`progress` and `log`: what a running task reports to whoever follows its job.
 
-The task never waits for the server: a thread sends what was reported, at once if nothing was sent lately, else together
-with what follows. Everything has left when the job's result is stored. A result backend that does not answer costs the
-events and a log line, never the task.
+The task never waits for the server: a thread sends the reports, at once if none were sent lately, otherwise together
+with those that follow. All have been sent when the job's result is stored. A result backend that does not answer costs
+the events and a log line, never the task.
 
-Progress is kept in the job's state too, as the meta data of STARTED: stock Celery programs see it as
+Progress is also kept in the job's state, as the meta data of STARTED: stock Celery programs see it as
 ``AsyncResult.info["progress"]``.
 """
 
@@ -36,31 +36,31 @@ logger = logging.getLogger("backburner.queue")
 _INTERVAL: Final = 0.2
 """Seconds between two writes for one job."""
 _TIMEOUT: Final = 3.0
-"""Seconds for a write, of which each answer gets a third; a job that ends waits for it. Then the events are lost."""
+"""Seconds for a write, a third of them for each reply; after that its events are lost. A job that ends waits for it."""
 _REPORT: Final = Script.load("states", "report", package=__package__)
 
 _attached: ContextVar[tuple[Any, Any] | None] = ContextVar("backburner_task", default=None)
 
 
 def attach(task: Any, request: Any) -> None:
-    """Make `task` the one that code in this context reports for, whichever thread it runs in."""
+    """Make `task` the one that code in this context reports for, in whatever thread it runs."""
     _attached.set((task, request))
 
 
 def progress(done: float, total: float, message: str = "") -> None:
-    """Tell how far the running task is. Call it as often as you like.
+    """Report how far the running task is. Call it as often as you like.
 
-    About five calls a second are passed on, and always the last one. Outside of a worker (a test, a shell, an eager
-    task), in a task whose result is ignored and with results elsewhere than in Redis or Valkey nothing happens, so
-    functions that report progress can be called from anywhere. Where a job cannot be ended from outside, being
-    cancelled ends it here.
+    About five calls a second are sent, and always the last one. Functions that report progress can be called from
+    anywhere: nothing happens outside of a worker (a test, a shell, an eager task), in a task whose result is ignored,
+    or with a result backend other than Redis or Valkey. A job that was cancelled, but cannot be ended from outside,
+    ends here.
     """
     _report("progress", {"done": done, "total": total, "message": message})
 
 
 def log(message: str, *, level: str = "info", **fields: Any) -> None:
-    """Tell a line to whoever follows the running task's events, in order with its progress. What is no JSON in `fields`
-    is told as text.
+    """Report a line to whoever follows the running task's events, in order with its progress. Values in `fields` that
+    JSON cannot represent are sent as text.
 
     Does nothing where `progress` does nothing.
     """
@@ -68,12 +68,12 @@ def log(message: str, *, level: str = "info", **fields: Any) -> None:
 
 
 def has_reports(job_id: str) -> bool:
-    """Whether there is something to `settle`."""
+    """Whether there are reports to `settle`."""
     return job_id in _reports
 
 
 def settle(job_id: str) -> None:
-    """Send what the job has reported, and wait for that: its result follows."""
+    """Send what the job has reported, and wait for that, before its result is stored."""
     with _lock:
         report = _reports.pop(job_id, None)
     if report is not None:
@@ -104,10 +104,10 @@ def _report(kind: str, data: dict[str, Any]) -> None:
 
 
 def _encoded(event: dict[str, Any]) -> bytes | None:
-    """The event as JSON, as well as that can be said; ``None`` if not at all, which is no reason to end a task."""
+    """The event as JSON, as far as possible; ``None`` if it is impossible, which must not end a task."""
     with suppress(TypeError):
         return orjson.dumps(event, default=_plain)
-    try:  # half a character, or an integer beyond 64 bits
+    try:  # a lone surrogate, or an integer beyond 64 bits
         plain = json.loads(json.dumps(event, default=_plain), parse_constant=lambda _: None)  # NaN is null, as above
         return json.dumps(plain, ensure_ascii=False).encode(errors="replace")
     except Exception as error:  # noqa: BLE001  # whatever the objects in it raise
@@ -120,7 +120,7 @@ def _plain(value: Any) -> float | str:
 
 
 class _Report:
-    """What one job has told and the server has not heard yet."""
+    """What one job has reported and the server has not got yet."""
 
     def __init__(self, task: Any, request: Any) -> None:
         self.request = request
@@ -164,7 +164,7 @@ class _Report:
             progress = orjson.loads(self._progress)
             del progress["kind"]
             for name in ("done", "total"):
-                if progress[name] is None:  # what JSON says of what is no number, or infinite
+                if progress[name] is None:  # how JSON represents NaN and infinity
                     progress[name] = math.nan
             told = {"pid": os.getpid(), "hostname": self.request.hostname, "progress": progress}
             meta = backend.encode(
@@ -176,7 +176,7 @@ class _Report:
 
 
 class _Sender:
-    """The thread, one for each process that reports anything."""
+    """The thread that sends reports, one per process that reports anything."""
 
     def __init__(self) -> None:
         self._pid = 0

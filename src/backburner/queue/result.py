@@ -1,9 +1,9 @@
-"""What became of a job: its state told truthfully, its progress, its result.
+"""`Job`, a job's truthful state, its progress and its result; `JobGroup`, several jobs.
 
-Celery's states are kept, and one is added: UNKNOWN for an id that nobody enqueued, where Celery says
-PENDING. That is known from the record the producer leaves on the broker's server; with a broker that keeps
-none (``amqp://``) it stays PENDING. The same holds for a job that a stock Celery program enqueued, in the
-other direction: UNKNOWN until a worker starts it.
+Celery's states are kept, and one is added: UNKNOWN for an id that nobody enqueued, where Celery says PENDING. The
+difference is known from the record that the producer leaves on the broker's server. With a broker that keeps none
+(``amqp://``), such an id stays PENDING. Conversely, a job that a stock Celery program enqueued has no record, and is
+UNKNOWN until a worker starts it.
 """
 
 import asyncio
@@ -37,24 +37,24 @@ UNKNOWN = "UNKNOWN"
 _UNKNOWN = "no job {} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
 
 _READ_TIMEOUT = 2.0
-"""Seconds for reading a state, however ill the servers are."""
+"""Seconds that reading a state may take, whatever is wrong with the servers."""
 
 
 _GRACE = 0.25
-"""Seconds that ``get`` may take beyond its timeout to read a result that is there."""
+"""Seconds beyond its timeout that ``get`` may take to read a result that is already there."""
 
 
 class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
-    """A `ResultTimeout` that code written for Celery also knows."""
+    """A `ResultTimeout` that code written for Celery also catches."""
 
 
 class ResultUnread(JobTimeout, ResultUnavailable):
-    """The time is over, and what became of the job could not be read in it."""
+    """The time is up, and the job's state could not be read within it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running job says it is."""
+    """How far a running job reports to be."""
 
     done: float
     total: float
@@ -63,31 +63,31 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """A job at one moment."""
+    """The state of a job at one moment."""
 
     id: str
     state: str
     """PENDING, STARTED, RETRY, SUCCESS, FAILURE or REVOKED."""
     name: str | None = None
-    """Of the task; ``None`` if a stock Celery program enqueued it."""
+    """The task's name; ``None`` if a stock Celery program enqueued the job."""
     progress: Progress | None = None
-    """While STARTED, if the task reports any."""
+    """While the state is STARTED, if the task reports any."""
     result: Any = None
     """What the task returned, once the state is SUCCESS."""
     error: str | None = None
-    """Type and message of the exception behind FAILURE, RETRY and REVOKED."""
+    """Type and message of the exception, if the state is FAILURE, RETRY or REVOKED."""
     traceback: str | None = None
     enqueued_at: datetime | None = None
     finished_at: datetime | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether the job will not change any more."""
+        """Whether the state is final."""
         return self.state in states.READY_STATES
 
 
 class _Snapshots(celery.result.AsyncResult[Any]):
-    """The two ways to look at a job, for the two kinds of result below."""
+    """Snapshots, blocking and awaited, for both kinds of job below."""
 
     if TYPE_CHECKING:  # the stubs leave them out
         _cache: dict[str, Any] | None
@@ -98,8 +98,8 @@ class _Snapshots(celery.result.AsyncResult[Any]):
         """Read everything about the job at once.
 
         Raises:
-            UnknownJob: nobody enqueued a job with this id, or it was so long ago that its record has expired.
-            ResultUnavailable: the result backend, or the broker, does not answer.
+            UnknownJob: nobody enqueued a job with this id, or so long ago that its record has expired.
+            ResultUnavailable: the result backend or the broker does not answer.
         """
         with reading(self.id):
             meta: dict[str, Any] = self._get_task_meta()  # type: ignore[attr-defined]  # the stubs leave it out
@@ -108,7 +108,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             except FOREIGN:
                 if meta["status"] == states.PENDING:
                     raise
-                record = None  # without the broker only the name and the time of enqueueing are missing
+                record = None  # without the broker, only the task's name and the time of enqueueing are missing
         if meta["status"] == states.PENDING and record == {}:
             raise UnknownJob(_UNKNOWN.format(self.id))
         return _snapshot(self.id, meta, record or {})
@@ -122,7 +122,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
 
 
 class RemoteTraceback(Exception):
-    """Where in the worker a job's exception was raised: the cause of the exception that waiting for the job raises."""
+    """The traceback of a job's exception in the worker, chained as the cause of the exception raised to the waiter."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -136,7 +136,7 @@ class Job(_Snapshots, Generic[T_co]):
     """
 
     enqueued = False
-    """Whether this process enqueued it, so that there is no need to ask whether it exists."""
+    """Whether this process enqueued the job, so that it is known to exist."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Job(_Snapshots, Generic[T_co]):
         app: Any = None,
         parent: Any = None,
     ) -> None:
-        # As Celery's, but for the promise, which most jobs never need and which costs as much as the message.
+        # As Celery's, except for the promise, which most jobs never need, and which costs as much as the message.
         if not id:
             raise ValueError(f"a job needs an id, not {id!r}")
         self.id = id
@@ -158,11 +158,11 @@ class Job(_Snapshots, Generic[T_co]):
 
     @cached_property
     def on_ready(self) -> Any:  # type: ignore[override]  # the stubs have an attribute
-        """Celery's promise to call somebody when the job is done."""
+        """Celery's promise, on which callbacks for the end of the job are registered."""
         return promise(self._on_fulfilled, weak=True)  # type: ignore[attr-defined]  # the stubs leave it out
 
     arguments: Arguments | None = None
-    """Of the task, where it is known: they turn the result into what the task returned."""
+    """The task's, if known; they convert the stored result into what the task returned."""
 
     def get(self, timeout: float | None = None, **options: Any) -> T_co:  # type: ignore[override]  # the rest is passed on
         """Wait for the result, as Celery's ``get``. The job's own exception is raised if it failed.
@@ -170,10 +170,11 @@ class Job(_Snapshots, Generic[T_co]):
         While the result backend is away, waiting goes on: it may come back before `timeout` seconds are over.
 
         Raises:
-            ResultTimeout: not finished within `timeout` seconds. Also a ``celery.exceptions.TimeoutError``, and a
-                `ResultUnavailable` if the result backend is away at their end.
+            ResultTimeout: the job has not finished within `timeout` seconds. It is also a
+                ``celery.exceptions.TimeoutError``, and a `ResultUnavailable` if the result backend is away at that
+                moment.
             UnknownJob: nobody enqueued a job with this id.
-            JobFailed: it failed with an exception of a type that does not exist in this process.
+            JobFailed: the job failed with an exception whose type does not exist in this process.
         """
         check_seconds(timeout=timeout)
         if bridge.is_here():
@@ -197,14 +198,14 @@ class Job(_Snapshots, Generic[T_co]):
         """`get` in a job of the asyncio pool, which must not keep the loop waiting."""
         if disable_sync_subtasks:
             celery.result.assert_will_not_block()  # type: ignore[attr-defined]  # the stubs leave it out
-        if options:  # whose callbacks may block
+        if options:  # their callbacks may block
             return bridge.in_thread(
                 partial(self.get, timeout, propagate=propagate, disable_sync_subtasks=False, **options)
             )
         return bridge.wait_for(self.aget(timeout, propagate=propagate))
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> T_co:  # noqa: ASYNC109  # as `get`
-        """`get` for an event loop. All that waits in a process waits on one connection, and nobody polls."""
+        """`get` for an event loop. All waiters of a process share one connection, and none polls."""
         check_seconds(timeout=timeout)
         if self.ignored:
             return cast("T_co", None)
@@ -225,7 +226,8 @@ class Job(_Snapshots, Generic[T_co]):
         return cast("T_co", self.maybe_throw(propagate=propagate))
 
     async def _ended(self, *, propagate: bool) -> None:
-        """Wait until it has ended, or will never begin: the failure of what it follows is raised then, as by `get`."""
+        """Wait until the job has ended, or will never begin because one before it failed; that failure is raised, as by
+        `get`."""
         if self.parent is None or not propagate:
             self._maybe_set_cache(await outcome(self.backend, self.id))
             return
@@ -235,7 +237,7 @@ class Job(_Snapshots, Generic[T_co]):
         try:
             await asyncio.wait({own, before}, return_when=asyncio.FIRST_COMPLETED)
             if before.done() and before.exception() is not None:
-                # Mostly its own failure, which says more, is stored a moment later.
+                # In most cases its own failure, which says more, is stored a moment later.
                 await asyncio.wait({own}, timeout=_GRACE)
                 if not own.done():
                     before.result()
@@ -255,10 +257,10 @@ class Job(_Snapshots, Generic[T_co]):
         return await asyncio.to_thread(lambda: self.state)
 
     def cancel(self) -> None:
-        """Cancel the job: one that waits is REVOKED at once, one that runs is ended if its pool can do that.
+        """Cancel the job: one that waits is REVOKED at once; one that runs is ended if its pool is able to.
 
-        Processes and coroutines are; a ``def`` function in a thread ends where it next reports progress. Waiting for
-        the job then raises ``celery.exceptions.TaskRevokedError``. A job that has ended stays as it is.
+        Pools can end processes and coroutines; a ``def`` function in a thread ends where it next reports progress.
+        Waiting for the job then raises ``celery.exceptions.TaskRevokedError``. A job that has ended stays as it is.
 
         Raises:
             ResultUnavailable: the result backend, or the broker, does not answer.
@@ -271,12 +273,12 @@ class Job(_Snapshots, Generic[T_co]):
         await asyncio.to_thread(self.cancel)
 
     async def aevents(self, after: str = stream.BEGINNING) -> AsyncGenerator[stream.JobEvent]:
-        """What the job reports (`progress`, `log`) after the event with this id, and its changes of state, the last of
-        them its end. Needs results in Redis or Valkey.
+        """What the job reports (`progress`, `log`) after the event with this id, and its changes of state, ending with
+        the final one. Needs a result backend in Redis or Valkey.
 
         Raises:
             UnknownJob: nobody enqueued a job with this id.
-            ValueError: `after` is no id of an event.
+            ValueError: `after` is not the id of an event.
         """
         if not stream.is_place(after):
             raise ValueError(f"after={after!r} is no event's id; those are like '1700000000000-0'")
@@ -310,12 +312,12 @@ class Job(_Snapshots, Generic[T_co]):
         return JobTimeout(f"the job {self.id} did not finish within {seconds:g} s; it may still do so")
 
     def _needs_check(self) -> bool:
-        # What a canvas will enqueue later leaves its record later too; it has a parent, or is known by its enqueuer.
+        # A job that a canvas enqueues later gets its record later; it has a parent, or this process enqueued it.
         return not self.enqueued and self.parent is None and self._cache is None
 
     def _check_known(self) -> None:
         if self._needs_check():
-            with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this does too
+            with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this must, too
                 if self.state == UNKNOWN:
                     raise UnknownJob(_UNKNOWN.format(self.id))
 
@@ -343,12 +345,12 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
         _result: Any
 
     def decode(self, arguments: Arguments) -> None:
-        """Turn what is stored of the result into what the task returned."""
+        """Convert the stored result into what the task returned."""
         if self.state == states.SUCCESS:
             self._result = arguments.decode_result(self._result)
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:  # noqa: ARG002, ASYNC109
-        """What came of it, as from `Job.aget`."""
+        """Its result, or its exception raised, as by `Job.aget`."""
         return self.get(propagate=propagate, disable_sync_subtasks=False)
 
     async def astatus(self) -> str:
@@ -356,7 +358,7 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
         return self.state
 
     async def aevents(self, after: str = stream.BEGINNING) -> AsyncGenerator[stream.JobEvent]:
-        """Its end, as from `Job.aevents`; what it reported before was for nobody."""
+        """Its final state, as from `Job.aevents`; its reports went to nobody."""
         yield stream.JobEvent(after, "state", {"state": self.state})
 
     def cancel(self) -> None:
@@ -367,17 +369,17 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
 
 
 class JobGroup:
-    """Jobs that are waited for together, with one timeout for all: ``await JobGroup(jobs).aget(timeout=10)``."""
+    """Several jobs, awaited together with one timeout: ``await JobGroup(jobs).aget(timeout=10)``."""
 
     def __init__(self, jobs: Iterable[Job[Any]]) -> None:
         self.jobs = tuple(jobs)
 
     async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> list[Any]:  # noqa: ASYNC109  # as `get`
-        """The results, in the order of the jobs. The first failure is raised at once, while the others go on; with
-        ``propagate=False`` exceptions stand in the place of results.
+        """The results, in the order of the jobs. The first failure is raised at once, while the other jobs go on; with
+        ``propagate=False``, exceptions are returned in place of results.
 
         Raises:
-            ResultTimeout: not all have finished within `timeout` seconds.
+            ResultTimeout: not all jobs have finished within `timeout` seconds.
         """
         check_seconds(timeout=timeout)
         try:
@@ -406,7 +408,7 @@ def _jobs(node: Any) -> Iterator[Job[Any]]:
 
 
 async def _all_succeed(jobs: Iterable[Job[Any]]) -> None:
-    """Wait until all have. The first failure is raised at once."""
+    """Wait until all have succeeded. The first failure is raised at once."""
 
     async def succeed(job: Job[Any]) -> None:
         job._maybe_set_cache(await outcome(job.backend, job.id))  # noqa: SLF001  # of our own class
@@ -419,7 +421,7 @@ async def _all_succeed(jobs: Iterable[Job[Any]]) -> None:
 
 @asynccontextmanager
 async def _waiting() -> AsyncIterator[asyncio.TaskGroup]:
-    """A group of tasks of which the first failure is raised, as it is."""
+    """A task group that raises the first failure by itself, not in an exception group."""
     try:
         async with asyncio.TaskGroup() as waiting:
             yield waiting
@@ -445,7 +447,7 @@ def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobS
 
 
 def _exists_here(kind: type) -> bool:
-    """Whether a type can be named in this process. Celery makes up one where it finds none."""
+    """Whether a type exists in this process. Celery makes one up where it finds none."""
     found: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -454,7 +456,7 @@ def _exists_here(kind: type) -> bool:
 
 @contextmanager
 def reading(job_id: str) -> Iterator[None]:
-    """Ask the servers about a job in the block, for two seconds at most.
+    """Let the block ask the servers about a job, for two seconds at most.
 
     Raises:
         ResultUnavailable: they do not answer.

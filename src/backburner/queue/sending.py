@@ -1,8 +1,8 @@
-"""How messages reach the broker: a chunk in one call of ``enqueue.lua``, over a connection that all threads share, or
-all coroutines of an event loop.
+"""How messages reach the broker: in chunks, each one call of ``enqueue.lua``, over a connection that all threads share,
+and one that all coroutines of an event loop share.
 
-Each chunk has a budget. Nothing is sent twice without need, and a second attempt is the same delivery to the script.
-How long a name lookup takes is the one thing that nobody can bound.
+Each chunk has a budget. Nothing is sent twice without need, and to the script a second attempt is the same delivery.
+Only the time that name resolution takes cannot be bounded.
 """
 
 import asyncio
@@ -33,28 +33,28 @@ T = TypeVar("T")
 log = logging.getLogger("backburner.queue")
 
 CHUNK: Final = 200
-"""Jobs that are enqueued in one write: enough to make it cheap, few enough to be made without holding up a loop."""
+"""Jobs per write: enough to make each one cheap, few enough that making them does not hold up an event loop."""
 GATHERED: Final = 32
-"""Jobs of different callers that leave together: the server is busy with them while the next ones are made."""
+"""Jobs of different callers that are sent together: the server works on them while the next ones are made."""
 _SENT_AGAIN: Final = (*FOREIGN, redis.ResponseError)
-"""What may become of a chunk that was sent ahead: it is sent as usual then, the same delivery to the script."""
+"""Errors of a chunk that was sent ahead. It is then sent as usual, to the script the same delivery."""
 _ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
-"""Share of the budget between attempts: who cut a connection may cut the next one too."""
+"""Fraction of the budget to wait between attempts: what cut one connection may cut the next one, too."""
 _CROWD: Final = 2
-"""Threads; more of them are better off if they share one connection."""
+"""Threads with connections of their own; more threads do better with a shared one."""
 _LOOK_FOR_LISTENERS: Final = 0.1
-"""Seconds without events about jobs, while nobody listens: making one costs a third of what a job costs."""
+"""Seconds for which no events are made while nobody listens: an event costs a third of what a job costs."""
 
 Call = tuple[Sequence[Any], dict[str, Any]]
 """Arguments of a task."""
 Delivery = Callable[[], Awaitable[None]]
-"""Waits until what was sent is delivered. To be called once. Raises `PublishError` if the server did not confirm it."""
+"""Waits until what was sent is delivered. Call it once. Raises `PublishError` if the server did not confirm."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """What goes to the server in one call."""
+    """The messages that go to the server in one call."""
 
     template: Template
     ids: list[str]
@@ -71,17 +71,17 @@ class Chunk:
         return len(self.ids) == 1 and self.due is None and self.has_new_ids and not self.announcements
 
     def words(self) -> tuple[str, ...]:
-        """How many keys, the keys and the arguments of the script."""
+        """The number of keys, the keys and the arguments of the script."""
         place = self.template.place
         keys = place.keys(self.ids)
         return str(len(keys)), *keys, *place.arguments(self.messages, self.token, self.due, self.announcements)
 
 
 class Port(Protocol):
-    """In what the blocking and the asyncio way differ."""
+    """What differs between blocking and asyncio."""
 
     def budgeted(self) -> AbstractContextManager[None]:
-        """Bound what is sent in the block, where its connection does not do so by itself."""
+        """Bound what the block sends, unless its connection does so by itself."""
         ...
 
     def execute(self, *words: str) -> Awaitable[Any]:
@@ -89,19 +89,19 @@ class Port(Protocol):
         ...
 
     def execute_all(self, *commands: tuple[str, ...]) -> Awaitable[list[Any]]:
-        """Send commands together, on one connection, and wait for their replies, as all who ask after that do."""
+        """Send commands together on one connection, and wait for their replies; callers that come after wait, too."""
         ...
 
     def deliver(self, chunk: Chunk) -> Delivery:
-        """Send a chunk, alone or with those of others."""
+        """Send a chunk, alone or together with those of other callers."""
         ...
 
     def begin(self, chunk: Chunk) -> Delivery:
-        """Send a chunk, though one of the same caller is on its way."""
+        """Send a chunk while another one of the same caller is still on its way."""
         ...
 
     async def aside(self, function: Callable[..., T], *args: Any) -> T:
-        """Call what may take long."""
+        """Call a function that may take long."""
         ...
 
     async def pause(self, seconds: float) -> None:
@@ -110,7 +110,7 @@ class Port(Protocol):
 
 
 class Sender:
-    """The connections to one server, and what is known of it."""
+    """The connections to one server, and what is known about it."""
 
     def __init__(self, app: celery.Celery, url: str, budget: float) -> None:
         self._app = app
@@ -124,11 +124,11 @@ class Sender:
         """For threads."""
 
     def not_enqueued(self, chunk: Chunk, began: float, error: BaseException) -> Exception:
-        """The error for who enqueues a chunk, since `began` in monotonic time."""
+        """The error for the caller that has been enqueueing a chunk since `began` (monotonic seconds)."""
         return not_enqueued(self._app, chunk.template.place.task, began, error)
 
     def stream(self) -> Port:
-        """For the running event loop."""
+        """The connection of the running event loop."""
         loop = asyncio.get_running_loop()
         stream = self._streams.get(loop)
         if stream is None:
@@ -136,12 +136,12 @@ class Sender:
         return stream
 
     def knows(self, chunk: Chunk) -> bool:
-        """Whether the chunk needs no preparation, and nobody is to hear of it: that is heard in a reply."""
+        """Whether the chunk needs no preparation and no announcement, which depends on an earlier reply."""
         template = chunk.template
         return template.queue in self._declared and not chunk.announcements and not template.place.replicas
 
     def has_listeners(self) -> bool:
-        """Whether anybody may want to hear of jobs; if nobody did, that is asked anew now and then."""
+        """Whether anybody may be listening for events; if nobody was, that is checked again now and then."""
         now = time.monotonic()
         if not self._heard and now < self._look_for_listeners_at:
             return False
@@ -149,14 +149,14 @@ class Sender:
         return True
 
     def close(self) -> None:
-        """Close the connections, those of event loops as soon as nothing is on its way."""
+        """Close the connections; those of event loops once nothing is on its way."""
         self.line.close()
         for loop in self._streams.keyrefs():
             if (known := loop()) is not None and (stream := self._streams.get(known)) is not None:
                 stream.retire()
 
     async def send(self, port: Port, chunk: Chunk, began: float | None = None) -> None:
-        """Send a chunk; it is delivered then. `began` says since when that is tried, in monotonic time.
+        """Send a chunk, and return once it is delivered. `began` is when this was first tried, in monotonic seconds.
 
         Raises:
             PublishError: the server did not confirm it.
@@ -180,7 +180,8 @@ class Sender:
                 except FOREIGN as error:
                     attempts += 1
                     self._declared.discard(template.queue)  # the next server may be an empty one
-                    # A second attempt is the same delivery to the script. An error of the server's own stays one.
+                    # To the script, a second attempt is the same delivery. An error reply of the server's is not
+                    # retried.
                     late = time.monotonic() - began > self._budget / 2
                     if attempts == _ATTEMPTS or late or isinstance(error, redis.ResponseError):
                         raise self.not_enqueued(chunk, began, error) from error
@@ -195,7 +196,7 @@ class _Line(BlockingClient):
     """One connection for all threads."""
 
     def __init__(self, sender: Sender, url: str, budget: float) -> None:
-        # A thread waits for the one that has the connection, and then for its own reply; a second attempt is to fit in.
+        # A thread waits for the one that has the connection, then for its own reply, and a second attempt must fit in.
         super().__init__(url, timeout=budget / 3, name="backburner-producer")
         pool = self._client.connection_pool
         pool.connection_class = limited(pool.connection_class)
@@ -204,7 +205,7 @@ class _Line(BlockingClient):
         self._ahead = SpareConnections(pool)
         self._may_transact = True
         self._alone: Callable[[], _Turn | None] = lambda: None
-        """A weak reference to that of the thread that has a connection of its own."""
+        """A weak reference to the turn of the thread that has a connection of its own."""
 
     def budgeted(self) -> AbstractContextManager[None]:
         return deadline(self._budget)
@@ -277,20 +278,21 @@ class _Line(BlockingClient):
 
 
 class _Turn:
-    """Somebody's, as long as anything refers to it."""
+    """A caller's turn; it lasts as long as anything refers to this object."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Stream(PipelinedClient):
-    """One connection for all coroutines of a loop. What they enqueue of one task in one tick is one chunk, but for what
-    finds nothing on its way: that leaves at once."""
+    """One connection for all coroutines of a loop. Jobs of one task enqueued in one tick form one chunk, except
+    that a job is sent at once if nothing is on its way."""
 
     budgeted = staticmethod(nullcontext)
 
     def __init__(self, sender: Sender, url: str, budget: float) -> None:
         super().__init__(url, timeout=(1 - _PAUSE) * budget / _ATTEMPTS, name="backburner-producer")
-        # Nothing here refers to the loop for longer than something is on its way: it would keep what it is the key of.
+        # Nothing here refers to the loop once nothing is on its way: as a weak key, it must not be kept alive by its
+        # value.
         self._sender = sender
         self._budget = budget
         self._gathering: dict[Template, tuple[Chunk, list[asyncio.Future[None]]]] = {}
@@ -309,7 +311,8 @@ class _Stream(PipelinedClient):
         return self._in_time(chunk, self._begin)
 
     def _in_time(self, chunk: Chunk, send: Callable[[Chunk], Delivery]) -> Delivery:
-        """As `send` gives it; inside a deadline, waiting ends with that. Others whose jobs leave together go on."""
+        """Await a send; inside a deadline, only until that. Other callers whose jobs are in the same chunk go on
+        waiting."""
         left, began = remaining(), time.monotonic()
         if left is None:
             return send(chunk)
@@ -352,7 +355,7 @@ class _Stream(PipelinedClient):
         return lambda: sending
 
     async def _send(self, chunk: Chunk, began: float | None = None) -> None:
-        """Send, within the budget: each step has a part of it, but there may be many."""
+        """Send within the budget as a whole: each step is bounded by a part of it, but there may be many steps."""
         began = began or time.monotonic()
         try:
             async with asyncio.timeout(began + self._budget - time.monotonic()):
@@ -361,7 +364,7 @@ class _Stream(PipelinedClient):
             raise self._sender.not_enqueued(chunk, began, error) from error
 
     def _send_now(self, chunk: Chunk) -> Delivery:
-        """Send what comes alone, and hold up nothing; those that come while it is on its way are gathered."""
+        """Send a job that comes alone at once; those that come while it is on its way are gathered."""
         began = time.monotonic()
         reply = self.execute_now("EVALSHA", ENQUEUE.sha, *chunk.words())
 
@@ -386,7 +389,7 @@ class _Stream(PipelinedClient):
     def _sent(self, task: "asyncio.Task[None]") -> None:
         self._sending.discard(task)
         if not task.cancelled():
-            task.exception()  # who was cancelled meanwhile does not ask for it
+            task.exception()  # a caller that was cancelled meanwhile does not retrieve it
 
     async def _send_for_all(self, chunk: Chunk, futures: list[asyncio.Future[None]]) -> None:
         try:

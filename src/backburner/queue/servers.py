@@ -1,8 +1,8 @@
-"""Where broker and result backend are, in Celery's words.
+"""Translates the URLs of broker and result backend into Celery's dialect.
 
 Celery reads URLs from its arguments, its configuration, the environment and the command line. They are
-translated where a connection is made, so it does not matter which of these one came from. URLs of other
-brokers (``amqp://``, ``sqs://``, …) pass as they are.
+translated where a connection is made, so it does not matter where a URL came from. URLs of other
+brokers (``amqp://``, ``sqs://``, …) are left as they are.
 """
 
 import re
@@ -26,7 +26,7 @@ def celery_url(url: Any, *, broker: bool = False) -> tuple[Any, dict[str, object
     """The URL (or list of URLs) as Celery understands it, or its `broker`, and the transport options it implies.
 
     Raises:
-        ConfigError: the URL is meant for Redis or Valkey, and wrong.
+        ConfigError: the URL is for Redis or Valkey, and invalid.
     """
     if isinstance(url, str):
         parts = [_one(part, broker=broker) for part in url.split(";")]
@@ -38,21 +38,21 @@ def celery_url(url: Any, *, broker: bool = False) -> tuple[Any, dict[str, object
 
 
 def check_broker(url: Any) -> None:
-    """Refuse a translated URL, or list of them, of a broker that kombu does not know.
+    """Refuse a translated URL, or list of URLs, of a broker that kombu does not know.
 
     Raises:
-        ConfigError: as it says.
+        ConfigError: kombu does not know the broker.
     """
     _check_schemes("broker", url, TRANSPORT_ALIASES)
 
 
 def check_backend(url: Any) -> None:
-    """As `check_broker`, of a result backend that Celery does not know."""
+    """Refuse a translated URL of a result backend that Celery does not know, as `check_broker`."""
     _check_schemes("result backend", url, BACKEND_ALIASES, extensions="celery.result_backends")
 
 
 def is_redis(url: Any) -> bool:
-    """Whether a translated URL means a Redis or Valkey server."""
+    """Whether a translated URL is of a Redis or Valkey server."""
     return isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://"))
 
 
@@ -68,10 +68,10 @@ def _check_schemes(what: str, url: Any, aliases: Iterable[str], extensions: str 
     known = set(aliases)
     for part in url.split(";") if isinstance(url, str) else url if isinstance(url, list | tuple) else ():
         scheme, separator, _ = str(part).partition("://")
-        # With a dot or a colon it is the name of a class; what is before a plus reads the rest by itself.
+        # With a dot or a colon it is the name of a class; the backend named before a plus parses the rest by itself.
         if not separator or {scheme, scheme.partition("+")[0]} & known or _CLASS.search(scheme):
             continue
-        # Looked for last, since it means reading what is installed.
+        # Looked up last, since that reads the metadata of installed packages.
         known |= {each[0] for each in load_extension_class_names(extensions)} if extensions else set()
         if scheme not in known:
             raise ConfigError(

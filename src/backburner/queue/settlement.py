@@ -1,8 +1,8 @@
-"""What the server is asked when a job's state is stored: one call of ``settle.lua``, for one state or for many.
+"""The request that stores jobs' states: one call of ``settle.lua``, for one state or for many.
 
 A worker hands results to the consumer of their messages, which stores them together with the acknowledgements, a few
-milliseconds' worth at a time (`backburner.queue.transport.decisions`); those of a prefork pool's processes take the way
-of `backburner.queue.carrying` there. Anybody else has them stored at once. Nothing is sent here.
+milliseconds' worth at a time (`backburner.queue.transport.decisions`). Results of a prefork pool's processes get there
+by way of `backburner.queue.carrying`. Everybody else has states stored at once. Nothing is sent here.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,33 @@ SETTLE: Final = Script.load("states", "settle", package=__package__)
 
 
 class Stored(NamedTuple):
-    """A state that is to be stored."""
+    """A state to be stored."""
 
     key: bytes
     json: bytes | str
     keep: int
-    """Seconds; 0 for ever."""
+    """Seconds that it is kept; 0: for ever."""
     began: str = ""
-    """When the job did, in the form of `date_done`, if whoever ran it has stored nothing since; else ''."""
+    """When the job started, in the form of `date_done`, if no state of this run has been stored yet; otherwise ''."""
     number: Any = None
-    """Of the job's message, if it came from a queue: without the result, a consumer does not acknowledge it."""
+    """The number of the job's message, if it came from a queue: a consumer does not acknowledge it without the
+    result."""
 
 
 class Offer(NamedTuple):
-    """What a worker would do with the result of a job that runs in a process of its pool."""
+    """A worker's offer to store the result of a job that runs in a process of its pool."""
 
     server: tuple[Any, ...]
-    """On which it would be stored. See `server_of`."""
+    """The server on which it would be stored; see `server_of`."""
     leases: str
-    """The hash that the job's message is leased in, if the process is to store and acknowledge by itself; else ''."""
+    """The hash that leases the job's message, if the process is to store and acknowledge by itself; otherwise ''."""
     number: int
-    """Of the message, there."""
+    """The message's number in that hash."""
 
 
 def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored]) -> tuple[Any, ...]:
-    """How many keys, KEYS and ARGV of the script. `leases` may be empty if nothing is acknowledged."""
-    # Who may use keys with a certain prefix only may not name an empty one.
+    """The number of keys, KEYS and ARGV of the script. `leases` may be empty if nothing is acknowledged."""
+    # An ACL that allows only keys with a certain prefix forbids the empty key.
     words: list[Any] = [
         1 + len(states),
         leases or states[0].key,
@@ -53,6 +54,6 @@ def settling(leases: str, acknowledged: Sequence[int], states: Sequence[Stored])
 
 
 def server_of(connection: Any) -> tuple[Any, ...]:
-    """What tells whether two connections of redis-py's lead to the same database, as the same user."""
+    """Identifies the database and the user of a redis-py connection: equal for connections to the same."""
     names = ("path", "host", "port", "db", "username")
     return tuple(str(getattr(connection, name, None) or "") for name in names)

@@ -1,6 +1,6 @@
-"""Celery's stacks of what is being run, of tasks and of each task's requests, which it keeps for each thread.
+"""Celery's per-thread stacks of what is running (tasks, and each task's requests), kept apart by coroutine.
 
-Many coroutines run in one thread. Where they do, the stacks are told apart by what `loop.ident` says.
+Many coroutines run in one thread. There, `loop.ident` tells their stacks apart.
 """
 
 from typing import Any
@@ -11,24 +11,25 @@ from celery.utils.threads import LocalStack
 from backburner.queue import loop
 
 task_stack: Any = _state._task_stack  # type: ignore[attr-defined]  # noqa: SLF001  # has no other name
-"""That of tasks."""
+"""Celery's stack of running tasks."""
 
 
 def tell_apart_on_loop(task: Any) -> None:
-    """Have Celery find what runs by the context, in a task that is about to run on the loop."""
+    """Have Celery look up what is running by context instead of thread, for a task that is about to run on the loop."""
     for stack in (task_stack, task.request_stack):
         stack.__ident_func__ = loop.ident
 
 
 def tell_coroutines_apart(app: Any) -> None:
-    """Have Celery find what runs by the context, and not by the thread, in all tasks of the app. None may run yet."""
+    """Have Celery look up what is running by context, not by thread, for all tasks of the app. None may be running
+    yet."""
     for stack in (task_stack, *(task.request_stack for task in app.tasks.values())):
         stack._local = _Stacks()  # noqa: SLF001  # nothing public does
         stack.__class__ = _Stack
 
 
 class _Stack(LocalStack):  # type: ignore[misc, valid-type]  # the stubs know a variable
-    """Celery's `LocalStack` on `_Stacks`, where the lack of a stack is no exception."""
+    """Celery's `LocalStack` on `_Stacks`, where a missing stack raises no exception."""
 
     _local: "_Stacks"
 
@@ -39,8 +40,8 @@ class _Stack(LocalStack):  # type: ignore[misc, valid-type]  # the stubs know a 
 
 
 class _Stacks:
-    """Does what Celery's `Local` does for a stack. That one finds by two exceptions that there is nothing yet, which
-    is so for each job, and is asked ten times in each."""
+    """Replaces Celery's `Local` for a stack, which raises two exceptions to find that there is none yet. That is so in
+    each job, and each job asks ten times."""
 
     def __init__(self) -> None:
         self._stacks: dict[Any, list[Any]] = {}

@@ -1,8 +1,7 @@
-"""That a job has started, told to the server only if it takes longer than a moment: most end before anybody could look.
+"""Stores the state STARTED, but only of jobs that run for more than a moment: most end before anybody could look.
 
-A thread tells it, for all jobs of the process that have run for `_MOMENT` by then in one write; a job that has ended
-meanwhile has its result stored, and that is all. What the thread could not tell is a line in the log, and no job's
-affair.
+A thread stores it in one write for all jobs of the process that have run for `_MOMENT`; for a job that has ended
+meanwhile, only its result is stored. If the thread fails, that is logged, and does not affect any job.
 """
 
 import logging
@@ -26,10 +25,10 @@ _TIMEOUT: Final = 2.0
 
 
 class Starts:
-    """The jobs that have started here, and of which the server does not know it.
+    """The jobs that have started here without the server knowing it.
 
     Args:
-        write: stores states, at once.
+        write: stores states at once.
     """
 
     def __init__(self, write: Callable[[Sequence[Stored]], object]) -> None:
@@ -45,9 +44,9 @@ class Starts:
         self._thread: Thread | None = None
 
     def add(self, job_id: str, began: str, state: Callable[[], Stored]) -> None:
-        """A job has started; `state` is what to store if it goes on."""
+        """Note that a job has started; `state` is to be stored if it goes on."""
         if self._pid != os.getpid():
-            self._begin()  # the parent's thread is not here
+            self._begin()  # a forked child does not have its parent's thread
         self._waiting[job_id] = time.monotonic() + _MOMENT, began, state
         if not self._any.is_set():
             self._any.set()
@@ -58,10 +57,11 @@ class Starts:
                     self._thread.start()
 
     def end(self, job_id: str) -> str:
-        """Another state is about to be stored. When the job began, if the server has not heard of it and will not."""
+        """Another state of the job is about to be stored. Returns when it began, if the server has not been told and
+        will not be."""
         if (waiting := self._waiting.pop(job_id, None)) is not None:
             return waiting[1]
-        # The start must not overtake what follows.
+        # STARTED must not be stored after what follows.
         if self._telling.locked() and bridge.is_here():
             bridge.in_thread(self._told)
         else:
@@ -69,7 +69,7 @@ class Starts:
         return ""
 
     def tell(self, job_id: str) -> None:
-        """Tell it now, if that was not done.
+        """Store the job's start now, if that has not been done.
 
         Raises:
             redis.RedisError: the server cannot be reached.
@@ -79,7 +79,7 @@ class Starts:
             self._write([waiting[2]()])
 
     def _told(self) -> None:
-        """Wait until what is being told has been."""
+        """Wait until the write in progress is done."""
         with self._telling:
             pass
 

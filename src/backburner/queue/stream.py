@@ -1,7 +1,7 @@
-"""The events of one job, in the order in which it told them: kept for a while, heard as they come, resumed anywhere.
+"""The events of one job, in the order in which it reported them: kept for a while, delivered live, resumable anywhere.
 
-They lie in a capped stream on the result backend's server. That the job's state changed is an event too, told from the
-result itself: it is in no stream, and whoever resumes hears the state as it is then.
+They are kept in a capped stream on the result backend's server. A change of the job's state is an event, too, but is
+derived from the stored result: it is not in the stream, and a reader that resumes gets the state as it is then.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import orjson
 from celery import states
 
 KEPT: Final = 1000
-"""Events of a job that are kept, about; who reads slower than that loses the oldest."""
+"""About how many events of a job are kept; a reader that falls behind loses the oldest."""
 
 BEGINNING: Final = "0-0"
 
@@ -25,19 +25,19 @@ class JobEvent:
     """Something that a job did."""
 
     id: str
-    """Where it is in the stream, ``"<milliseconds since 1970>-<number>"``; events that follow are ``after`` it."""
+    """Its position in the stream, ``"<milliseconds since 1970>-<number>"``, to continue ``after`` it."""
     kind: Literal["progress", "log", "state"]
     data: dict[str, Any]
-    """``progress``: done, total, message. ``log``: message, level, and what else was given. ``state``: state."""
+    """``progress``: done, total, message. ``log``: message, level, and further fields. ``state``: state."""
 
 
 def stream_key(backend: Any, job_id: str) -> bytes:
-    """The stream's name, and that of its channel."""
+    """The name of the stream, and of its channel."""
     return bytes(backend.get_key_for_task(job_id, ":events"))
 
 
 async def follow(backend: Any, job_id: str, after: str = BEGINNING) -> AsyncGenerator[JobEvent]:
-    """A job's events after the given one, until it has ended: the last one is its final state."""
+    """Yield a job's events after the given one until it has ended: the last one is its final state."""
     reader = _Reader(backend, job_id, after)
     parts = (_Events(reader), _State(reader))  # in this order: nothing follows the final state
     for part in parts:
@@ -57,7 +57,7 @@ async def follow(backend: Any, job_id: str, after: str = BEGINNING) -> AsyncGene
 
 
 class _Reader:
-    """What has been heard and not read yet. The listener's thread writes, the loop reads."""
+    """Events that have arrived and have not been read. The listener's thread writes, the loop reads."""
 
     def __init__(self, backend: Any, job_id: str, after: str) -> None:
         self.backend = backend
@@ -125,7 +125,7 @@ class _State:
 
 
 def is_place(text: str) -> bool:
-    """Whether this can be an event's id."""
+    """Whether a text has the form of an event's id."""
     milliseconds, _, number = text.partition("-")
     return all(part.isascii() and part.isdigit() and len(part) < 20 for part in (milliseconds, number))
 

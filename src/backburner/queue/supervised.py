@@ -1,8 +1,8 @@
 """A worker under a supervisor: the process, and the two pipes between them, seen from either end.
 
-The worker says on one pipe that it is READY, and that it wants to be replaced, for it is TIRED or HANGS. On the other
-it is told to GO, to LEAVE and to GIVE UP, or sees it close because the supervisor is dead, however it died. Celery's
-signals keep their meaning, and every pool works.
+On one pipe the worker says that it is READY, and that it wants to be replaced because it is TIRED or HANGS. On the
+other it is told to GO, to LEAVE and to GIVE UP, and sees it close if the supervisor has died, however that happened.
+Celery's signals keep their meaning, and every pool works.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from backburner.queue import warm
 log = logging.getLogger("backburner.queue")
 
 _PIPES = "BACKBURNER_RELOAD_PIPES"
-"""Environment variable that makes a worker a supervised one: two file descriptors."""
+"""Environment variable that makes a worker a supervised one: the two file descriptors of its pipes."""
 
 _NUMBER = "BACKBURNER_WORKER_NUMBER"
-"""Environment variable: which one of several workers it is."""
+"""Environment variable: the number of this worker among several."""
 
 _READY = b"ready\n"
 _TIRED = b"tired\n"
@@ -41,7 +41,7 @@ _KILL_AFTER = 3.0
 """Seconds from giving up to SIGKILL."""
 
 _POLL = 0.1
-"""Seconds that a BRPOP of a supervised worker blocks: kombu's second would be taking jobs for a second too long."""
+"""Seconds that a BRPOP of a supervised worker blocks: with kombu's one second, it would take jobs for that long."""
 
 _PRELOAD = {
     "anyio",
@@ -60,15 +60,15 @@ _PRELOAD = {
     "starlette",
     "vine",
 }
-"""Packages that import the same whatever the program did before."""
+"""Packages whose import does not depend on what the program did before."""
 
 
 class Worker:
-    """A worker process, seen from its supervisor. It runs nothing of the user's before `go`."""
+    """A worker process, as seen by its supervisor. It runs no user code before `go`."""
 
     def __init__(self, changing: Iterable[str], number: int | None = None) -> None:
-        """Start an interpreter that has imported nothing from the directories `changing`. The `number` gets into the
-        worker's name.
+        """Start an interpreter that imports nothing from the directories `changing` yet. The `number` becomes part of
+        the worker's name.
         """
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
@@ -86,14 +86,14 @@ class Worker:
             ],
             env=os.environ | {_PIPES: f"{orders},{answers}"} | ({} if number is None else {_NUMBER: str(number)}),
             pass_fds=(orders, answers),
-            start_new_session=True,  # Ctrl-C is for the supervisor alone, which ends things in order
+            start_new_session=True,  # Ctrl-C must reach only the supervisor, which ends workers in order
         )
         os.close(orders)
         os.close(answers)
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     @property
@@ -108,7 +108,7 @@ class Worker:
 
     @property
     def hangs(self) -> bool:
-        """Whether its event loop does not run, so that it will not end by itself."""
+        """Whether its event loop is stuck, so that it will not end by itself."""
         return self._has_said(_HANGS)
 
     def _has_said(self, what: bytes) -> bool:
@@ -122,7 +122,7 @@ class Worker:
         self._tell(warm.GO)
 
     def leave(self, drain: float) -> None:
-        """Take no more jobs, finish the running ones in `drain` seconds or put them back into the queue."""
+        """Have it take no more jobs, and finish the running ones in `drain` seconds or return them to the queue."""
         ends_at = time.monotonic() + drain
         if self._ends_at is None and _READY in self._said:
             self._tell(_LEAVE)
@@ -132,7 +132,7 @@ class Worker:
         self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
 
     def hurry(self) -> None:
-        """To be called now and then while it leaves: ends what takes too long."""
+        """End what takes too long while it leaves; to be called now and then."""
         late = time.monotonic() - self._ends_at if self._ends_at is not None else 0
         if late > _KILL_AFTER:
             self.kill()
@@ -145,7 +145,7 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Release what belongs to a process that has ended."""
+        """Release the resources of a process that has ended."""
         self.closed = True
         self.process.wait()
         os.close(self._orders)
@@ -162,14 +162,14 @@ def is_supervised() -> bool:
 
 
 def number() -> int:
-    """Which one of several workers this process is to be, from 1. To be asked before the worker is built."""
+    """The number of this worker among several, from 1. To be read before the worker is built."""
     return int(os.environ.get(_NUMBER, "1"))
 
 
 def ask_for_a_replacement(*, hangs: bool = False) -> bool:
     """Have the supervisor start another worker, and tell this one to leave when that takes jobs.
 
-    Says whether there is a supervisor.
+    Returns whether there is a supervisor.
     """
     if _answers is None:
         return False
@@ -185,7 +185,7 @@ _answers: int | None = None
 def obey(worker: Any) -> None:
     """Make the Celery worker being built here a supervised one."""
     global _answers  # noqa: PLW0603  # there is one worker in a process
-    # What the worker itself starts is not supervised.
+    # Processes that the worker itself starts are not supervised.
     orders, answers = map(int, os.environ.pop(_PIPES).split(","))
     _answers = answers
     if number := os.environ.pop(_NUMBER, None):
@@ -204,7 +204,7 @@ def obey(worker: Any) -> None:
         while os.read(orders, len(_LEAVE)) == _LEAVE:
             _stop_taking_jobs(worker)
             os.kill(os.getpid(), signal.SIGTERM)
-        # Told to give up, or it is the end of the file, and the supervisor is dead.
+        # Told to give up; or at the end of file, because the supervisor is dead.
         _give_up(worker)
 
     signals.worker_ready.connect(say_ready, weak=False)
@@ -221,7 +221,7 @@ def _stop_taking_jobs(worker: Any) -> None:
 
 
 def _give_up(worker: Any) -> None:
-    """Put unfinished jobs back into the queue and end this process and its children in the same breath."""
+    """Return unfinished jobs to the queue, and end this process and its children at the same moment."""
     end = threading.Timer(_KILL_AFTER, os.killpg, (0, signal.SIGKILL))
     end.daemon = True
     end.start()
@@ -229,7 +229,7 @@ def _give_up(worker: Any) -> None:
     try:
         worker.consumer.task_consumer.channel.qos.restore_unacked()
     except Exception:
-        # Nothing was consumed yet, or the broker is gone, and then the lease runs out.
+        # Nothing was consumed yet; or the broker is gone, and then the lease runs out.
         log.warning("no jobs were returned to the queue", exc_info=True)
     os.killpg(0, signal.SIGKILL)
 
@@ -258,5 +258,5 @@ def _order(orders: int, changing: Iterable[str]) -> str:
 
 
 def _interpreter_flags() -> list[str]:
-    # What multiprocessing uses for the same purpose; there is no public name for it.
+    # multiprocessing uses this for the same purpose; it has no public name.
     return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]  # noqa: SLF001

@@ -1,7 +1,7 @@
-"""The base class of all tasks of a `backburner.Celery`: awaitable enqueueing, and results that are `Job`.
+"""The base class of all tasks of a `backburner.Celery`: awaitable enqueueing, and results of type `Job`.
 
-Nothing here publishes: the app's `Producer` does, or Celery, where the producer says that it is Celery's affair. A task
-whose own base is a plain ``celery.Task`` gets this one behind it.
+Nothing is published here: the app's `Producer` does that, or Celery where the producer leaves it to Celery. A task
+class that derives from plain ``celery.Task`` gets this class as a further base.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,14 +23,14 @@ from backburner.queue.sending import Call
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
-"""What calling the task gives: a coroutine, if its function is one."""
+"""The type of a direct call: a coroutine, if the task's function is a coroutine function."""
 T_co = TypeVar("T_co", covariant=True)
-"""What its jobs give."""
+"""The type of its jobs' results."""
 
 PING = "backburner.ping"
 
 CallArguments = tuple[Any, ...] | list[Any] | dict[str, Any]
-"""Of one call: by position, or by name."""
+"""The arguments of one call, by position or by name."""
 
 
 def ping() -> str:
@@ -44,18 +44,18 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     abstract = True
     Request = "backburner.queue.cancellation:Request"
     arguments: Arguments | None = None
-    """What its annotations say; ``None`` for ``typing=False`` and for tasks written as classes."""
+    """The parameters by annotation; ``None`` with ``typing=False`` and for tasks written as classes."""
 
     if TYPE_CHECKING:
-        # Of Celery's, whose stubs leave them out.
+        # Attributes of Celery's class, which the stubs leave out.
         __header__: Callable[..., None]
         _dump_pydantic_arguments: Callable[..., Call] | None
 
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
-            """Enqueue, with the task's own arguments."""
+            """Enqueue a job with these arguments."""
 
         def AsyncResult(self, task_id: str, **options: Any) -> Job[T_co]:  # noqa: N802  # Celery's name
-            """The job with that id."""
+            """The job with this id."""
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
         """``delay`` without blocking the event loop."""
@@ -64,7 +64,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     def apply_async(  # type: ignore[override]  # all other options are passed on
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
     ) -> Job[T_co]:
-        """Enqueue, with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC).
+        """Enqueue a job with Celery's options. A naive `eta` or `expires` is in the app's time zone (UTC by default).
 
         Raises:
             PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
@@ -81,15 +81,15 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         celerys = partial(super().apply_async, args, kwargs, **options)
         job: Any = bridge.in_thread(celerys) if bridge.is_here() else celerys()
         if isinstance(job, EagerJob) and self.arguments is not None:
-            job.decode(self.arguments)  # not in `apply`, by which a canvas hands on what is sent
+            job.decode(self.arguments)  # not in `apply`, whose results a canvas passes on as they are sent
         return cast("Job[T_co]", job)
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Job[T_co]:
-        """``apply_async`` without blocking the event loop. What callers ask for at the same time leaves together.
+        """``apply_async`` without blocking the event loop. Jobs that are enqueued at the same time are sent together.
 
-        Cancelling the caller does not take back a job that is on its way.
+        Cancelling the caller does not cancel a job that is on its way.
 
         Raises:
             PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
@@ -115,9 +115,9 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             options: as for `apply_async`, the same for all.
 
         Raises:
-            TypeError: a call is no such thing, or does not fit the task. Nothing was enqueued.
-            PublishError: the broker did not confirm all jobs; ``CELERY_PUBLISH_TIMEOUT`` is for each write. A note
-                tells how many were enqueued before.
+            TypeError: a call is of another type, or does not fit the task. Nothing was enqueued.
+            PublishError: the broker did not confirm all jobs; ``CELERY_PUBLISH_TIMEOUT`` applies to each write. A note
+                on the exception tells how many were enqueued before.
         """
         several = self._several(calls, options)
         jobs = self._publish(several, options) if self._is_ours else None
@@ -141,12 +141,12 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
     @property
     def _celery(self) -> Any:
-        """The app, a `backburner.Celery`: it is made of this module, so it cannot be named here."""
+        """The app, a `backburner.Celery`; its module imports this one, so the type cannot be named here."""
         return self.app
 
     @property
     def _is_ours(self) -> bool:
-        """Whether enqueueing is what is written here, and no subclass wants to be asked."""
+        """Whether enqueueing is done here: no subclass overrides it."""
         return type(self).apply_async is Task.apply_async
 
     def _several(self, calls: Iterable[CallArguments], options: dict[str, Any]) -> list[Call]:
@@ -161,7 +161,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         return [self.apply_async(args, kwargs, **options) for args, kwargs in calls]
 
     def _check(self, calls: Sequence[Call], options: Mapping[str, Any]) -> None:
-        """Raise what Celery would raise for one of the calls, before any is enqueued."""
+        """Raise what Celery would raise for any of the calls, before one is enqueued."""
         serializer = options.get("serializer") or self.serializer or self.app.conf.task_serializer
         dump = None if serializer == "pickle" else self._dump_pydantic_arguments  # as Celery
         for args, kwargs in calls:
@@ -170,7 +170,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
             serialization.dumps(dump(args, kwargs) if dump else (args, kwargs), serializer)
 
     async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job[T_co]]:
-        """Take Celery's own path, which blocks, in a thread that takes the task which runs here for its own."""
+        """Take Celery's own path, which blocks, in a thread in which the task running here counts as running, too."""
         parent: Any = self.app.current_worker_task
         request = None if parent is None else parent.request
 
@@ -195,7 +195,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
                 options[name] = moment.replace(tzinfo=self.app.timezone)
 
     def apply(self, *args: Any, **options: Any) -> Any:
-        """Run here and now, with Celery's options."""
+        """Run the task here and now, with Celery's options."""
         result = super().apply(*args, **options)
         value: Any = result.result
         traceback: Any = result.traceback

@@ -1,8 +1,8 @@
 """Celery's message for a task, recorded once and then only filled in.
 
-Celery makes a message anew for each job: routing, defaults, limits, headers. All of that depends on the task and a few
-options only. So Celery's own path is run once, with a channel that keeps the message instead of sending it, and what
-differs from job to job is left open. What cannot be told in this way is `Unsuitable`, and Celery's affair each time.
+Celery makes each job's message anew: routing, defaults, limits, headers. All of that depends only on the task and a few
+options. So Celery's own path is run once, with a channel that records the message instead of sending it, and whatever
+differs from job to job becomes a slot. Messages for which this does not work are `Unsuitable`, and left to Celery.
 """
 
 import json
@@ -44,20 +44,20 @@ quote: Final = encode_basestring_ascii
 """A text as JSON."""
 
 Encoded = tuple[str, str, str]
-"""A call's arguments, as JSON: what people are shown of them, by position and by name, and the body."""
+"""A call's arguments, as JSON: `argsrepr` and `kwargsrepr`, which are for people, and the body."""
 Common = tuple[str, str, str, str, str]
-"""What messages have in common, as JSON: the parent's id, whom to reply to, eta, expires, milliseconds until then."""
+"""What messages share, as JSON: the parent's id, the queue for replies, eta, expires, milliseconds until `expires`."""
 
 
 class Unsuitable(Exception):
-    """Celery would do something that a template does not do."""
+    """Celery would do something that a template cannot do."""
 
 
 class Template:
     """The messages of a task with certain options.
 
     Raises:
-        Unsuitable: something about them is not the same for all jobs.
+        Unsuitable: something else differs from job to job.
     """
 
     def __init__(self, app: celery.Celery, task: Any, options: Mapping[str, Any], *, expires: bool) -> None:
@@ -105,10 +105,10 @@ class Template:
         return self._event is not None
 
     def encoded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Encoded:
-        """What a message tells of a call.
+        """The parts of a message that depend on the call.
 
         Raises:
-            EncodeError: the arguments are no JSON.
+            EncodeError: the arguments cannot be encoded as JSON.
         """
         try:
             body = _base64(f"[{encode(args)}, {encode(kwargs) if kwargs else '{}'}{self._end_of_body}")
@@ -121,11 +121,11 @@ class Template:
         )
 
     def message(self, job_id: str, root: str, tag: str, encoded: Encoded, common: Common) -> str:
-        """The message with a job's id, its root's id and a delivery tag, all of them JSON."""
+        """The message, with a job's id, its root's id and a delivery tag, all of them as JSON."""
         return self._message.filled((job_id, root, tag, *encoded, *common))
 
     def announcement(self, job_id: str, root: str, tag: str, encoded: Encoded, common: Common) -> str:
-        """The event task-sent for the message that was made of the same."""
+        """The event task-sent for a message made of the same parts."""
         if self._event is None:
             raise ValueError("jobs of this task are not announced")
         now = str(self._clock.forward()), str(utcoffset()), repr(time.time())
@@ -133,7 +133,7 @@ class Template:
         return self._announcement.filled((_base64(event), f'{tag[:-1]}e"'))
 
     def headers(self, message: str) -> dict[str, Any]:
-        """Of a message that was filled in."""
+        """The headers of a filled-in message."""
         headers: dict[str, Any] = json.loads(message)["headers"]
         return headers
 
@@ -161,7 +161,7 @@ class _Recorded(Exception):
 
 
 class _Recorder:
-    """Stands before a channel of the transport's, and keeps what it is to send. It is never connected."""
+    """A mixin in front of the transport's channel: records what would be sent. It never connects."""
 
     # Of the channel behind it.
     global_keyprefix: str
@@ -187,7 +187,7 @@ class _Recorder:
         if "task" in message["headers"]:
             raise Unsuitable("the task is broadcast")
         [topic] = self._get_publish_topics(exchange, routing_key)
-        self.announced = message, topic  # not raised: Celery keeps events that could not be sent, to send them later
+        self.announced = message, topic  # does not raise, because Celery would keep the event and send it later
 
     @property
     def _refresh_binding(self) -> Any:
@@ -250,7 +250,7 @@ def _record_message(
 
 
 def _body(message: dict[str, Any]) -> Any:
-    """What is in a message, if it is the JSON that templates can make."""
+    """The content of a message's body, if that is JSON such as templates make."""
     if (
         message["content-type"] != "application/json"
         or message["content-encoding"] != "utf-8"
@@ -275,7 +275,7 @@ def _slot(name: str) -> str:
 
 
 class _Form:
-    """A message as JSON, open where its slots are."""
+    """A message as JSON with slots."""
 
     def __init__(self, message: Mapping[str, Any], names: Sequence[str]) -> None:
         parts = re.split(f'"{_NONCE}:([a-z_]+)"', dumps(message))
@@ -288,18 +288,18 @@ class _Form:
         self._in_order = itemgetter(*map(names.index, slots))
 
     def filled(self, values: Sequence[str]) -> str:
-        """With values for all names, in their order."""
+        """The JSON with these values in the slots, in the order of their names."""
         text: str = self._text % self._in_order(values)
         return text
 
 
 def is_plain_json() -> bool:
-    """Whether ``json`` means what `encode` makes, and not what somebody has registered in its place."""
+    """Whether the serializer ``json`` is still the one that `encode` reproduces, and nobody has registered another."""
     return _serialization.registry._encoders["json"].encoder is dumps  # noqa: SLF001  # nobody else tells
 
 
 def encode(value: Any) -> str:
-    """As kombu's ``dumps``, without making an encoder each time; what contains itself is a RecursionError."""
+    """As kombu's ``dumps``, without making an encoder each time; circular data raises RecursionError."""
     return "".join(_encoder(value, 0)) if _encoder else dumps(value)
 
 
@@ -307,13 +307,13 @@ def _base64(text: str) -> str:
     return f'"{b2a_base64(text.encode(), newline=False).decode("ascii")}"'
 
 
-# What messages tell people about arguments
+# Arguments as messages show them to people
 
 _FLAT: Final = frozenset({int, float, bool, type(None), str, Decimal, UUID, datetime, date, time_of_day, timedelta})
 
 
 def representation(value: Any, size: int, levels: int) -> str:
-    """As Celery's `saferepr`, which takes ten times as long, and is needed where there is something to leave out."""
+    """As Celery's `saferepr`, which takes ten times as long, and is used only where something must be abbreviated."""
     if _is_plain(value, levels - 1):
         text = repr(value)
         # Python's escapes and double quotes differ from Celery's.

@@ -1,8 +1,8 @@
 """An interpreter that has imported what never changes, and waits to become a worker.
 
-Importing Celery and its kind takes most of a worker's start. `supervised` runs this file's text with
-``python -c``, so that nothing of Backburner or of the user's program is imported before the word is given:
-all of that is read as it then is.
+Most of a worker's start is spent importing Celery and other libraries. `supervised` runs this file's text with
+``python -c``, so that nothing of Backburner or of the user's program is imported before the word is given, and
+all of that is then up to date.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ def main() -> None:
     """Import, wait for GO, then run the command that the supervisor was started with."""
     order = json.loads(sys.argv[1])
     for name in order["preload"]:
-        with contextlib.suppress(Exception):  # what it needs may be missing until the program has set it up
+        with contextlib.suppress(Exception):  # it may need something that the program sets up first
             importlib.import_module(name)
     if os.read(order["orders"], len(GO)) != GO:
         return
-    # Python takes compiled code for current if the source has the same size and was saved in the same second.
+    # Python takes compiled code for up to date if the source has the same size and was saved in the same second.
     sys.dont_write_bytecode = True
     sys.argv = order["argv"]
     sys.path[0] = order["path"]
