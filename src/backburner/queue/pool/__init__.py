@@ -15,15 +15,15 @@ from celery import concurrency, signals
 NAME = "asyncio"
 
 CONCURRENCY = 100
-"""Jobs at a time, unless the command line or the configuration says how many. Celery would count processors."""
+"""Jobs at a time, unless the command line or the configuration sets it. Celery's default is the number of CPUs."""
 
 
 def register() -> None:
-    """Make the pool known by its name, to the command line too, and prefork's name mean ours."""
+    """Register the pool by its name, on the command line, too, and replace prefork with ours."""
     pools: Any = concurrency  # the stubs leave it out
     pools.ALIASES[NAME] = "backburner.queue.pool.taskpool:TaskPool"
     pools.ALIASES |= dict.fromkeys(("prefork", "processes"), "backburner.queue.prefork:TaskPool")
-    # Where Celery's command imported the app, it has made up its list of pools before.
+    # If Celery's command imported the app, it has made its list of pools already.
     command = sys.modules.get("celery.bin.worker")
     if command is not None and NAME not in command.WORKERS_POOL.choices:
         command.WORKERS_POOL.choices = (*command.WORKERS_POOL.choices, NAME)

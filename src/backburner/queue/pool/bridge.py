@@ -1,7 +1,7 @@
-"""Blocking code that waits on an event loop, and does not block it.
+"""Lets blocking code wait on an event loop without blocking it.
 
-Code called by `cross` runs in a greenlet of its own. Where it has to wait, `wait_for` switches back to the coroutine
-that called it, which awaits in its place; so the loop goes on meanwhile. SQLAlchemy does the same for its drivers.
+Code called by `cross` runs in a greenlet of its own. When it has to wait, `wait_for` switches back to the coroutine
+that called it, which awaits on its behalf while the loop goes on. SQLAlchemy does the same for its asyncio drivers.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ _MOST_IDLE: Final = 1000
 
 
 class Abandoned(BaseException):
-    """Thrown into code that waits: nobody waits for it any more, and it may not wait again."""
+    """Thrown into waiting code whose caller has gone: it must not wait again."""
 
 
 def prepare(count: int) -> None:
-    """Make as many bridges as will be needed at a time, as long as they are no more than are kept."""
+    """Make as many bridges as will be needed at a time, up to the number that is kept."""
     while len(_idle.bridges) < min(count, _MOST_IDLE):
         _idle.bridges.append(_Bridge())
 
 
 def is_here() -> bool:
-    """Whether the caller was called by `cross`, and may call `wait_for`."""
+    """Whether the caller runs inside `cross`, and so may call `wait_for`."""
     return isinstance(getcurrent(), _Bridge)
 
 
@@ -42,7 +42,7 @@ def cross(
 
     Args:
         function: called with `args`, in the context of the task.
-        translate: given what is to be raised where the code waits, says what is raised there.
+        translate: maps an exception to be raised where the code waits to the one that is raised there instead.
     """
     bridge = _idle.bridges.pop() if _idle.bridges else _Bridge()
     bridge.parent = parent = getcurrent()
@@ -62,10 +62,10 @@ def cross(
 
 
 def wait_for(awaitable: Awaitable[T]) -> T:
-    """Await, in blocking code called by `cross`.
+    """Await something, in blocking code called by `cross`.
 
     Raises:
-        Abandoned: nobody waits any more. What was awaited is closed.
+        Abandoned: the caller of `cross` has gone. What was awaited is closed.
     """
     bridge: Any = getcurrent()
     steps: Any = awaitable.__await__()
@@ -89,19 +89,19 @@ def wait_for(awaitable: Awaitable[T]) -> T:
 
 
 def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call what blocks and cannot wait on the loop, in another thread and this context."""
+    """Call a function that blocks and cannot wait on the loop, in another thread but in this context."""
     return wait_for(asyncio.get_running_loop().run_in_executor(None, copy_context().run, function, *args))
 
 
 def give_way() -> None:
-    """Let others have a turn."""
+    """Let other tasks have a turn."""
     bridge: Any = getcurrent()
     bridge.parent.switch(None)
 
 
 class _Bridge(greenlet):
-    """Makes one call after another. A greenlet for each call would cost more than what many a call does: Python maps
-    16 KiB for the frames of each, and unmaps them in the end."""
+    """A greenlet that makes one call after another. A new one for each call would cost more than many calls do: Python
+    maps 16 KiB for each one's frames, and unmaps them in the end."""
 
     parent: Any
     is_busy = False
@@ -113,7 +113,7 @@ class _Bridge(greenlet):
         self.switch()
 
     def take_outcome(self) -> Any:
-        """Return or raise what the call did. Nothing of it is kept, and the bridge is there for the next one."""
+        """Return or raise what the call did, and forget it: the bridge is free for the next call."""
         result, error = self.result, self.failure
         self.result = self.failure = self.gr_context = None
         if len(_idle.bridges) < _MOST_IDLE:
@@ -122,12 +122,12 @@ class _Bridge(greenlet):
             try:
                 raise error
             finally:
-                del error  # whose traceback has this frame
+                del error  # its traceback refers to this frame
         return result
 
 
 def _make_calls() -> None:
-    # Refers to the bridge only while there is a call, or nothing would ever free one of a thread that has ended.
+    # Refers to the bridge only during a call; otherwise nothing would ever free the bridges of a thread that has ended.
     here: Any = getcurrent
     while True:
         function, args = here().parent.switch()
@@ -141,7 +141,7 @@ def _make_calls() -> None:
 
 
 class _Idle(local):
-    """Bridges that have no call to make. A greenlet cannot leave its thread."""
+    """Idle bridges, per thread: a greenlet cannot leave its thread."""
 
     def __init__(self) -> None:
         self.bridges: list[_Bridge] = []

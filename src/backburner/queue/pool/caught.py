@@ -1,7 +1,7 @@
-"""What a job raises past Celery's tracer: an exception that is none of a program's, or that of a server that is away.
+"""Exceptions that escape Celery's tracer, such as SystemExit, or the error of a server that is away.
 
-It ends the job. Celery's pools of threads and greenlets tell nobody of it, so that the job would keep one of the places
-of its worker for as long as that lives.
+They end the job. But Celery's pools of threads and greenlets report this to nobody, so that the job would occupy one of
+its worker's places for as long as the worker lives.
 """
 
 import sys
@@ -19,7 +19,7 @@ Callback = Callable[..., Any]
 
 
 class Catching(bootsteps.StartStopStep):
-    """Has the pools of threads and greenlets tell how every job has ended."""
+    """Has the pools of threads and greenlets report the end of every job."""
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
@@ -29,7 +29,7 @@ class Catching(bootsteps.StartStopStep):
 
 
 def failure(name: str, error: BaseException) -> ExceptionInfo:
-    """What Celery is told where its tracer has not caught the exception."""
+    """The report to Celery of an exception that its tracer has not caught."""
     if not isinstance(error, Exception):
         told = RuntimeError(f"{name} raised {error!r}, which ends the job and not the worker")
         told.__cause__ = error
@@ -56,7 +56,7 @@ def _run(target: Callback, name: str, *args: Any) -> Any:
     try:
         return target(name, *args)
     except (WorkerShutdown, WorkerTerminate, *ends_greenlets):
-        raise  # Celery's pool knows what is meant
+        raise  # Celery's pool handles it
     except BaseException as error:  # noqa: BLE001  # whatever it is, the job has ended
         return failure(name, error)
 

@@ -1,7 +1,7 @@
-"""The result backend's client. Where a job of the asyncio pool uses it, it waits on the loop, and all jobs share one
-connection on which their commands leave together; elsewhere it is redis-py's.
+"""The result backend's client. In jobs of the asyncio pool it waits on the loop, and all jobs share one connection, on
+which their commands are sent together; elsewhere it is redis-py's.
 
-Transactions that watch keys and whatever else needs a connection for itself are done in a thread.
+Transactions that watch keys, and anything else that needs a connection of its own, run in a thread.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ _OPTIONS: Final = {"host", "port", "path", "db", "username", "password", "creden
 
 
 class Client(redis.Redis):
-    """A `redis.Redis` that knows where it is used."""
+    """A `redis.Redis` that waits in the way that suits its caller."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """As redis-py's."""
@@ -43,14 +43,14 @@ class Client(redis.Redis):
         return pipeline
 
     def parsed(self, reply: Any, command: Any, options: dict[str, Any]) -> Any:
-        """What redis-py makes of a reply."""
+        """A reply as redis-py would return it."""
         options.pop("keys", None)
         callbacks: Any = self.response_callbacks
         callback = callbacks.get(command)
         return reply if callback is None else callback(reply, **options)
 
     def execute_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Send several in one write. A reply may be an error.
+        """Send several commands in one write. A reply may be an error.
 
         Raises:
             redis.RedisError: the server cannot be reached.
@@ -102,7 +102,7 @@ class _Pipeline(redis.client.Pipeline):
             return []
         commands = [command for command, _ in stack]
         if whole:
-            # Nothing comes in between: what is sent in one go stays together on the connection.
+            # Nothing comes in between: commands sent in one write stay together on the connection.
             *queued, replies = self.whose.execute_all([("MULTI",), *commands, ("EXEC",)])
             if isinstance(replies, redis.ResponseError):
                 raise next((error for error in queued if isinstance(error, redis.ResponseError)), replies)

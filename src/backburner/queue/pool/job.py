@@ -1,8 +1,8 @@
-"""One run of one task in the asyncio pool: Celery's tracer in a greenlet or in a thread, its limits, and its end.
+"""One run of one task in the asyncio pool: Celery's tracer in a greenlet or in a thread, its time limits, and its end.
 
-Every job has a context of its own, in which its tracer, its coroutine and what that starts find the running task. What
-is decided from outside (a limit that has passed, a job that is cancelled) is on record at once, and nothing that the
-task does after that changes it.
+Every job has a context of its own, in which its tracer, its coroutine and whatever that starts find the running task.
+An outcome that is decided from outside (a time limit, a cancellation) is recorded at once, and nothing that the task
+does afterwards changes it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from backburner.queue.pool.threads import Threads
 log = logging.getLogger("backburner.queue")
 
 _PATIENCE: Final = 5.0
-"""Seconds that a coroutine may take to end once it was cancelled."""
+"""Seconds that a cancelled coroutine may take to end."""
 
 running: ContextVar["Job | None"] = ContextVar("backburner_pool_job", default=None)
 """The job that this context belongs to."""
@@ -39,29 +39,29 @@ Callback = Callable[..., Any]
 
 
 class Pool(Protocol):
-    """What a job needs of its pool."""
+    """The parts of its pool that a job needs."""
 
     loop: asyncio.AbstractEventLoop
     threads: Threads
 
     def aside(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call what may want to wait for a server."""
+        """Call a function that may wait for a server."""
         ...
 
     def interrupt(self, error: BaseException) -> None:
-        """End the worker, for the handler of a signal has raised this."""
+        """End the worker, because a signal handler has raised this exception."""
         ...
 
     def forget(self, job: "Job") -> None:
-        """The job, which has not begun, shall not run."""
+        """Drop a job that has not begun."""
         ...
 
     def done(self, job: "Job") -> None:
-        """The job has ended."""
+        """Note that the job has ended."""
         ...
 
     def wake(self) -> None:
-        """Look whether there is something to do."""
+        """Check whether there is something to do."""
         ...
 
     def recycle(self, why: str) -> None:
@@ -70,10 +70,10 @@ class Pool(Protocol):
 
 
 class Job:
-    """What `TaskPool.on_apply` is given, and what has become of it.
+    """The arguments of `TaskPool.on_apply`, and the state of the run.
 
     Args:
-        trace: Celery's tracer, called with `args`, of which the first two are the task's name and the job's id.
+        trace: Celery's tracer, called with `args`, the first two of which are the task's name and the job's id.
         limits: soft and hard, in seconds.
     """
 
@@ -112,19 +112,20 @@ class Job:
 
     @property
     def keeps_the_worker(self) -> bool:
-        """Whether a worker that is to end waits for it."""
+        """Whether a worker that is shutting down waits for it."""
         return True
 
     def start(self, context: Context) -> None:
-        """Run, in a context that belongs to nobody else."""
+        """Run, in a context of its own."""
         raise NotImplementedError
 
     def terminate(self, signal: Any = None) -> None:  # Celery's name
-        """End it, whose outcome somebody else has recorded or will record. Does nothing if it has ended."""
+        """End the run; somebody else has recorded or will record the outcome. Does nothing if it has ended."""
         raise NotImplementedError
 
     def _begins(self) -> bool:
-        """Tell that it runs; from now on its limits count. Says whether it may run: others may have it by now."""
+        """Report that it runs, and start its time limits. Returns whether it may run: another worker may have it by
+        now."""
         try:
             if self._on_accepted is not None:
                 self._on_accepted(os.getpid(), monotonic())
@@ -154,7 +155,7 @@ class Job:
         raise NotImplementedError
 
     def _tell(self, outcome: Any, failed: ExceptionInfo | None) -> None:
-        """Pass on how it ended, unless that was decided by somebody else."""
+        """Report how it ended, unless the outcome was decided elsewhere."""
         if self.over:
             return
         self.over = True
@@ -184,14 +185,14 @@ class CoroutineJob(Job):
         """Run the task's own coroutine, in the greenlet of its tracer.
 
         Raises:
-            RuntimeError: it raised what is no exception of a program, such as SystemExit.
+            RuntimeError: it raised something that is not an `Exception`, such as SystemExit.
             asyncio.CancelledError: it was ended from outside.
         """
         self._in_body = True
         try:
             result = bridge.wait_for(coroutine)
         except (WorkerShutdown, WorkerTerminate):
-            raise  # by the handler of a signal, which happened to run here
+            raise  # raised by a signal handler, which happened to run here
         except Exception:
             if self.over:
                 raise CancelledError from None
@@ -259,12 +260,12 @@ class CoroutineJob(Job):
         self._abandoned = True
         if self._task is not None:
             self._task.cancel()
-        # It may wait for something that does not end either, and then it stays. Its place is free all the same.
+        # It may now wait for something else that never ends, and then it stays. Its place is free all the same.
         self._timers.append(self._pool.loop.call_later(0.1, self._done))
 
     def _task_done(self, task: "asyncio.Task[None]") -> None:
-        # The task's context holds this job. Without the way back, both are freed at once, with all that the job had,
-        # and the garbage collector is not needed.
+        # The task's context holds this job. Without a reference back, both are freed at once, without the garbage
+        # collector.
         self._task, self._body_has_ended = None, True
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s could not be run", self, exc_info=error)
@@ -279,7 +280,7 @@ class CoroutineJob(Job):
 
 
 class ThreadJob(Job):
-    """A job whose task is a function."""
+    """A job whose task is a plain function."""
 
     _thread: threading.Thread | None = None
     _is_waiting = True
@@ -338,5 +339,5 @@ class ThreadJob(Job):
         self._done()
 
     def _call(self, function: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed, for the process ends, and this thread with it
+        with suppress(RuntimeError):  # the loop is closed because the process is ending, and this thread with it
             self._pool.loop.call_soon_threadsafe(function, *args)

@@ -1,6 +1,6 @@
-"""Celery's hub waits on the asyncio loop instead of blocking in the kernel.
+"""Lets Celery's hub wait on the asyncio loop instead of blocking in the kernel.
 
-What the hub watches stays in its own epoll (or kqueue), which the loop watches like any other file.
+The files that the hub watches stay in its own epoll (or kqueue), which the loop watches like any other file.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from backburner.queue.pool import bridge
 
 
 class Poller:
-    """Stands before the poller of kombu's that the hub has."""
+    """Wraps the hub's kombu poller."""
 
     def __init__(self, hub: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._hub = hub
@@ -26,7 +26,7 @@ class Poller:
         self._file: int = kernel.fileno()
 
     def poll(self, timeout: float | None) -> Any:
-        """As kombu's, called in the hub's greenlet. Others have a turn in any case."""
+        """As kombu's, called in the hub's greenlet. Always gives other tasks a turn."""
         if self._woken or self._hub._ready or timeout == 0:  # noqa: SLF001  # there is no public name
             bridge.give_way()
         else:
@@ -35,7 +35,7 @@ class Poller:
         return self._inner.poll(0)
 
     def wake(self) -> None:
-        """Have the hub turn. To be called in the loop's thread."""
+        """Have the hub go round once more. To be called in the loop's thread."""
         self._woken = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -63,7 +63,7 @@ class Poller:
 
     def _readable(self) -> None:
         if self._waiter is None:
-            # The hub is busy elsewhere, and the loop would tell again and again.
+            # The hub is busy, and the loop would report the same file again and again.
             self._unwatch()
         else:
             self.wake()

@@ -1,4 +1,4 @@
-"""Celery's consumer on the loop of the asyncio pool: it connects, waits and reconnects while jobs go on."""
+"""Runs Celery's consumer on the loop of the asyncio pool: it connects, waits and reconnects while jobs go on."""
 
 import time
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from celery.worker.consumer.events import Events
 from backburner.queue.pool import bridge, shutdown
 
 _PAUSE: Final = 0.25
-"""Seconds until a connection that was lost is made anew. After five in a second Celery itself would sleep for one, and
-with it the loop."""
+"""Seconds before a lost connection is reopened. After five attempts within a second, Celery itself would sleep for one,
+and the loop with it."""
 
 
 class Serving(bootsteps.StartStopStep):
-    """Has the consumer of a worker with the asyncio pool run in a greenlet."""
+    """A bootstep that runs the consumer of a worker with the asyncio pool in a greenlet."""
 
     requires = (Events,)
 
@@ -28,12 +28,12 @@ class Serving(bootsteps.StartStopStep):
             consumer.start = partial(_serve, self._serve, consumer, consumer.start)
 
     def include_if(self, parent: Any) -> bool:  # noqa: ARG002  # Celery's name
-        """In the asyncio pool."""
+        """Only with the asyncio pool."""
         return self._serve is not None
 
 
 def _serve(serve: Callable[[Callable[[], None]], None], consumer: Any, start: Callable[[], None]) -> None:
-    # What connects waits for servers, in ways of its own; and when a connection was lost, there are jobs meanwhile.
+    # Connecting blocks in ways of its own; and while a lost connection is reopened, jobs are running.
     for step in consumer.steps:
         if not isinstance(step, Evloop):
             step.start = partial(bridge.in_thread, step.start)

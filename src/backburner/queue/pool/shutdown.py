@@ -1,9 +1,9 @@
-"""Celery's shutdowns by signals: warm, soft and cold, where jobs need the thread that gets the signal.
+"""Celery's shutdowns by signals (warm, soft and cold) where running jobs need the thread that gets the signal.
 
-Celery does a cold shutdown in the handler of the signal, and waits there for what still runs. Coroutines on a loop that
-was interrupted would not run meanwhile, threads would wait for what the interrupted one holds just then, the lock of a
-log for example, for ever, and nobody would hear what processes have to tell. So its handlers are called by the loop.
-Where that does not answer, because a task blocks it, further signals end the worker as they would have.
+Celery does a cold shutdown in the signal handler, and waits there for running jobs. Meanwhile coroutines on an
+interrupted loop would not run, threads could wait for ever for a lock that the interrupted code holds (that of a log,
+for example), and nobody would read what the processes of a pool report. So the loop calls Celery's handlers. If a task
+blocks the loop, so that it does not get to that, further signals end the worker as they would have without this.
 """
 
 import logging
@@ -24,14 +24,14 @@ log = logging.getLogger("backburner.queue")
 
 Handler = Callable[[int, FrameType | None], Any]
 Later = Callable[[Callable[[], Any], FrameType | None], bool]
-"""Has something called by the loop; ``False`` if that does not run. Is told which frame was interrupted."""
+"""Have the loop call a function; returns ``False`` if the loop does not run. Also takes the interrupted frame."""
 
 _COLD = "worker_Cold"
-"""What Celery calls its handlers of signals that end jobs."""
+"""The names of Celery's handlers of signals that end jobs."""
 
 
 def install(pool: Any) -> None:
-    """For a worker whose consumer is about to run on the loop of the asyncio pool."""
+    """Wrap the signal handlers of a worker whose consumer is about to run on the loop of the asyncio pool."""
 
     def on_loop(handle: Callable[[], Any], _: FrameType | None) -> bool:
         if is_running := pool.loop.is_running():
@@ -43,7 +43,7 @@ def install(pool: Any) -> None:
 
 
 class OnHub:
-    """The same for a worker whose jobs run in threads or processes, beside Celery's own loop."""
+    """Does the same for a worker whose jobs run in threads or processes, next to Celery's own event loop, the hub."""
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
@@ -51,14 +51,14 @@ class OnHub:
         self._loop: Any = None
 
     def install(self) -> None:
-        """Have the loop call the handlers from now on."""
+        """Have the hub call the handlers from now on."""
         self._hub.on_tick.add(self._turn)
-        # Of a loop that has lost its connection; it may not come round for long.
+        # A hub that has lost its connection may not turn for a long time.
         self._hub.on_close.add(lambda _: self._handle(None))
         _wrap_all(self._in_turn)
 
     def pause(self, seconds: float) -> None:
-        """For a handler that waits: let the loop hear of jobs that end, if it is that which has called."""
+        """Wait in a handler. If the hub has called it, the hub turns meanwhile, and so hears of jobs that end."""
         if self._loop is None:
             time.sleep(seconds)
             return
@@ -70,7 +70,7 @@ class OnHub:
             self._loop = None
 
     def _in_turn(self, handle: Callable[[], Any], interrupted: FrameType | None) -> bool:
-        # Where it connects, or waits for its pool, it may not come round for long, and hands out no jobs.
+        # While it connects, or waits for its pool, it may not turn for a long time, and hands out no jobs.
         is_running = any(frame.f_code is Hub.create_loop.__code__ for frame, _ in walk_stack(interrupted))
         if is_running:
             self._waiting.append(handle)
@@ -87,7 +87,7 @@ class OnHub:
                 handle()
             finally:
                 self._loop = None
-            state.maybe_shutdown()  # before the loop finds out that a connection was lost meanwhile
+            state.maybe_shutdown()  # before the hub finds out that a connection was lost meanwhile
 
 
 def _nothing() -> None:
@@ -102,7 +102,7 @@ def _wrap_all(later: Later) -> None:
 
         def on_first(number: int, frame: FrameType | None) -> None:
             interrupted(number, frame)
-            _wrap(later, signal.SIGINT)  # which is a cold shutdown from now on
+            _wrap(later, signal.SIGINT)  # from now on, it means a cold shutdown
 
         signal.signal(signal.SIGINT, on_first)
 

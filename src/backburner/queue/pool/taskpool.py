@@ -40,15 +40,15 @@ from backburner.queue.stacks import tell_coroutines_apart
 log = logging.getLogger("backburner.queue")
 
 _THREADS: Final = 32
-"""For ``def`` tasks, at most."""
+"""Threads for ``def`` tasks at most."""
 _BLOCKED_AFTER: Final = 1.0
-"""Seconds for which a task may block the loop until it is named in the log; ``worker_blocked_after`` in the app's
-configuration is another number of them."""
+"""Seconds for which a task may block the loop before the log names it; ``worker_blocked_after`` in the app's
+configuration overrides this."""
 _HANGS_AFTER: Final = 60.0
 """The transport's own default."""
 _YOUNG: Final = 10_000
-"""Objects that may be new before the garbage collector looks at them. A job that waits takes sixty, so with Python's
-own 700 it would look at the same waiting jobs again and again."""
+"""New objects before the garbage collector runs. A waiting job consists of sixty, so with Python's own threshold of 700
+it would examine the same waiting jobs again and again."""
 _ENDING: Final = 10.0
 """Seconds that coroutines get to end in a cold shutdown."""
 
@@ -88,7 +88,7 @@ class TaskPool(BasePool):
     # The process
 
     def on_start(self) -> None:
-        """Tell the process what its loop is. Lifespans are entered after this, before jobs come."""
+        """Set the loop of this process. Lifespans are entered after this, before jobs come."""
         process_loop.adopt(self.loop)
         atexit.register(self._start_again)
         atexit.register(self._end_loop)
@@ -131,7 +131,7 @@ class TaskPool(BasePool):
             raise outcome[0]
 
     def interrupt(self, error: BaseException) -> None:
-        """The handler of a signal has raised this, in the midst of a job, to end the worker."""
+        """A signal handler has raised this exception in the midst of a job to end the worker."""
         self._interruption = error
         raise error
 
@@ -154,9 +154,9 @@ class TaskPool(BasePool):
             log.error("jobs have not ended within %g s, the process ends without them: %s", _ENDING, ", ".join(left))
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until all jobs have ended, or for so long; says whether it could.
+        """Wait until all jobs have ended, at most for so many seconds. Returns whether waiting is possible here.
 
-        It can in a greenlet on the loop and where the loop rests, but not in the handler of a signal.
+        It is in a greenlet on the loop, and while the loop is not running, but not in a signal handler.
         """
         draining = partial(self._drain, seconds)
         if bridge.is_here():
@@ -182,7 +182,7 @@ class TaskPool(BasePool):
         self._turn_hub()
 
     def _turn_hub(self) -> None:
-        # The hub itself does not run any more: it would take messages.
+        # The hub itself no longer runs: it would take messages.
         hub = self._hub
         if hub is not None:
             for callback in hub._pop_ready():  # noqa: SLF001  # there is no public name
@@ -214,7 +214,7 @@ class TaskPool(BasePool):
         timeout: float | None = None,
         **_: Any,
     ) -> Job:
-        """Run the job, as soon as there is a place."""
+        """Run a job, as soon as there is a place."""
         soft, hard = self._limits
         kind = CoroutineJob if self._runs_coroutine(args[0]) else ThreadJob
         job = kind(
@@ -232,7 +232,7 @@ class TaskPool(BasePool):
         return job
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
-        """Do nothing: which of the process's jobs is meant says the job, whose own `terminate` is called too."""
+        """Do nothing: the job's own `terminate` is called, too, which knows which of the process's jobs is meant."""
 
     def grow(self, n: int = 1) -> None:
         """Run `n` more at a time."""
@@ -240,21 +240,21 @@ class TaskPool(BasePool):
         self._fill()
 
     def shrink(self, n: int = 1) -> None:
-        """Run `n` fewer at a time; what runs goes on."""
+        """Run `n` fewer at a time; those that run go on."""
         self.limit = max(0, self.limit - n)
 
     def forget(self, job: Job) -> None:
-        """The job shall not run; it has not begun."""
+        """Drop a job that has not begun."""
         self._waiting.remove(job)
         self._notice()
 
     def wake(self, **_: Any) -> None:
-        """Look whether there is something to do. To be called from anywhere, handlers of signals too."""
+        """Check whether there is something to do. Safe to call anywhere, even in signal handlers."""
         with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self._notice)
 
     def done(self, job: Job) -> None:
-        """The job has ended."""
+        """Note that a job has ended."""
         if job in self._running:
             self._running.discard(job)
             self._fill()
@@ -263,10 +263,10 @@ class TaskPool(BasePool):
                 self.recycle(f"it has needed {kilobytes} KiB of memory")
 
     def recycle(self, why: str, *, hangs: bool = False) -> None:
-        """Have another process take this one's place, which ends when its jobs have.
+        """Have another process replace this one, which ends when its jobs have.
 
-        A supervisor starts it before; without one, the same command is run again. Where the loop hangs, only a
-        supervisor can help.
+        A supervisor starts the other one first; without a supervisor, the same command is run again. If the loop hangs,
+        only a supervisor can help.
         """
         if self._is_leaving:
             return
@@ -287,7 +287,7 @@ class TaskPool(BasePool):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # the very command that ran here
 
     def aside(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call what may want to wait for a server."""
+        """Call a function that may wait for a server."""
 
         async def call() -> None:
             try:
@@ -313,7 +313,7 @@ class TaskPool(BasePool):
                 self.recycle(f"it has begun {self._begun} jobs")
 
     def _notice(self) -> None:
-        """Have the hub do what was put off till its next turn, such as acknowledging."""
+        """Have the hub do what was deferred to its next round, such as acknowledging."""
         self._changed.set()
         if self._poller is not None:
             self._poller.wake()
@@ -322,7 +322,7 @@ class TaskPool(BasePool):
         known = self._is_coroutine.get(name)
         if known is None:
             task = self.app.tasks[name]
-            function = getattr(task, "_orig_run", task.run)  # where Celery's autoretry has wrapped it
+            function = getattr(task, "_orig_run", task.run)  # if Celery's autoretry has wrapped it
             known = self._is_coroutine[name] = iscoroutinefunction(signature_source(function))
         return known
 
@@ -340,8 +340,8 @@ class TaskPool(BasePool):
 
 
 def _spare_the_collector() -> None:
-    """Have the garbage collector leave what is there by now, which stays, and come less often than for a program that
-    has little at a time. Whoever has set a higher threshold keeps it, and a worker without a collector has none."""
+    """Have the garbage collector ignore all objects that exist by now, because they stay, and run less often. A higher
+    threshold that the user has set is kept, and a collector that is disabled stays so."""
     young, *older = gc.get_threshold()
     if gc.isenabled() and 0 < young < _YOUNG:
         gc.set_threshold(_YOUNG, *older)
@@ -350,14 +350,14 @@ def _spare_the_collector() -> None:
 
 
 def _memory() -> int:
-    """The most that the process has needed so far, in KiB; as Celery's own pool measures it."""
+    """The peak memory of the process so far, in KiB, measured as Celery's own pool does."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most // 1024 if sys.platform == "darwin" else most
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop  # where it is installed
+        import uvloop  # if it is installed
     except ImportError:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()

@@ -1,15 +1,15 @@
-"""Threads for functions that block: as many as needed, up to a limit, and none that keeps the process from ending."""
+"""Threads for blocking functions: as many as needed, up to a limit, none of which keeps the process from ending."""
 
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
 _IDLE = 30.0
-"""Seconds after which a thread without work ends."""
+"""Seconds after which an idle thread ends."""
 
 
 class Threads:
-    """Calls functions, in the order in which they come."""
+    """Calls functions in the order in which they come."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -19,7 +19,7 @@ class Threads:
         self._idle = 0
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have it called; it must not raise."""
+        """Have a function called, which must not raise."""
         with self._changed:
             self._work.append(function)
             if self._idle >= len(self._work):
@@ -30,7 +30,7 @@ class Threads:
                 Thread(target=self._run, name=f"backburner-task-{self._count}", daemon=True).start()
 
     def lose_one(self) -> None:
-        """A thread will not come back; another one may take its place."""
+        """Note that a thread will not come back; another one may take its place."""
         with self._changed:
             self.limit += 1
 

@@ -1,7 +1,7 @@
-"""Names in the log who blocks the loop: a task that computes, or waits for something without ``await``.
+"""Names in the log what blocks the loop: a task that computes, or waits for something without ``await``.
 
-Nothing can be done about it from outside, but to have the process replaced when it goes on for too long. Leases are
-renewed by a thread that does not need the loop, until the transport takes the worker for hung.
+Nothing can be done about it from outside, except having the process replaced when it goes on for too long. Until the
+transport takes the worker for hung, leases are renewed by a thread that does not need the loop.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from typing import Final
 log = logging.getLogger("backburner.queue")
 
 _GROWTH: Final = 4
-"""A loop that stays blocked is told of again after so many times as long."""
+"""The factor by which the time until the next report grows while the loop stays blocked."""
 _OURS: Final = ("/backburner/queue/pool/", "/celery/", "/kombu/")
 
 
 class Watchdog:
-    """Asks the loop now and then whether it runs.
+    """Checks now and then whether the loop is running.
 
     Args:
         loop: the one to watch.
         ident: of its thread.
-        limit: seconds for which it may not run.
-        hangs_after: seconds for which it has not run when `on_hang` is called.
+        limit: seconds for which it may be blocked without a report.
+        hangs_after: seconds of being blocked after which `on_hang` is called.
     """
 
     def __init__(
@@ -92,6 +92,6 @@ class Watchdog:
 
 
 def _users_part(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The end of the stack, from where it leaves our code and Celery's."""
+    """The inner part of the stack, from where it leaves our code and Celery's."""
     last = max((i for i, frame in enumerate(stack) if any(part in frame.filename for part in _OURS)), default=-1)
     return stack[last + 1 :] or stack
