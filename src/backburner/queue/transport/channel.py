@@ -1,7 +1,7 @@
 """The kombu side of consuming: channels whose messages are leased, and the poller that serves them in any event loop.
 
 Stock kombu does the rest: bindings, broadcasts, remote control, queue lengths and purging, and consumers that do not
-acknowledge (replies to remote control), which lose nothing that anybody would miss.
+acknowledge (replies to remote control), where a lost message does no harm.
 """
 
 import logging
@@ -39,20 +39,21 @@ stock: Any = kombu.transport.redis  # the stubs leave out most of what is used h
 
 _CLAIM = "CLAIM"
 _TICK = 0.5
-"""Seconds between two looks of the event loop, if nothing happens."""
+"""Seconds between two rounds of the event loop if nothing happens."""
 _RESTORE = 60.0
-"""Seconds between two looks for what stock workers have left behind."""
+"""Seconds between two checks for messages that stock workers have left behind."""
 _UNKNOWN_DELAYS = (1.0, 10.0)
-"""Seconds that a message is put off whose task nobody here knows, at least and at most."""
+"""Seconds for which a message is postponed if its task is unknown here, at least and at most."""
 
 _TOLERATE = script("tolerate")
 
 _idle: dict[str, list[Consumer]] = {}
-"""Consumers whose connection was lost while they held messages, by server; the next channel goes on with them."""
+"""By server, consumers whose connection was lost while they held messages; the next channel takes them over."""
 
 
 class Channel(PublishingChannel):
-    """Talks to a Redis or Valkey server. Options, in seconds where they are times, have their defaults here."""
+    """A channel to a Redis or Valkey server. The class attributes are the defaults of its options; times are in
+    seconds."""
 
     Message = Message
     QoS = QoS
@@ -70,15 +71,15 @@ class Channel(PublishingChannel):
     )
 
     socket_timeout = 4.0
-    """For the server to answer a question: one that has fallen silent must not stop the event loop."""
+    """Seconds for the server to answer: one that has fallen silent must not block the event loop."""
     lease = 30.0
-    """Without a sign of life for so long, a worker is taken for dead. It gives one every few seconds."""
+    """Seconds without a sign of life after which a worker is taken for dead. It gives one every few seconds."""
     max_deliveries = 3
-    """So many workers may die of a message until it has failed."""
+    """How many workers may die of a message before it fails."""
     unknown_task_grace = 300.0
-    """A message whose task no worker knows has failed after that."""
+    """Seconds after which a message fails if no worker knows its task."""
     watchdog = 60.0
-    """A worker whose event loop has not run for so long is hung and gives no more signs of life."""
+    """Seconds after which a worker whose event loop does not run is hung, and gives no more signs of life."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.consumer: Consumer | None = None
@@ -122,7 +123,7 @@ class Channel(PublishingChannel):
             super()._queue_bind(*args)  # type: ignore[misc]  # as above
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Fetch one message, if there is one; under no lease, for there may be no event loop to look after."""
+        """Fetch one message, if there is one; without a lease, because there may be no event loop to watch over."""
         message = super().basic_get(queue, no_ack=True, **kwargs)
         if message is not None and not no_ack:
             self.qos.fetched(message)
@@ -150,7 +151,7 @@ class Channel(PublishingChannel):
             self.connection.cycle.serve(self)
         self.claims.consumer.beat()
         if self._deliver_unseen(self.claims):
-            self.tick()  # anew, for jobs may have been run
+            self.tick()  # again, because jobs may have been run
             return
         self._turns.rotate(-1)
         # Without an event loop, nothing comes back here as soon as there is room again.
@@ -210,7 +211,7 @@ class Channel(PublishingChannel):
             self._leave(lost=True)
             raise
         if not delivered:
-            self.tick()  # told that there are messages: the event loop would come round to it, but later
+            self.tick()  # the server says that there are messages: the event loop would get to it, but later
         self.connection.cycle.wake_in(self.wait())
         return delivered
 
@@ -224,13 +225,14 @@ class Channel(PublishingChannel):
             self._leave(lost=True)
             raise
         except BaseException:
-            # Who was given a message has it. What came along with it would be counted by nobody.
+            # The caller has the message it got, but nobody would keep account of others that came along.
             claims.put_back()
             raise
         return delivered
 
     def give_back(self) -> None:
-        """Put back what no task has seen yet. The lease's thread calls this when the worker is told to stop."""
+        """Put back the messages that no task has seen yet. The lease's thread calls this when the worker is told to
+        stop."""
         if self.claims is not None:
             self.claims.put_back()
         for request in reversed(worker.reserved()):  # so that the first one ends up in front
@@ -270,7 +272,7 @@ class Channel(PublishingChannel):
             claims.unread(claimed)
             raise
         if "eta" in headers:
-            # It is due by the server's clock. Celery would look at the worker's, and wait again if that is slow.
+            # It is due by the server's clock. Celery would compare the worker's, and wait again if that is behind.
             headers["backburner_eta"] = headers["eta"] or headers.get("backburner_eta")
             headers["eta"] = None
         properties["delivery_tag"] = number
@@ -278,7 +280,7 @@ class Channel(PublishingChannel):
         return True
 
     def decode_body(self, body: Any, encoding: str | None = None) -> Any:
-        """A message's body; what was decoded when it was delivered as it is."""
+        """A message's body; unchanged if it was already decoded when the message was delivered."""
         return body if isinstance(body, bytes) else super().decode_body(body, encoding)
 
     def _tolerate(self, consumer: Consumer, number: int, tag: str, task: str) -> bool:
@@ -317,8 +319,8 @@ class Channel(PublishingChannel):
         qos.restore_visible(num=self.unacked_restore_limit, interval=1)
 
     def due_next(self, queues: Iterable[str], most: int) -> list[tuple[float, Any]]:
-        """Of the messages that wait for their time, those of the queues among the first so many: when each is due, in
-        Unix time, and the message."""
+        """The delayed messages of these queues among the first so many: when each is due, in Unix time, and the
+        message."""
         lists = set(self.keys.lists(*queues))
         return _ask(lambda: self._due_next(lists, most))
 
@@ -328,16 +330,16 @@ class Channel(PublishingChannel):
         entries = client.hmget(self.keys.delayed_entries, [member for member, _ in due]) if due else []
         found = []
         for (_, at), entry in zip(due, entries, strict=True):
-            list_, _, message = (entry or b"").partition(b"\n")  # none, if it has become due since
+            list_, _, message = (entry or b"").partition(b"\n")  # empty if it has become due since
             if list_.decode() in lists:
-                with suppress(ValueError):  # what cannot be read is found when it is due
+                with suppress(ValueError):  # an unreadable message is dealt with when it is due
                     found.append((at, read(message)))
         return found
 
     # Connections and the end
 
     def _connector(self) -> Callable[..., Any]:
-        """What makes connections, and outlives this channel."""
+        """A function that makes connections, and can outlive this channel."""
         pool = self.pool
         return lambda **options: pool.connection_class(**pool.connection_kwargs | options)
 
@@ -349,9 +351,9 @@ class Channel(PublishingChannel):
         return f"{self.connection.client.as_uri(include_password=True)} {self.global_keyprefix}"
 
     def _leave(self, *, lost: bool = False) -> None:
-        """Part from the consumer.
+        """Let go of the consumer.
 
-        For the next channel it lives on if it holds messages, has something to say, or the server was `lost`.
+        It lives on for the next channel if it holds messages, has decisions to send, or the server was `lost`.
         """
         self.connection.lost |= lost
         claims = self.claims
@@ -385,21 +387,21 @@ class Channel(PublishingChannel):
 
 
 class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # as above
-    """Talks to the master that Sentinels name."""
+    """A channel to the master that Sentinels name."""
 
     from_transport_options = (*stock.SentinelChannel.from_transport_options, *Channel.from_transport_options)
 
     sentinel_kwargs: dict[str, Any] | None = None
 
     def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
-        # redis-py tries a Sentinel that is away ten times, some seconds long. The next one is asked instead.
+        # redis-py would retry a Sentinel that is away ten times, for some seconds. The next one is asked instead.
         patience = {"socket_timeout": self.socket_timeout, "socket_connect_timeout": self.socket_connect_timeout}
         self.sentinel_kwargs = {**patience, "retry": Retry(NoBackoff(), 0), **(self.sentinel_kwargs or {})}
         return super()._sentinel_managed_pool(asynchronous)
 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
-    """Waits for channels of both kinds, in Celery's event loop or without one."""
+    """Polls the connections of leased and of stock consumers, in Celery's event loop or without one."""
 
     loop: Any = None
     """Celery's event loop, if there is one."""
@@ -411,7 +413,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
         self._register(channel, channel.claims, _CLAIM)
 
     def leave(self, channel: Channel) -> None:
-        """Watch it no more: when the connection is closed, its file descriptor may become another's."""
+        """Stop watching it: once the connection is closed, its file descriptor may be reused."""
         sock = self._chan_to_sock.pop((channel, channel.claims, _CLAIM), None)
         if sock is not None:
             for fd, whose in list(self._fd_to_chan.items()):
@@ -432,7 +434,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
         return channel._claimed()  # noqa: SLF001  # handlers are the channel's, as in kombu
 
     def wake_in(self, seconds: float) -> None:
-        """Have the event loop look at its channels again. It does so every `_TICK` seconds anyway."""
+        """Have the event loop check its channels in so many seconds. It does so every `_TICK` seconds anyway."""
         at = monotonic() + seconds
         if self.loop is not None and 0 < seconds < _TICK and not monotonic() < self._wakes_at <= at:
             self._wakes_at = at
@@ -444,7 +446,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
         return super().get(callback, wait if timeout is None else min(timeout, wait))
 
     def maybe_restore_messages(self) -> None:
-        """Put back what stock workers took and never acknowledged, as any of them would; none may be left."""
+        """Put back what stock workers took and never acknowledged, as each of them does: there may be none left."""
         if monotonic() < self._restores_at:
             return
         self._restores_at = monotonic() + _RESTORE
@@ -462,16 +464,16 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
 
 
 class _Leasing:
-    """What both transports below have in common; stands before a transport of kombu's."""
+    """What both transports below have in common; a mixin in front of one of kombu's transports."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
         self.lost = False
-        """Whether the server was found not to answer."""
+        """Whether the server has failed to answer."""
 
     def establish_connection(self) -> Any:
-        """Connect. Workers do so before they prepare their tasks."""
+        """Connect. Workers do this before they prepare their tasks."""
         _lease_requests()
         return super().establish_connection()  # type: ignore[misc]  # of the class this stands before
 
@@ -490,18 +492,18 @@ class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
 
 
 class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc]  # as above
-    """For a server found by way of Sentinels."""
+    """For the master that Sentinels name."""
 
     Channel = SentinelChannel
     driver_name = worker.DRIVER
 
 
 def _lease_requests() -> None:
-    """Have the app that a worker would run here ask for its jobs' leases, and tell which jobs wait on the server. Does
-    nothing where there is no worker."""
+    """In a worker, have its app check the leases of its jobs, and list the delayed jobs on the server. Does nothing
+    elsewhere."""
     if "celery.worker.consumer" not in sys.modules:
         return
-    # Imported here, for only workers need billiard.
+    # Imported here because only workers need billiard.
     from backburner.queue.transport import scheduled
     from backburner.queue.transport.request import leased
 
@@ -511,7 +513,7 @@ def _lease_requests() -> None:
 
 
 def _ask(question: Callable[[], T]) -> T:
-    """Call what waits for the server's answer. The asyncio pool's jobs go on meanwhile."""
+    """Call a function that waits for the server; meanwhile, the asyncio pool's jobs go on."""
     return bridge.in_thread(question) if bridge.is_here() else question()
 
 

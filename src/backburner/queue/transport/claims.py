@@ -1,9 +1,9 @@
 """Taking messages as soon as there are any and there is room for them, on one connection that an event loop watches.
 
-While nothing is to be had, nothing is asked: the server tells when one of the lists changes (CLIENT TRACKING), and when
-the next delayed message is due is known from the last reply. All idle consumers are told at once. One of them gets the
-message; those that come too late pause for a moment, the longer the more there are, so that a crowd asks no more of the
-server than a few. Every `_HEARTBEAT` seconds one asks nevertheless, for a lost connection is silent too.
+While there are no messages, no requests are made: the server reports changes of the lists (CLIENT TRACKING), and the
+last reply said when the next delayed message is due. All idle consumers are told at once. One of them gets the message;
+those that come too late pause for a moment, longer the more of them there are, so that many cost the server no more
+than a few. Every `_HEARTBEAT` seconds a request is made nevertheless, because a lost connection is silent, too.
 """
 
 import logging
@@ -27,17 +27,17 @@ from backburner.redis.push import PushParser
 log = logging.getLogger("backburner.queue")
 
 MOST: Final = 200
-"""Messages in one reply: what a process can look at before it should do something else."""
+"""Messages in one reply: as many as a process can handle before it should do something else."""
 _HEARTBEAT: Final = 2.0
 _ANSWER: Final = 2.0
-"""Seconds until a server that has not answered is given up."""
+"""Seconds after which a server that has not answered is given up."""
 _PAUSE_EACH: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.05
-"""Seconds to pause when another was faster, at most: for each consumer there is, and in all."""
+"""Seconds to pause at most when another consumer was faster: per consumer, and in total."""
 _COURTESY: Final = 0.05
-"""Seconds for which others may take first what becomes due, after this one had messages put off that are not for it."""
+"""Seconds by which others may take due messages earlier, after this one had to postpone some."""
 _POLL: Final = 0.2
-"""Seconds between questions to a server that will not tell."""
+"""Seconds between requests to a server that does not report changes."""
 
 _CLAIM = script("claim")
 
@@ -51,11 +51,11 @@ class Message(NamedTuple):
 
 
 class LeaseLost(Exception):
-    """The server has taken the consumer for dead, or forgotten it."""
+    """The server has taken the consumer for dead, or has forgotten it."""
 
 
 class Claims:
-    """The claims of a consumer, on one connection.
+    """A consumer's requests for messages, on one connection.
 
     Raises:
         redis.RedisError: the server cannot be reached.
@@ -71,27 +71,27 @@ class Claims:
         self._asked: Call = ()
         self._pace = Pace()
         self._credit = 0
-        """What there was room for when it was asked."""
+        """The room there was at the last request."""
         self._is_ahead = False
-        """Whether more than that is here."""
+        """Whether more messages than that have arrived."""
         self._acks: list[int] = []
         self._woken = False
         self._pause_until = 0.0
         self._courteous_until = 0.0
         self.unseen: deque[Message] = deque()
-        """What the server gave and nobody has begun; see `next`."""
+        """Messages that have arrived and nobody has begun; see `next`."""
         self.now = 0.0
-        """The server's time, when it last answered."""
+        """The server's time at its last answer."""
         self.next_at = 0.0
-        """When to ask next, in monotonic time, if nothing happens before."""
+        """When to make the next request, in monotonic seconds, if nothing happens before."""
 
     def tick(self, queues: Sequence[str], credit: int, *, ahead: bool) -> None:
-        """Ask, if that makes sense now. To be called before waiting, and at `next_at`.
+        """Request messages, if that makes sense now. To be called before waiting, and at `next_at`.
 
         Args:
-            queues: where to look.
+            queues: the queues to take messages from.
             credit: how many messages there is room for.
-            ahead: whether more may be taken, while jobs are short; they are `unseen` until there is room.
+            ahead: whether more may be taken, while jobs are short; they stay `unseen` until there is room.
 
         Raises:
             redis.ConnectionError: the server has not answered for too long.
@@ -107,11 +107,11 @@ class Claims:
             self._ask(queues, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
     def read(self) -> None:
-        """Read what has arrived, and put the messages that came with it to the `unseen` ones.
+        """Read what has arrived, and add its messages to the `unseen` ones.
 
         Raises:
-            LeaseLost: the consumer is over.
-            redis.ConnectionError: the connection was lost, or the server cannot do what it is asked.
+            LeaseLost: the server no longer knows the consumer.
+            redis.ConnectionError: the connection was lost, or the server refuses.
         """
         try:
             reply = self._wire.read()
@@ -122,7 +122,7 @@ class Claims:
             if "LEASELOST" in str(error):
                 self.consumer.lost()
                 raise LeaseLost from None
-            # Acknowledged or not: nobody knows, and it does no harm to say it again.
+            # Whether the server got the acknowledgements is unknown, and repeating them does no harm.
             self._unsaid()
             raise redis.ConnectionError(str(error)) from error
         if not isinstance(reply, list):
@@ -147,8 +147,8 @@ class Claims:
         self.unseen.appendleft(message)
 
     def release(self) -> float:
-        """Put the unseen messages back if they were taken ahead, and have waited for too long. Seconds until that is to
-        be looked at again. From any thread."""
+        """Put the unseen messages back if they were taken ahead and have waited too long. Returns the seconds until the
+        next check. From any thread."""
         if not (self._is_ahead and self.unseen):
             return inf
         if (seconds := self._pace.overdue_in(monotonic())) > 0:
@@ -158,7 +158,7 @@ class Claims:
         return inf
 
     def let_others_first(self, seconds: float) -> None:
-        """For so long, ask a moment later than others for what becomes due: this one could not do it."""
+        """For a while, request due messages a moment later than others, because this worker could not run one."""
         self._courteous_until = monotonic() + seconds
 
     def put_back(self) -> None:
@@ -169,7 +169,7 @@ class Claims:
         self.consumer.restore(numbers, seen=False)
 
     def close(self) -> None:
-        """Close the connection. What was asked and not answered will be answered to the next claims."""
+        """Close the connection. Requests without a reply are answered to the next `Claims`."""
         self._unsaid()
         self._wire.close()
 
@@ -215,7 +215,7 @@ class Claims:
             self.unseen.append(Message(number, list_.decode(), text))
         self._pause_until = moment
         if self._is_ahead:
-            self.consumer.look()  # at what waits here, for whoever reads this may be busy until that has begun
+            self.consumer.look()  # at the messages that wait here: this thread may be busy until they have begun
         if not drained:
             self.next_at = moment
         else:

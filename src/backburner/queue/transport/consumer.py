@@ -1,10 +1,10 @@
-"""What this process has taken from the server's queues, under a lease that a thread of its own renews.
+"""The messages that this process has taken from the server's queues, under a lease that a dedicated thread renews.
 
-The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also tells
-the server what was decided about messages, a few milliseconds' worth at a time (`Decisions`), and puts back what dead
-consumers held. A consumer outlives the connections it was used on; when the server has taken it for dead, it is over,
-and whatever it still says about its messages has no effect. A process that was stopped, and goes on, does not know yet
-whether it was taken for dead; `Consumer.holds` says what is certain.
+The thread depends on no pool and no event loop, so that a task may run or block for as long as it likes. It also sends
+the decisions about messages, a few milliseconds' worth at a time (`Decisions`), and puts back what dead consumers held.
+A consumer outlives the connections it was used on. Once the server has taken it for dead, it has ended, and whatever it
+still sends about its messages has no effect. A process that was suspended and goes on does not know yet whether it was
+taken for dead; `Consumer.holds` tells what is certain.
 """
 
 import atexit
@@ -35,17 +35,17 @@ log = logging.getLogger("backburner.queue")
 
 _BATCH_TIME: Final = 0.005
 """Seconds between two batches of decisions, unless there are many, or no messages are left to decide about. After a
-rest one leaves at once."""
+pause, one is sent at once."""
 _QUICK: Final = 0.001
-"""The same while a slot is free and little ends: who waits for a result then would notice."""
+"""The same, while a slot is free and few jobs end: then somebody who waits for a result would notice."""
 _LITTLE: Final = 3000
 """Messages in a second."""
 _RENEWAL: Final = 2.0
 """Seconds between two renewals, or a quarter of the lease. It also bounds how late a dead consumer is noticed."""
 _ANSWER: Final = 2.0
-"""Seconds until a server that has not answered is given up, or a quarter of the lease."""
+"""Seconds after which a server that has not answered is given up, or a quarter of the lease."""
 _LAST_LOOKS: Final = 0.25
-"""Seconds between looks, while a worker is told to stop, for messages that nobody here will read any more."""
+"""Seconds between checks, in a worker that was told to stop, for messages that nobody here will read any more."""
 _PAUSE: Final = 0.25
 """Seconds between attempts to reach a server that is gone."""
 _SORTED: Final = 2000
@@ -56,7 +56,7 @@ _CRASHES_EXPIRE: Final = 7 * 86_400
 """Seconds for which it is remembered that a message killed a worker."""
 
 _LONGEST_DETAIL: Final = 10_000
-"""Characters that are kept of why a message failed; an error may quote all of it."""
+"""Characters kept of the reason why a message failed; an error may quote the whole message."""
 
 _RENEW = script("renew")
 _RECOVER = script("recover")
@@ -73,7 +73,7 @@ _ranges = itertools.count()
 _consumers: "WeakValueDictionary[int, Consumer]" = WeakValueDictionary()
 """By their ranges."""
 _at_work: "list[Consumer]" = []
-"""Those that have not ended when the last one started; after a fork, the parent's."""
+"""Those that had not ended when the latest one started; after a fork, the parent's."""
 
 
 def store_for(server: tuple[Any, ...], state: Stored) -> bool:
@@ -87,7 +87,7 @@ def store_for(server: tuple[Any, ...], state: Stored) -> bool:
 
 
 def offer_for(number: Any) -> Offer | None:
-    """What this process would do with the result of the message's job; ``None`` if nothing, as with `store_for`."""
+    """This process's offer to store the result of the message's job; ``None`` where `store_for` would refuse."""
     consumer = _only_one()
     return None if consumer is None or not isinstance(number, int) else consumer.offer(number)
 
@@ -98,15 +98,15 @@ def _only_one() -> "Consumer | None":
 
 
 def consumer_of(number: int) -> "Consumer | None":
-    """The consumer that leases a message to this process, by the message's number; ``None`` if it is no more."""
+    """The consumer that leases a message to this process, by the message's number; ``None`` if it has ended."""
     return _consumers.get(number // _RANGE)
 
 
 def check_version(told: bytes) -> None:
-    """Refuse a server that cannot do what the scripts and the waiting for messages need, by what INFO tells of it.
+    """Refuse a server that is too old for the scripts and for waiting for messages, by its reply to INFO.
 
     Raises:
-        ConfigError: it is older than Redis 7.0. Valkey tells the version of Redis that it is compatible with.
+        ConfigError: it is older than Redis 7.0. Valkey reports the version of Redis that it is compatible with.
     """
     version = re.search(rb"redis_version:(\d+)\.[\d.]*", told)
     if version and int(version[1]) < _OLDEST:
@@ -117,15 +117,15 @@ def check_version(told: bytes) -> None:
 
 
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""It goes on while the machine sleeps, if there is one that does."""
+"""A clock that goes on while the machine sleeps, if the system has one."""
 
 
 class Consumer:
     """One consumer, known to the server from `start` to `stop`, or until its lease has run out.
 
     Args:
-        connect: makes a connection of redis-py's.
-        keys: where everything is.
+        connect: makes a redis-py connection.
+        keys: the names of keys on the server.
         lease: seconds without a sign of life after which it is taken for dead.
         max_deliveries: crashes after which a message has failed.
         watchdog: seconds for which `beat` may not be called before the process counts as hung.
@@ -138,9 +138,9 @@ class Consumer:
         range_ = next(_ranges)
         _consumers[range_] = self
         self.number = self._first = range_ * _RANGE + 1
-        """For the next message. No other consumer of this process uses it."""
+        """The number of the next message. No other consumer of this process uses it."""
         self.live: set[int] = set()
-        """Messages that are here, and nobody has settled."""
+        """Messages that are here and have not been settled."""
         self.over = False
         """Whether the server has taken it for dead, or it was stopped."""
         self.connect = connect
@@ -150,7 +150,7 @@ class Consumer:
         self.give_back: Callable[[], object] = lambda: None
         """Called in the thread when the worker was told to stop, to `restore` what nobody has begun."""
         self.release: Callable[[], float] = lambda: inf
-        """Called in the thread, to `restore` what has waited here too long. Seconds until it is to be called again."""
+        """Called in the thread, to `restore` what has waited here too long. Returns the seconds until the next call."""
         self._keys = keys
         self._leased = keys.leased(self.name)
         self._max_deliveries = max_deliveries
@@ -167,7 +167,7 @@ class Consumer:
         self._thread = Thread(self._run, f"backburner-leases {self.name}")
 
     def number_next(self, count: int) -> range:
-        """Numbers for the next messages, which are here."""
+        """Assign numbers to messages that have arrived."""
         first, self.number = self.number, self.number + count
         return range(first, self.number)
 
@@ -177,11 +177,11 @@ class Consumer:
         return self._pid == os.getpid()
 
     def holds(self, number: int) -> bool:
-        """Whether it is certain that nobody else can have the message. Asks nobody."""
+        """Whether it is certain that nobody else can have the message. Makes no request."""
         return not self.over and number >= self._first and time.clock_gettime(_clock) < self._held_until
 
     def start(self) -> None:
-        """Make it known to the server, and keep it so.
+        """Register with the server, and keep the lease renewed.
 
         Raises:
             redis.RedisError: the server cannot be reached.
@@ -192,7 +192,7 @@ class Consumer:
         self._held_until = time.clock_gettime(_clock) + self.lease
         self._call(self._renewal(begin=True))
         uptime = int(re.search(rb"uptime_in_seconds:(\d+)", told)[1])  # type: ignore[index]
-        # Leases may have run out while the server was away; who lives will come back and renew his.
+        # Leases may have run out while the server was away; consumers that are alive will come back and renew theirs.
         self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
         self._thread.start()
         worker.on_stop.add(self._decisions.hurry)
@@ -200,28 +200,28 @@ class Consumer:
         atexit.register(self.stop)
 
     def beat(self) -> None:
-        """The event loop runs."""
+        """Note that the event loop is running."""
         self._beat = worker.signs.tick = monotonic()
 
     def rest(self) -> None:
-        """From now on the event loop need not run."""
+        """Note that the event loop need not run from now on."""
         self._beat = worker.signs.tick = worker.signs.claim = None
 
     def acknowledge(self, number: int) -> None:
-        """The message is done with."""
+        """Acknowledge a message."""
         self._decisions.acknowledge(number, is_last=not self.live)
 
     def offer(self, number: int) -> Offer:
-        """Who is to tell what a job in a process of the pool came to: the process itself, as long as nothing waits for
-        one, for then it has nothing else to do, and saves the way through here.
+        """An offer for the result of a job in a pool process. The process is to store it itself as long as no message
+        waits for a process: then it has nothing else to do, and the way through here is saved.
         """
         is_idle = len(self.live) <= worker.slots()
         return Offer(self.server, self._leased if is_idle else "", number)
 
     def store(self, state: Stored) -> bool:
-        """Store what a job came to. Messages that are acknowledged later are so after it, or together with it.
+        """Store a job's outcome, before or together with the messages that are acknowledged later.
 
-        ``False`` if it is too late for that, the consumer being about to stop, or if others would wait for it too long.
+        ``False`` if it is too late for that because the consumer is stopping, or if others would wait for it too long.
         """
         if self._stopping or self.over or len(state.json) > LONGEST:
             return False
@@ -235,27 +235,28 @@ class Consumer:
             self._decisions.decide(_RESTORE, 1, self._leased, int(seen), *ordered)
 
     def postpone(self, number: int, due: float) -> None:
-        """Have the message delivered later, at `due` of the server's clock."""
+        """Have the message delivered again at `due` by the server's clock."""
         keys = self._keys
         self._decisions.decide(_POSTPONE, 3, self._leased, keys.delayed, keys.delayed_entries, number, due)
 
     def bury(self, number: int, reason: str, detail: object) -> None:
-        """Keep the message among those that failed. The detail may be anything that came with it."""
+        """Move the message to the failed ones. The detail may be any text that came with it."""
         text = str(detail)[:_LONGEST_DETAIL].encode(errors="backslashreplace")
         self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, text)
 
     def crashed(self, number: int) -> None:
-        """A process died of the message: it goes back, or to those that failed."""
+        """Note that a process died of the message, which goes back to its queue, or to the failed ones."""
         keys = self._keys
         arguments = (number, keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
         self._decisions.decide(_CRASH, 2, self._leased, keys.failed, *arguments)
 
     def take_acks(self) -> list[int]:
-        """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
+        """Take acknowledgements for the caller to send, which returns those that may not have arrived to
+        `acknowledge`."""
         return self._decisions.take_acks()
 
     def flush(self) -> None:
-        """Send what was decided, now.
+        """Send all decisions now.
 
         Raises:
             redis.RedisError: the server cannot be reached.
@@ -267,7 +268,7 @@ class Consumer:
             wire.close()
 
     def has_said_all(self) -> bool:
-        """Whether the server has heard what was decided; it is told what it has not, if it can be reached."""
+        """Whether the server has got all decisions; what is missing is sent now, if it can be reached."""
         if self._decisions.are_told:
             return True
         try:
@@ -281,7 +282,7 @@ class Consumer:
         self._decisions.wake()
 
     def stop(self) -> None:
-        """Send what was decided, put everything else back, and tell the server. Does nothing when it is over."""
+        """Send all decisions, put everything else back, and unregister. Does nothing if the consumer has ended."""
         if self.over or not self.is_mine:
             return
         self._stopping = True
@@ -297,14 +298,14 @@ class Consumer:
         self._end()
 
     def _unsort(self) -> None:
-        """Leave behind what stock workers understand. Others of ours may be there; then nothing is done."""
+        """Move messages to lists that stock workers look at. Does nothing while others of our consumers are there."""
         until = monotonic() + self.lease
         while self.sorts and monotonic() < until:
             if self._call((_UNSORT, 1 + len(self.sorts), self._keys.consumers, *self.sorts, _SORTED)) < _SORTED:
                 return
 
     def lost(self) -> None:
-        """The server has taken it for dead."""
+        """Note that the server has taken the consumer for dead."""
         if not self.over:
             self._end()
             log.warning("consumer %s lost its lease: what it had taken goes to others", self.name)
@@ -340,7 +341,7 @@ class Consumer:
             try:
                 if decisions.line is None:
                     decisions.line = self._wire()
-                # First, so that nothing that is to be told can keep the lease from being renewed.
+                # First, so that no decision can keep the lease from being renewed.
                 if (now := monotonic()) >= next_renewal:
                     if now - renewed > self.lease / 2:
                         # The server was away, or we were. Others may be about to come back too.
@@ -401,7 +402,7 @@ class Consumer:
         return (_RENEW, 2, keys.consumers, keys.untold, self.name, self.lease, int(begin))
 
     def _hangs(self) -> bool:
-        """Whether a worker's event loop stands still. Other programs of kombu's may do so for as long as they work."""
+        """Whether a worker's event loop is stuck. In other kombu programs it may stand still while they work."""
         beat = self._beat if worker.is_here() else None
         hung = beat is not None and monotonic() - beat > self._watchdog and not worker.is_busy_in_the_loop()
         if hung and not self._hung:

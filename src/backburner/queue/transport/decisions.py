@@ -1,10 +1,11 @@
 """What was decided about messages and jobs, on its way to the server.
 
-Any thread decides: a message is done with, goes back, waits or has failed, a job came to this. The consumer's thread
-tells the server, many at a time, and reads what it answers. What is the last to be decided for now leaves from the
-thread that decided it: to wake another one takes longer than that, and somebody may wait for the result. Nothing is
-forgotten before the server has answered, and each decision has an effect once only, however often it is told. What the
-server will never take holds up nothing else: it is logged, and its message stays leased until the consumer ends.
+Any thread decides: a message is acknowledged, goes back, is postponed or has failed, a job has this result. The
+consumer's thread sends the decisions, many at a time, and reads the replies. A decision that is the last one for now is
+sent by the thread that made it: waking another one would take longer, and somebody may wait for the result. Nothing is
+forgotten before the server has answered, and each decision takes effect only once, however often it is sent. A decision
+that the server will never accept holds up nothing else: it is logged, and its message stays leased until the consumer
+ends.
 """
 
 import logging
@@ -26,19 +27,19 @@ __all__ = ["LONGEST", "Decisions"]
 log = logging.getLogger("backburner.queue")
 
 _BATCH: Final = 100
-"""Decisions that are worth a message to the server, whenever the last one was."""
+"""This many decisions are sent at once, however recent the last batch."""
 _MOST: Final = 1000
 """Acknowledgements, or results, in one command: Lua and the server have their limits."""
 LONGEST: Final = 256 * 1024
-"""Bytes of a result, or of several in one command: a slow network takes them before the server counts as gone."""
+"""Bytes of results in one command: a slow network can transfer them before the server counts as gone."""
 _MOST_AHEAD: Final = 16 * 1024
-"""Bytes of results that leave from the thread that decided: no more than the system takes without waiting for the
-server, which has answered everything before."""
+"""Bytes of results that the deciding thread sends itself: as many as the system buffers without waiting for the server,
+which has answered everything before."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What goes to the server together."""
+    """Decisions that are sent together."""
 
     wire: Wire
     acks: list[int] = field(default_factory=list)
@@ -48,7 +49,7 @@ class _Batch:
 
 
 class Decisions:
-    """Those about the messages that one consumer has leased.
+    """The decisions about the messages that one consumer has leased.
 
     Args:
         leased: the hash of its leases.
@@ -60,13 +61,13 @@ class Decisions:
 
     def __init__(self, leased: str) -> None:
         self.heard = 0
-        """How many messages the server has heard about."""
+        """The number of messages whose decisions the server has confirmed."""
         self._leased = leased
         self._acks: deque[int] = deque()
         self._states: deque[Stored] = deque()
         self._others: deque[Call] = deque()
         self._without_result: set[int] = set()
-        """Messages that are not acknowledged any more, for the results of their jobs cannot be stored."""
+        """Messages that are not acknowledged any more, because the results of their jobs cannot be stored."""
         self._under_way: _Batch | None = None
         self._speaking = original("_thread", "allocate_lock")()
         self._made = Bell()
@@ -75,7 +76,7 @@ class Decisions:
     # Any thread
 
     def acknowledge(self, number: int, *, is_last: bool) -> None:
-        """A message is done with; if it `is_last`, no other one is about to be."""
+        """Acknowledge a message; `is_last` says that no other decision is about to follow."""
         self._acks.append(number)
         if not is_last:
             self._notify(len(self._acks))
@@ -85,17 +86,18 @@ class Decisions:
             self.hurry()
 
     def store(self, state: Stored) -> None:
-        """Store what a job came to: before the messages that are acknowledged later, or together with them."""
+        """Store a job's outcome, before or together with the messages that are acknowledged later."""
         self._states.append(state)
         self._notify(len(self._states))
 
     def decide(self, *call: Any) -> None:
-        """Anything else, as what the server is to be asked."""
+        """Take any other decision, as the request to send."""
         self._others.append(call)
         self._notify(len(self._others))
 
     def take_acks(self) -> list[int]:
-        """Acknowledgements for the caller to send. What may not have arrived is to be given back to `acknowledge`."""
+        """Take acknowledgements for the caller to send, which returns those that may not have arrived to
+        `acknowledge`."""
         count = min(len(self._acks), _MOST)
         # Looked at in this order: what is stored for a message that is counted waits, is on its way, waits again, or is
         # there.
@@ -107,12 +109,12 @@ class Decisions:
 
     @property
     def are_told(self) -> bool:
-        """Whether the server has answered to everything."""
+        """Whether the server has confirmed everything."""
         # Twice, for what is on its way waits again if the connection is lost.
         return not (self._waits or self._speaking.locked() or self._under_way is not None or self._waits)
 
     def hurry(self) -> None:
-        """Have the consumer's thread look at once."""
+        """Have the consumer's thread send at once."""
         self._urgent.ring()
         self.wake()
 
@@ -121,13 +123,13 @@ class Decisions:
         self._made.ring()
 
     def tell_on(self, wire: Wire) -> None:
-        """Tell everything, on a connection of the caller's.
+        """Send everything, on a connection of the caller's.
 
         Raises:
             redis.RedisError: the server cannot be reached.
         """
         with self._speaking:
-            # What is on its way on the other connection has not been said yet. If that is lost, it is said here.
+            # What is on its way on the other connection may still be lost with it; then it is sent here.
             with suppress(redis.RedisError, OSError):
                 self._hear()
             while self._waits:
@@ -137,15 +139,15 @@ class Decisions:
     # The consumer's thread
 
     def wait(self, seconds: float) -> bool:
-        """Whether there is something to tell or to read, before so much time has passed."""
+        """Wait for something to send or to read, at most for so many seconds. Returns whether there is."""
         return self._made.wait(seconds)
 
     def gather(self, seconds: float) -> None:
-        """Wait for more, for so long at most; not if there is much, or if somebody is in a hurry."""
+        """Wait for more decisions, at most for so many seconds; not if there are many, or one is urgent."""
         self._urgent.wait(seconds)
 
     def tell(self) -> None:
-        """Tell what waits, on the `line`. What is too much at once waits for the next time.
+        """Send what waits, on the `line`; what is too much for one batch, the next time.
 
         Raises:
             redis.RedisError: it was lost.
@@ -160,7 +162,7 @@ class Decisions:
             self.hurry()
 
     def ask(self, call: Call) -> Any:
-        """Ask the server something else, on the `line`.
+        """Make another request, on the `line`.
 
         Raises:
             redis.RedisError: it was lost, or the server's answer is an error.
@@ -175,7 +177,7 @@ class Decisions:
                 raise
 
     def hang_up(self) -> None:
-        """Close the `line`. What it has not brought an answer to will be told again."""
+        """Close the `line`. Decisions without a reply will be sent again."""
         with self._speaking:
             if self._under_way is not None:
                 self._unsay(self._under_way)
@@ -185,7 +187,7 @@ class Decisions:
     # What the lock protects
 
     def _tell_ahead(self) -> bool:
-        # Asked, and not tried to acquire: what a signal handler raises just then would leave it locked for ever.
+        # Checked instead of acquired: an exception in a signal handler just then would leave the lock held for ever.
         if gevent_is_here() or self._speaking.locked():
             return False
         with self._speaking:
@@ -254,7 +256,7 @@ class Decisions:
         return batch.others
 
     def _tell_apart(self, batch: _Batch) -> None:
-        """Tell one by one what was refused together, and give up what is refused by itself."""
+        """Send one by one what was refused together, and give up what is refused by itself."""
         sent = []
         for part in _parts(batch):
             [call] = part.calls = self._calls(part)
@@ -302,13 +304,13 @@ class Decisions:
 
 
 def _fitting(waiting: tuple[Stored, ...]) -> int:
-    """How many of the states go in one command: at least one."""
+    """How many of the states fit in one command: at least one."""
     sizes = accumulate(len(state.json) for state in waiting[:_MOST])
     return max(sum(size <= LONGEST for size in sizes), min(1, len(waiting)))
 
 
 def _parts(batch: _Batch) -> Iterator[_Batch]:
-    """A batch for each decision; for a result together with its message, if that is acknowledged."""
+    """A batch for each decision; a result and the acknowledgement of its message stay together."""
     acks = set(batch.acks)
     for state in batch.states:
         own = acks & {state.number}
@@ -321,9 +323,9 @@ def _parts(batch: _Batch) -> Iterator[_Batch]:
 
 
 def _take(waiting: deque[Any], taken: list[Any], most: int) -> None:
-    """Move the first ones, in one call, within which no signal handler can raise and have some lost.
+    """Move the first ones, in one C call, during which no signal handler can raise so that some would be lost.
 
-    Two threads may take at the same time, so that a deque is empty sooner than its length tells.
+    Two threads may take at the same time, so a deque may be empty sooner than its length said.
     """
     with suppress(IndexError):
         taken.extend(map(deque.popleft, repeat(waiting, most)))

@@ -1,7 +1,8 @@
-"""Telling those who wait for a job that it failed without an end: its workers died of it, or nobody could read it.
+"""Records the failure of jobs that never ended by themselves: their workers died, or the message was unreadable.
 
-The scripts that move a message to the failed ones only note that this is to be told. A worker that consumes from the
-message's queue does so, in a thread of its own, for the result backend may be slow. It is noted until it has been told.
+The scripts that move a message to the failed ones only note that its failure is to be recorded as the job's result. A
+worker that consumes from the message's queue does that, in a separate thread, because the result backend may be slow.
+The note is kept until that has succeeded.
 """
 
 import logging
@@ -24,10 +25,10 @@ from backburner.queue.transport.wire import Wire
 log = logging.getLogger("backburner.queue")
 
 _PAUSE: Final = 10.0
-"""Seconds until one that could not be told is tried again."""
+"""Seconds before recording a failure is retried."""
 _AT_ONCE: Final = 100
 _UNREADABLE: Final = (SerializationError, SerializerNotInstalled, ValueError, LookupError, TypeError, AttributeError)
-"""What a message that is not Celery's leads to."""
+"""Errors that reading a message that is not Celery's leads to."""
 
 Context: Any = celery.app.task.Context
 _serialization: Any = kombu.serialization  # the stubs leave the registry out
@@ -42,7 +43,7 @@ class Teller:
         self._next = 0.0
 
     def tell(self, connect: Callable[..., Any], keys: Keys) -> None:
-        """Tell what is to be told, unless that is being done. Does not wait for it."""
+        """Start recording the noted failures, unless that is in progress. Does not wait for it."""
         if (self._thread is None or self._thread.join(0)) and monotonic() >= self._next:
             self._thread = Thread(lambda: self._run(connect, keys), "backburner-failures")
             self._thread.start()
@@ -74,7 +75,7 @@ class Teller:
 
     def _mark(self, member: str, reason: str, detail: str, text: str) -> None:
         app, request = self._app, _request(text, self._app.conf.accept_content)
-        # What cannot be read is known by the name it has among those that failed, which is the id if there was one.
+        # An unreadable message is known by its name among the failed ones, which is the job's id if there was one.
         request.id = request.id or member
         if app.backend.get_state(request.id) in states.READY_STATES:
             return
@@ -87,7 +88,7 @@ class Teller:
 
 
 def _request(text: str, accept: Any) -> Any:
-    """What of a message can be read."""
+    """As much of a task request as can be read from a message."""
     try:
         message = loads(text)
         headers, properties = dict(message["headers"]), message["properties"]

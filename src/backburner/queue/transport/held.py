@@ -1,7 +1,7 @@
-"""Messages that are with a worker under a lease, until each is settled in one way or another.
+"""Messages that a worker holds under a lease, until each is settled in one way or another.
 
-A message knows whether its task has begun; a channel's `QoS` knows what is held, and whether that is certain. What is
-decided about a message is told to the consumer, which sends it.
+A message knows whether its task has begun; a channel's `QoS` knows which messages are held, and whether that is
+certain. Decisions about a message are handed to the consumer, which sends them.
 """
 
 import json
@@ -27,17 +27,18 @@ serialization: Any = kombu.serialization  # as above
 _JSON = "application/json"
 _read = json.JSONDecoder().raw_decode  # `json.loads` looks for spaces around it too, which Celery does not write
 _RESERVES = 4
-"""Part of a worker's prefetch count that is free before it takes more, unless it has nothing but what it runs."""
+"""Fraction of a worker's prefetch count that must be free before it takes more, unless it has only what it runs."""
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # as above
-    """A message that is kept if it cannot be decoded, which stock Celery acknowledges, or kills too many processes."""
+    """A message that is kept as failed if it cannot be decoded (stock Celery acknowledges it) or kills too many
+    workers."""
 
     killed = False
     """Whether a process died of it; see `backburner.queue.transport.request`."""
 
     def begin(self) -> bool:
-        """Whether its task may be run: it was not given back, and is certain to be nobody else's. Asks nobody."""
+        """Whether its task may be run: it was not given back, and nobody else can have it. Makes no request."""
         if worker.stopping or not self.channel.qos.holds(self.delivery_tag):
             self.give_back()
         return self._is_first_said("begun")
@@ -74,11 +75,11 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
             text = body.decode()
             value, end = _read(text)
         except (ValueError, RecursionError):
-            return None  # kombu tells of it in its own words
+            return None  # kombu then raises its own error
         return value if end == len(text) else None
 
     def forget(self) -> None:
-        """Let go of it: who ran the task has told the server."""
+        """Let go of it: the process that ran the task has acknowledged it."""
         self.channel.qos.forget(self.delivery_tag)
 
     def done(self) -> bool:
@@ -116,9 +117,9 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 class QoS(stock.QoS):  # type: ignore[misc]  # as above
     """What a channel has delivered and nobody has settled.
 
-    It holds no message: one that everybody has forgotten (Celery clears its buffers when a connection is lost) cannot
-    be acknowledged any more, so it goes back. What was fetched, one at a time, is under no lease but kept as by stock
-    kombu, until it is settled or for the visibility timeout.
+    It has only weak references: a message that everybody has dropped (Celery clears its buffers when a connection is
+    lost) can no longer be acknowledged, so it goes back. Messages fetched one at a time have no lease, but are kept as
+    in stock kombu until they are settled, or for the visibility timeout.
     """
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
@@ -182,7 +183,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
             consumer.acknowledge(delivery_tag)
 
     def forget(self, delivery_tag: Any) -> None:
-        """Hold a message no more, about which the server knows."""
+        """Stop holding a message that the server knows to be settled."""
         self._let_go(delivery_tag)
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
@@ -194,19 +195,19 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
             consumer.restore([delivery_tag], seen=True)
 
     def give_back(self, delivery_tag: Any) -> None:
-        """Put a message back that no task has seen."""
+        """Put back a message that no task has seen."""
         if consumer := self._let_go(delivery_tag):
             consumer.restore([delivery_tag], seen=False)
 
     def bury(self, delivery_tag: Any, reason: str, detail: object) -> None:
-        """Keep the message among those that failed; not what was fetched, which is dropped as stock kombu does."""
+        """Move the message to the failed ones; one that was fetched is dropped, as in stock kombu."""
         if delivery_tag in self._delivered:
             super().reject(delivery_tag)
         elif consumer := self._let_go(delivery_tag):
             consumer.bury(delivery_tag, reason, detail)
 
     def crashed(self, delivery_tag: Any) -> None:
-        """A process died of the message."""
+        """Note that a process died of the message."""
         if consumer := self._let_go(delivery_tag):
             consumer.crashed(delivery_tag)
 
@@ -227,7 +228,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's name
-        """At the end of a channel. A worker goes on running what it runs, and its consumer knows when that ends."""
+        """Called at the end of a channel. The worker's tasks go on, and its consumer settles their messages."""
         try:
             if worker.is_here():
                 self._restore_fetched()
@@ -241,7 +242,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
             super().restore_unacked()
 
     def _let_go(self, number: Any) -> Consumer | None:
-        """Hold a message no more. Its consumer, if it was held until now."""
+        """Stop holding a message. Returns its consumer, if it was held until now."""
         _, consumer = self.held.pop(number, (None, None))
         if consumer is not None:
             consumer.live.discard(number)

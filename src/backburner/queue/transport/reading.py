@@ -1,6 +1,6 @@
-"""Messages as they are on the server: what is in them, and whether kombu and Celery can make something of it.
+"""Parses messages as they are on the server, and checks whether kombu and Celery can handle them.
 
-Of whatever these do not expect a worker would end, and the next one that is given the message.
+Anything that these do not expect would end a worker, and then the next one that gets the message.
 """
 
 from contextlib import suppress
@@ -15,7 +15,7 @@ _CELERYS = frozenset({
     "origin", "parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "task",
     "timelimit",
 })  # fmt: skip
-"""Headers that Celery gives a message of its own accord. Of these only time limits may be numbers with a fraction."""
+"""Headers that Celery itself sets. Of these, only time limits may be fractional numbers."""
 
 
 def read(text: bytes) -> Any:
@@ -25,14 +25,14 @@ def read(text: bytes) -> Any:
         with suppress(orjson.JSONDecodeError):
             message = orjson.loads(text)
             headers = message.get("headers") if type(message) is dict else None
-            # An integer of more than 64 bits has become a float. Celery's own headers hold none.
+            # An integer of more than 64 bits has become a float. Celery's own headers contain none.
             if not headers or _CELERYS.issuperset(headers) or not _holds_a_float(headers):
                 return message
     return loads(bytes_to_str(text))
 
 
 def check(message: Any, *, is_job: bool) -> None:
-    """Look whether a message, whose body was decoded, is one of kombu's, and of Celery's if it `is_job`.
+    """Check whether a message with a decoded body is one of kombu's and, if it `is_job`, one of Celery's.
 
     Raises:
         TypeError: it is not.

@@ -1,6 +1,6 @@
 """The kombu side of publishing: within a budget, leaving a record of each job.
 
-Also which URLs lead to our transports, and how kombu finds these.
+It also decides which URLs lead to our transports, and how kombu finds these.
 """
 
 import itertools
@@ -32,20 +32,20 @@ from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
 
 _BUDGET: Final = 1.0
-"""Seconds to publish in, of a program that has none of its own."""
+"""Seconds to publish in, for programs without a budget of their own."""
 _SILENCE: Final = 5.0
 """Seconds for which no events are sent to a server that did not answer."""
 
-# redis-py tries ten times, some seconds long. Who calls may have an event loop to serve.
+# redis-py would retry ten times, for some seconds. The caller may have an event loop to serve.
 _RETRIED_ONCE: Final = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 """A second time is for connections that were lost while nobody used them."""
 _NOT_RETRIED: Final = Retry(NoBackoff(), 0, supported_errors=())
-"""For what an event loop watches. Broadcasts would be waited for, on a new connection, by who was told that there is
-something to read on the old one: for ever, if there are none."""
+"""For connections that an event loop watches. Told that the old connection is readable, kombu would wait for broadcasts
+on a new one: for ever, if there are none."""
 
 _PURGE: Final = script("purge")
 _PURGED_AT_ONCE: Final = 1000
-"""Delayed messages that are looked at in one call, about: the server does nothing else meanwhile."""
+"""About how many delayed messages one call examines: the server does nothing else meanwhile."""
 
 
 class delivery:  # noqa: N801  # used as a function is
@@ -55,7 +55,7 @@ class delivery:  # noqa: N801  # used as a function is
         self.token = uuid.uuid4().hex
 
     def __enter__(self) -> None:
-        # Nothing but the block keeps it, as with a deadline.
+        # Only the block holds a strong reference to it, as with a deadline.
         self._before = _delivery.set(ref(self))
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +66,7 @@ _delivery: ContextVar["ref[delivery] | None"] = ContextVar("backburner_delivery"
 
 
 class PublishingChannel(stock.Channel):
-    """Enqueues jobs and knows about them."""
+    """Enqueues jobs, and reads their records."""
 
     from_transport_options = (*stock.Channel.from_transport_options, "job_record_expires", "replicas")
 
@@ -80,7 +80,7 @@ class PublishingChannel(stock.Channel):
 
     @cached_property
     def keys(self) -> Keys:
-        """Where everything is."""
+        """The names of keys on the server."""
         return Keys(self.global_keyprefix, self.sep)
 
     def job_record(self, job_id: str) -> dict[str, str]:
@@ -103,14 +103,14 @@ class PublishingChannel(stock.Channel):
         """How many replicas must have a job before it counts as enqueued.
 
         Raises:
-            ConfigError: what was configured is no such number.
+            ConfigError: the configured value is not such a number.
         """
         if type(self.replicas) is not int or self.replicas < 0:
             raise ConfigError(f"broker_transport_options['replicas'] is {self.replicas!r}; it must be 0 or more")
         return self.replicas
 
     def cancel_delayed(self, job_id: str) -> bool:
-        """Remove a job that waits for its time. Whether it was there."""
+        """Remove a delayed job. Returns whether it was there."""
         keys = self.keys
         with self.plain_client.pipeline() as pipeline:  # one transaction
             pipeline.zrem(keys.delayed, job_id)
@@ -142,7 +142,7 @@ class PublishingChannel(stock.Channel):
         if not place.replicas:
             self._enqueue(**call, client=self.plain_client)
             return
-        with self.plain_client.pipeline(transaction=False) as pipeline:  # has one connection for both
+        with self.plain_client.pipeline(transaction=False) as pipeline:  # one connection for both
             self._enqueue(**call, client=pipeline)
             pipeline.execute_command(*place.wait(remaining() or _BUDGET))  # type: ignore[no-untyped-call]
             place.check_replicas(pipeline.execute()[-1])
@@ -160,7 +160,7 @@ class PublishingChannel(stock.Channel):
             return sum(pipeline.execute())
 
     def _purge(self, queue: str) -> int:
-        # Those that wait for their time first: one whose time comes meanwhile is in a list then.
+        # The delayed ones first: one that becomes due meanwhile is then in a list.
         removed = self._purge_delayed(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipeline:
             for list_ in self._unprefixed_lists(queue):
@@ -197,7 +197,7 @@ class PublishingChannel(stock.Channel):
         raise Empty
 
     def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
-        # A worker's heartbeats, and other events, each would hold up its event loop until the server is given up.
+        # Each heartbeat or other event would hold up the worker's event loop until the server is given up.
         if monotonic() < self._silent_until:
             raise redis.ConnectionError("the server has not answered a moment ago")
         try:
@@ -231,7 +231,7 @@ _PLAIN, _SENTINEL = "backburner", "backburner-sentinel"
 # kombu takes a transport for a Unix socket from the URL's scheme only, and a scheme must be an alias.
 TRANSPORT_ALIASES[_PLAIN] = "backburner.queue.transport:Transport"
 TRANSPORT_ALIASES[_SENTINEL] = "backburner.queue.transport:SentinelTransport"
-# What logs and monitors see.
+# The URL that logs and monitors show.
 kombu.Connection.resolve_aliases |= {_PLAIN: "redis", _SENTINEL: "sentinel"}
 
 
@@ -251,7 +251,7 @@ def by_ours(url: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def transport_for(url: str) -> type[Any]:
-    """The class of the transport for a server's URL."""
+    """The transport class for a server's URL."""
     found: type[Any] = symbol_by_name(TRANSPORT_ALIASES[_SENTINEL if url.startswith("sentinel://") else _PLAIN])
     return found
 

@@ -1,10 +1,10 @@
-"""Celery's request of a task, for messages that are leased.
+"""Celery's task request, for messages that are leased.
 
-It asks whether the lease holds just before the task is begun: a process may have been stopped meanwhile, and its
-messages been given to others. It acknowledges as the task ends, where Celery waits until its event loop comes round: in
-a solo worker that is after all jobs that came along. When a worker is told to stop, what has not begun is given back at
-once, and begins no more. And the transport is told when a process of the pool died of a message, which Celery puts back
-into the queue (`task_reject_on_worker_lost`) like any other that is rejected.
+It checks that the lease holds just before the task begins: the process may have been suspended, and its messages given
+to others. It acknowledges as soon as the task ends, where Celery waits until its event loop comes round; in a solo
+worker, that is after all jobs that came along. When a worker is told to stop, messages that have not begun are given
+back at once and can no longer begin. And the transport is told when a pool process died of a message, which Celery
+returns to the queue (`task_reject_on_worker_lost`) like any other rejected one.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("backburner.queue")
 
 
 def leased(request: type[Any]) -> type[Any]:
-    """The class of requests, made to look after the leases of their messages."""
+    """A request class that takes care of its message's lease."""
     return request if issubclass(request, _Leased) else type(request.__name__, (_Leased, request), {})
 
 
@@ -48,18 +48,18 @@ class _Leased:
         if worker.starts_elsewhere() and self.task.acks_late and not self.ignore_result:
             self._request_dict[OFFER] = offer_for(message.delivery_tag)
         if (eta := self._request_dict.pop("backburner_eta", None)) is not None:
-            # The worker has not to wait for it, but the task may want to know.
+            # The worker need not wait for it, but the task may want to know.
             self._request_dict["eta"] = eta
 
     def acknowledge(self) -> None:
-        """Acknowledge, in whichever thread this is; with the result, if that came along."""
+        """Acknowledge in the current thread, together with the result, if that was carried along."""
         if self.acknowledged:
             return
         carried = self._carried()
         if carried is not None and carried.state is None:
             self.message.forget()
         elif carried is not None and not self.task.backend.store_carried(carried.state):
-            self.reject(requeue=True)  # the job is to be redone
+            self.reject(requeue=True)  # the job must run again
             return
         done = getattr(self.message, "done", None)
         if done is not None and done() and worker.needs_no_acknowledgement():
@@ -68,7 +68,7 @@ class _Leased:
             super().acknowledge()  # type: ignore[misc]  # of the class this stands before
 
     def _carried(self) -> Carried | None:
-        """What a process of the pool has left to this one, or said by itself."""
+        """The result that a pool process has carried here, or has stored itself."""
         if self._request_dict.get(OFFER) is None:
             return None
         ended = self._apply_result and self._apply_result()
@@ -78,7 +78,7 @@ class _Leased:
         return value if isinstance(value, Carried) else None
 
     def revoked(self) -> bool:
-        """Whether the task is not to be run; asked before it is handed to the pool, and maybe when it arrives."""
+        """Whether the task must not be run; called before it goes to the pool, and maybe when it arrives."""
         if not worker.starts_elsewhere() or self not in state.reserved_requests:
             return bool(super().revoked())  # type: ignore[misc]  # of the class this stands before
         return not self._begins() or bool(super().revoked())  # type: ignore[misc]  # as above
@@ -87,14 +87,14 @@ class _Leased:
         """Begin, as Celery does.
 
         Raises:
-            TaskRevokedError: the message was given back, or is another one's by now.
+            TaskRevokedError: the message was given back, or another worker may have it by now.
         """
         if not worker.starts_elsewhere() and not self._begins():
             raise TaskRevokedError(self.id)
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]  # as above
 
     def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
-        """End the job in a cold shutdown, where that can be done. Where it cannot, the worker ends when the job has."""
+        """End the job in a cold shutdown, if that is possible. Otherwise the worker ends when the job has."""
         if getattr(pool.terminate_job, "__func__", None) is BasePool.terminate_job:
             log.warning("%s[%s] runs in a thread, which nobody can end: the worker waits for it", self.name, self.id)
         else:

@@ -1,7 +1,7 @@
-"""What a worker answers when it is asked which jobs wait for their time (`celery inspect scheduled`): those that wait
-on the server for its queues, beside those that it waits for itself, as stock Celery does.
+"""A worker's answer to `celery inspect scheduled`: the delayed jobs of its queues on the server, in addition to those
+that it holds itself, as in stock Celery.
 
-Any other worker of these queues gives the same answer, since any of them may get these jobs.
+All workers of these queues give the same answer, since any of them may get these jobs.
 """
 
 import logging
@@ -17,7 +17,7 @@ from kombu.transport.virtual import Message
 log = logging.getLogger("backburner.queue")
 
 _MOST: Final = 100
-"""Jobs that are told of: those that are due next. The answer is one message."""
+"""Jobs in the answer at most, those that are due next: the answer is one message."""
 _PRIORITY: Final = 6
 """Of those that Celery's own timer waits for."""
 
@@ -25,7 +25,7 @@ _celerys: Any = Panel.data["scheduled"]
 
 
 def answer() -> None:
-    """Answer so from now on, in the worker of this process."""
+    """Install this answer in the worker of this process."""
     Panel.data["scheduled"] = Panel.data["dump_schedule"] = _scheduled
 
 
@@ -45,7 +45,7 @@ def _scheduled(state: Any, **arguments: Any) -> list[dict[str, Any]]:
 
 
 def _told(state: Any, channel: Any, waiting: list[tuple[float, Any]]) -> Iterator[dict[str, Any]]:
-    """In Celery's form."""
+    """A delayed job in Celery's format."""
     accept = prepare_accept_content(state.app.conf.accept_content)
     for due, payload in waiting:
         try:

@@ -20,19 +20,19 @@ Call = tuple[Any, ...]
 
 _PASSING: Final = (redis.OutOfMemoryError, redis.ReadOnlyError, ClusterError, TryAgainError)
 _ALSO_PASSING: Final = ("MISCONF", "NOREPLICAS", "BUSY")
-"""For these redis-py has no classes."""
+"""Error replies for which redis-py has no classes."""
 
 
 def will_pass(error: Any) -> bool:
-    """Whether an answer of the server's says that it will take another time what it refuses now."""
-    said = str(error).rpartition("of pipeline caused error: ")[2]  # redis-py's words before the server's
+    """Whether an error reply is temporary, so that the server will accept the same later."""
+    said = str(error).rpartition("of pipeline caused error: ")[2]  # redis-py's text comes before the server's
     return isinstance(error, _PASSING) or said.startswith(_ALSO_PASSING)
 
 
 @contextmanager
 def tried_again() -> Iterator[None]:
-    """Have Celery try again what the server refuses for now, as if that could not be reached. Of other errors a worker
-    or a job ends.
+    """Have Celery retry what the server refuses temporarily, as if it could not be reached. Other errors would end a
+    worker or a job.
 
     Raises:
         redis.ConnectionError: the server refuses.
@@ -54,8 +54,8 @@ def pack(call: Call) -> bytes:
     """A call as it is sent.
 
     Raises:
-        redis.DataError: it holds what cannot be sent.
-        UnicodeError: it holds half a character.
+        redis.DataError: it contains something that cannot be sent.
+        UnicodeError: it contains a lone surrogate.
     """
     return packed(_words(call))
 
@@ -64,8 +64,8 @@ class Wire:
     """A connection on which replies are awaited, in the thread that sends.
 
     Args:
-        connect: makes a connection of redis-py's.
-        protocol: of RESP, 2 or 3.
+        connect: makes a redis-py connection.
+        protocol: the version of RESP, 2 or 3.
     """
 
     def __init__(self, connect: Callable[..., Any], **options: Any) -> None:
@@ -98,7 +98,7 @@ class Wire:
         self._send(b"".join(map(pack, calls)))
 
     def read_all(self, calls: Sequence[Call]) -> list[Any]:
-        """The replies to calls that were sent; what the server refuses has its error for a reply."""
+        """The replies to calls that were sent, in order; for those that the server refused, the error."""
         replies = [self._reply() for _ in calls]
         for i, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):

@@ -1,6 +1,6 @@
 """What the transport knows about the Celery worker in this process, if there is one: Celery tells it by signals.
 
-A program that consumes with kombu alone works too; then nothing here is known, and little is lost by it.
+A program that consumes with kombu alone works, too; then nothing is known here, which matters little.
 """
 
 import time
@@ -17,10 +17,10 @@ from backburner.queue.keys import Keys
 DRIVER: Final = "backburner"
 """What our transports call themselves."""
 _LOOK: Final = 0.05
-"""Seconds between looks whether all jobs have ended, in a soft shutdown."""
+"""Seconds between checks, in a soft shutdown, whether all jobs have ended."""
 
 _SILENT: Final = 5.0
-"""Seconds since a server answered whose answer to the next renewal is late."""
+"""Seconds without an answer after which a server counts as silent: leases are renewed more often."""
 
 _consumer: Any = None
 """Celery's consumer, once it is ready."""
@@ -28,15 +28,15 @@ _consumer: Any = None
 _teller: Any = None
 
 stopping = False
-"""Whether the worker was told to stop."""
+"""Whether the worker has been told to stop."""
 
 on_stop: set[Callable[[], object]] = set()
-"""Called when the worker is told to stop, in a signal handler."""
+"""Callbacks for when the worker is told to stop; called in a signal handler."""
 
 
 @dataclass(slots=True)
 class Signs:
-    """When things happened last, in monotonic time; ``None``: that need not happen now."""
+    """When these last happened, in monotonic seconds; ``None`` for what need not happen now."""
 
     contact: float | None = None
     """The server answered."""
@@ -77,11 +77,11 @@ def _ready(sender: Any, **_: Any) -> None:
 
 
 def _watch_again(processes: Any) -> None:
-    """Have Celery watch, after it has reconnected, also those processes of its pool that have ended unnoticed.
+    """After a reconnect, have Celery also watch those processes of its pool that have ended unnoticed.
 
-    The system says that a process has ended a moment before it says how. If Celery asks in between, it stops watching
-    and looks again some seconds later. If it has to reconnect meanwhile, the worker would end, for want of a file
-    descriptor of this process.
+    The system reports that a process has ended a moment before it reports how. If Celery asks in between, it stops
+    watching the process, and checks again some seconds later. If it has to reconnect meanwhile, the worker would end,
+    because the process has no file descriptor any more.
     """
     track = getattr(processes, "_track_child_process", None)
     if track is None:
@@ -104,17 +104,17 @@ def _shutting_down(**_: Any) -> None:
 
 
 def _soft_shutdown(conf: Any, pause: Callable[[float], None]) -> None:
-    """Give jobs that run some time to end. Celery tells nobody that it does so, and goes on taking messages."""
+    """Give running jobs some time to end. Celery does so without announcing it, and goes on taking messages."""
     _shutting_down()
     if isinstance(_consumer.pool, solo.TaskPool):
-        return  # the job would wait for this thread to come back to it
+        return  # the job needs this thread, which is waiting here
     seconds = conf.worker_soft_shutdown_timeout or 0
     wait = getattr(_consumer.pool, "wait", None)
     if wait is not None and wait(seconds):
         return  # in the asyncio pool, whose jobs need this thread
     until = time.monotonic() + seconds
     while time.monotonic() < until and (state.active_requests or conf.worker_enable_soft_shutdown_on_idle):
-        # What a server has to say that has fallen silent would be waited for, each time.
+        # The hub would wait for the answer of a silent server, each time that it turns.
         is_silent = signs.contact is None or time.monotonic() - signs.contact > _SILENT
         (time.sleep if is_silent else pause)(_LOOK)
 
@@ -142,7 +142,7 @@ def slots() -> int:
 
 
 def knows(task: str) -> bool:
-    """Whether a task of that name is registered. Without a worker every name is good."""
+    """Whether a task of this name is registered. Without a worker, every name counts as known."""
     return _consumer is None or task in _consumer.strategies
 
 
@@ -153,20 +153,20 @@ def is_busy_in_the_loop() -> bool:
 
 
 def _in_the_loop() -> bool:
-    """Whether Celery's books are kept by the thread of its event loop, which looks for more when a job has ended."""
+    """Whether the event loop's thread keeps Celery's books, and requests more messages when a job has ended."""
     pool = getattr(_consumer, "pool", None)
     return isinstance(pool, solo.TaskPool) or hasattr(pool, "serve")
 
 
 def starts_elsewhere() -> bool:
-    """Whether tasks run in processes of their own, which are told what to run just before they run it."""
+    """Whether tasks run in separate processes, which get a job just before they run it."""
     return bool(getattr(getattr(_consumer, "pool", None), "uses_semaphore", False))
 
 
 def needs_no_acknowledgement() -> bool:
-    """Whether nothing happens when Celery acknowledges a message that the transport already knows to be done with.
+    """Whether Celery's own acknowledgement can be skipped for a message that the transport has already acknowledged.
 
-    Elsewhere it wakes the event loop, or the worker gets more room again after it had to reconnect.
+    Otherwise it wakes the event loop, or makes room again in a worker that had to reconnect.
     """
     return _in_the_loop() and _consumer._maximum_prefetch_restored is True  # noqa: SLF001  # nobody else tells
 
@@ -177,6 +177,6 @@ def reserved() -> Sequence[Any]:
 
 
 def tell_failures(connect: Callable[..., Any], keys: Keys) -> None:
-    """Have those told who wait for jobs that failed without having run."""
+    """Have the failures of jobs that failed without having run recorded as their results."""
     if _teller is not None and not stopping:
         _teller.tell(connect, keys)
