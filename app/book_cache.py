@@ -1,7 +1,7 @@
-"""What is cached of the books, under which keys and tags, and what a write makes outdated.
+"""What is cached about books, under which keys and tags, and what a write invalidates.
 
 A book is tagged ``book:{id}``. A page of a list may change with any book, so all pages are tagged ``books``;
-nothing finer would be right. Whoever writes commits first and calls `books_changed` then.
+anything finer would miss changes. Writers commit first, and then call `books_changed`.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +12,11 @@ from app.schemas import BookPage, BookRead
 
 BOOK_TTL = 300
 PAGE_TTL = 60
-"""Seconds. They bound how long a read is outdated if the server was away when it should have been flushed."""
+"""Seconds. They bound how long outdated data is read if the server was away when it should have been flushed."""
 
 
 def remember_book(book_id: int, load: Callable[[], BookRead]) -> BookRead:
-    """The book, cached. What `load` raises is passed on and not cached."""
+    """The book, cached. Exceptions of `load` are raised, and not cached."""
     key = f"book:{book_id}"
     book: BookRead = cache().tags(key).remember(key, ttl=BOOK_TTL, callback=load)
     return book
@@ -30,5 +30,5 @@ def remember_page(query: str, load: Callable[[], BookPage]) -> BookPage:
 
 
 def books_changed(book_ids: Iterable[int] = ()) -> None:
-    """Forget these books, and all lists. A new book needs no id: nobody has read it yet."""
+    """Remove these books and all lists from the cache. A new book needs no id: nobody has read it yet."""
     cache().tags("books", *(f"book:{book_id}" for book_id in book_ids)).flush()

@@ -1,6 +1,6 @@
 """Books in CSV files: which column is which, and what makes a row a book. No database.
 
-What cannot be used is reported with the number of its line and a reason; the next row is read all the same.
+An unusable row is reported with its line number and a reason; reading goes on with the next one.
 """
 
 import io
@@ -46,7 +46,7 @@ class NoBooksError(ValueError):
 
     def __init__(self, found: Sequence[str]) -> None:
         self.found = list(found)
-        """The columns that it has."""
+        """The columns that the file has."""
         columns = f"its columns are {', '.join(found)}" if found else "it is empty"
         super().__init__(f"The file needs columns for title and author; {columns}")
 
@@ -61,12 +61,12 @@ class BookRow:
     year: int | None
     isbn: str | None
     isbn_left_out: bool = False
-    """There was an ISBN, and it was wrong."""
+    """Whether the row had an ISBN that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is none, and why."""
+    """A row that is not a book, and why."""
 
     line: int
     reason: str
@@ -74,19 +74,19 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first row: how the others are to be read."""
+    """The first row, which says how to read the others."""
 
     delimiter: str
     width: int
     columns: Mapping[str, Sequence[int]]
-    """For each of title, author, year and isbn: the cells that may hold it, best first."""
+    """For each of title, author, year and isbn, the indexes of cells that may contain it, best first."""
 
     @classmethod
     def parse(cls, lines: Sequence[str]) -> "Header":
         """Find the delimiter and the columns.
 
         Raises:
-            NoBooksError: no delimiter gives a column for the title and one for the author.
+            NoBooksError: no delimiter yields columns for both title and author.
         """
         names: list[str] = []
         for delimiter in DELIMITERS:
@@ -99,7 +99,7 @@ class Header:
 
 
 def read_header(start: bytes, *, complete: bool) -> Header | None:
-    """Judge a file by its beginning; None if that is too little. `complete` says that nothing follows.
+    """Read the header from the beginning of a file; None if that is too short. `complete` says that nothing follows.
 
     Raises:
         NoBooksError: the file has no header that names a title and an author.
@@ -119,7 +119,7 @@ class BooksFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._encoding, self.lines = survey(path)
-        """How many lines it has; a row may take more than one."""
+        """The number of lines; a row may take more than one."""
 
     def rows(self) -> Iterator[BookRow | BadRow]:
         """Every row but the header and empty ones, in order.
@@ -141,7 +141,7 @@ def parse_year(text: str) -> int | None:
     """A year as catalogues write it (``2003.0``, ``c. 1999``, ``720 BC``, ``2003-11-30``); None for no year.
 
     Raises:
-        ValueError: there is something, and it is not a year.
+        ValueError: the text is not empty, and not a year.
     """
     text = text.strip().strip("[]()")
     if not _says_something(text):
@@ -151,7 +151,7 @@ def parse_year(text: str) -> int | None:
         raise ValueError(f"the year {_printable(text)!r} is not a year")
     year = int(match["year"])
     if year == 0:
-        return None  # there was no such year; catalogues write it for "unknown"
+        return None  # the year 0 does not exist; catalogues write it for "unknown"
     if match.groupdict().get("before"):
         year = -year
     if year not in YEARS:

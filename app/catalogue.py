@@ -1,4 +1,4 @@
-"""Many books at once: find out which are new, store those, change the ones that differ."""
+"""Stores many books at once: adds the new ones, and updates those that differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from app.models.book import Book, identity_of, search_text_of
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of a batch."""
+    """The outcome of a batch."""
 
     created: int
     unchanged: int
@@ -21,9 +21,9 @@ class Stored:
 
 
 def store_books(db: Session, rows: Sequence[BookRow]) -> Stored:
-    """Bring the books of these rows, no two of them the same, into the database. The caller commits.
+    """Store the books of these rows, which must all be different. The caller commits.
 
-    A book that is there already gets the row's title, author and year; an empty year leaves the old one.
+    An existing book gets the row's title, author and year; an empty year leaves the old one.
     """
     rows_by_identity = {identity_of(row.title, row.author, row.isbn): row for row in rows}
     books = db.scalars(Book.locking(Book.identity.in_(rows_by_identity)))
@@ -35,7 +35,7 @@ def store_books(db: Session, rows: Sequence[BookRow]) -> Stored:
             updated.append(book.id)
     new = {identity: row for identity, row in rows_by_identity.items() if identity not in known}
     created = _insert(db, new) if new else 0
-    # A book that somebody else stored since we looked counts as unchanged: what we have of it is there.
+    # A book that somebody else has stored since we looked counts as unchanged: it is there.
     return Stored(created=created, unchanged=len(rows) - created - len(updated), updated=updated)
 
 
@@ -59,7 +59,7 @@ def _insert(db: Session, rows: dict[str, BookRow]) -> int:
         }
         for identity, row in rows.items()
     ]
-    # Each dialect has its own ON CONFLICT. The one in use is imported already; another would cost the start 0.1 s.
+    # Each dialect has its own ON CONFLICT. The one in use is already imported; the other would add 0.1 s to the start.
     dialect = import_module(f"sqlalchemy.dialects.{db.get_bind().dialect.name}")
     statement = dialect.insert(Book).on_conflict_do_nothing(index_elements=[Book.identity]).returning(Book.id)
     return len(db.scalars(statement, values).all())

@@ -1,6 +1,6 @@
-"""CSV as it comes: rows of cells, from files that may be damaged. What the cells mean is not known here.
+"""Reads rows of cells from CSV files that may be damaged. What the cells mean is not known here.
 
-A file is read line by line and never held whole, and no damage reaches further than the line where it begins.
+A file is read line by line and never held whole, and damage costs only the line where it begins.
 """
 
 import csv
@@ -101,7 +101,7 @@ class RowReader:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file; of endless ones only the beginning."""
+    """The lines of a file; of overlong ones only the beginning."""
     while line := file.readline(_MAX_LINE):
         if len(line) == _MAX_LINE and not _is_ended(line):
             while (rest := file.readline(_MAX_LINE)) and not _is_ended(rest):

@@ -1,6 +1,6 @@
-"""The import of an uploaded file: batch by batch, each committed together with how far the file is done.
+"""Imports an uploaded file in batches, each committed together with the position in the file.
 
-So it can end anywhere and be started again: nothing is done twice, and the report counts the whole file.
+So an import can be interrupted anywhere and started again: nothing is done twice, and the report counts the whole file.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from backburner.queue import progress
 
 BATCH = 500
 MAX_PROBLEMS = 100
-"""So many unusable rows are listed; all are counted."""
+"""How many unusable rows are listed; all are counted."""
 
 
 @dataclass
 class Survey:
-    """What was seen in a file that is no matter of the database."""
+    """What was found in a file and does not go into the database."""
 
     skipped: int = 0
     isbns_left_out: int = 0
@@ -39,7 +39,7 @@ class Survey:
 
 
 def run(db: Session, import_id: str) -> dict[str, Any]:
-    """Import the file; gives the report. Running it again, after a failure or a success, is fine.
+    """Import the file and return the report. Running it again is safe, after a failure or a success.
 
     Raises:
         NoBooksError: the file has no header that names a title and an author.

@@ -1,4 +1,4 @@
-"""Who is logged in: sessions, kept in the server and known to the client by a random token. And who guesses."""
+"""Login sessions, kept on the server and known to the client by a random token; and limits on guessing passwords."""
 
 import secrets
 from hashlib import sha256
@@ -44,10 +44,10 @@ def _limits(email: str, address: str) -> dict[str, tuple[str, int]]:
 
 
 def open_session(user_id: int) -> str:
-    """Log a user in; gives the token that proves it.
+    """Log a user in; returns the token that proves it.
 
     Raises:
-        StoreUnavailable: the session could not be kept.
+        StoreUnavailable: the session could not be stored.
     """
     token = secrets.token_urlsafe(32)
     _store(token, user_id)
@@ -55,10 +55,10 @@ def open_session(user_id: int) -> str:
 
 
 def user_of(token: str) -> int | None:
-    """The id of the user who is logged in with this token; None if nobody is. Using a session prolongs it.
+    """The id of the user who is logged in with this token; None if nobody is. Using a session extends it.
 
     Raises:
-        StoreUnavailable: it cannot be told at the moment.
+        StoreUnavailable: sessions cannot be read at the moment.
     """
     key = _key(token)
     user_id: int | None = sessions().get(key)
@@ -77,7 +77,7 @@ def close_session(token: str) -> None:
 
 
 def close_other_sessions(user_id: int, token: str) -> None:
-    """Log a user out everywhere but here.
+    """Log a user out everywhere except in this session.
 
     Raises:
         StoreUnavailable: the sessions may still be there.
@@ -91,7 +91,7 @@ def _store(token: str, user_id: int) -> None:
 
 
 def _key(token: str) -> str:
-    # Who can read the server must not be able to log in with what is found there.
+    # Somebody who can read the server must not be able to log in with what they find there.
     return sha256(token.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Mail, handed in over SMTP. Blocking, for tasks; who may be written to is decided elsewhere."""
+"""Sends e-mail over SMTP. Blocking, for tasks; who may be written to is decided elsewhere."""
 
 import smtplib
 import ssl
@@ -10,14 +10,14 @@ from app.core.config import settings
 
 
 class MailRefusedError(Exception):
-    """The mail server will not take this e-mail, however often it is tried."""
+    """The mail server refuses this e-mail for good."""
 
 
 def compose(*, to: str, subject: str, body: str, message_id: str | None = None) -> EmailMessage:
     """An e-mail from us.
 
     Raises:
-        ValueError: address or subject hold a line break or something else that no header may hold.
+        ValueError: address or subject contain a line break or something else that is not allowed in a header.
     """
     message = EmailMessage()
     message["From"] = settings.mail_from
@@ -34,7 +34,7 @@ def send(message: EmailMessage) -> None:
 
     Raises:
         OSError: the server does not answer, or asks to try again later.
-        MailRefusedError: it will not take this e-mail.
+        MailRefusedError: it refuses this e-mail for good.
     """
     try:
         with _connect() as server:

@@ -1,4 +1,4 @@
-"""Passwords: hashed with Argon2, compared in the same time whether there is a hash to compare with or not."""
+"""Passwords, hashed with Argon2; comparing takes the same time whether there is a hash to compare with or not."""
 
 from functools import cache
 
@@ -23,7 +23,8 @@ def hash_password(password: str) -> str:
 def password_matches(password: str, password_hash: str | None) -> bool:
     """Whether the password is the one that was hashed.
 
-    Without a hash: no, but not sooner, so that a stopwatch cannot tell which e-mails have an account.
+    Without a hash it is not, but the answer takes as long, so that timing does not reveal which e-mails have an
+    account.
     """
     expected = password_hash or _hash_of_nobody()
     matches = _argon2().verify(password, expected)

@@ -34,7 +34,7 @@ _MEANINGS = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may fail so."""
+    """The `responses` of a route that may fail with these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {
@@ -70,7 +70,7 @@ def _document(app: FastAPI) -> None:
 
 
 def not_found(what: str) -> HTTPException:
-    """There is no such thing."""
+    """The problem of something that does not exist."""
     return HTTPException(404, f"There is no {what}.")
 
 
@@ -102,7 +102,7 @@ async def _invalid_request(_request: Request, error: RequestValidationError) -> 
 
 
 async def _cannot_tell_who_is_logged_in(request: Request, error: Exception) -> JSONResponse:
-    # Reads of books do not get here: they do without the cache. Only sessions are kept strictly.
+    # Reads of books do not get here, because they work without the cache. Only sessions cannot.
     log.warning("%s %s: sessions cannot be reached: %s", request.method, request.url.path, error)
     return _unavailable("Sessions cannot be reached at the moment, so nobody can be logged in; try again.")
 

@@ -1,4 +1,4 @@
-"""What can be asked of the books, as SQL."""
+"""Queries for books, as SQL."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _COLUMNS: dict[str, ColumnElement[Any]] = {
 
 
 def list_books(search: str, sort: str) -> Select[Book]:
-    """The books that match, in order; ones without a year come last either way."""
+    """The matching books, sorted; those without a year come last in either direction."""
     column = _COLUMNS[sort.removeprefix("-")]
     order = column.desc() if sort.startswith("-") else column.asc()
     return select(Book).where(*_matches(search)).order_by(order.nulls_last(), Book.id)
@@ -35,5 +35,5 @@ def _matches(search: str) -> list[ColumnElement[bool]]:
         return [Book.isbn == isbn13(search)]
     except ValueError:
         words = searchable(search).split()
-    # Nothing but punctuation was asked for, and that is not looked at.
+    # The query has only punctuation, which is not searched for.
     return [Book.search_text.contains(word, autoescape=True) for word in words] or [Book.id.is_(None)]

@@ -1,4 +1,4 @@
-"""What goes over the wire, in and out."""
+"""The bodies of requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ def _is_a_year(year: int) -> int:
     return year
 
 
-# Composed, a letter may become two: the length counts before and after that.
+# Normalised, one letter may become two: the length is checked before and after that.
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TITLE),
@@ -59,7 +59,7 @@ NewPassword = Annotated[str, Field(min_length=8, max_length=200, examples=["corr
 
 
 class _Changes(BaseModel):
-    """Only what is given is changed."""
+    """Only the fields that are given are changed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,7 +104,7 @@ class BookRead(BaseModel):
 
 
 class BookPage(BaseModel):
-    """Some of the books that were asked for, and how many there are in all."""
+    """A page of matching books, and how many there are in all."""
 
     items: list[BookRead]
     total: int = Field(examples=[312])
@@ -113,7 +113,7 @@ class BookPage(BaseModel):
 
 
 class UserCreate(BaseModel):
-    """Somebody who registers."""
+    """A user who registers."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class Registered(Account):
 
 
 class Credentials(BaseModel):
-    """What one logs in with."""
+    """What a user logs in with."""
 
     email: Annotated[str, Field(max_length=320, examples=["ada@example.org"]), AfterValidator(tidy)]
     password: Annotated[str, Field(max_length=200, examples=["correct horse battery staple"])]
@@ -170,7 +170,7 @@ class SessionOpened(BaseModel):
 
 
 class Health(BaseModel):
-    """How the parts are."""
+    """The state of each part."""
 
     status: Literal["ok", "degraded", "down"] = Field(
         description="`degraded`: reads work, but slower or without jobs; `down`: the database does not answer"

@@ -10,7 +10,7 @@ def tidy(text: str) -> str:
     """The text in composed form with single spaces between words and none around them.
 
     Raises:
-        ValueError: it holds control characters other than white space.
+        ValueError: it contains control characters other than white space.
     """
     tidied = " ".join(unicodedata.normalize("NFC", text).split())
     if found := _CONTROL.search(tidied):
@@ -19,11 +19,11 @@ def tidy(text: str) -> str:
 
 
 def same(text: str) -> str:
-    """What two texts have in common when people call them the same: not their case, width or spacing."""
+    """The text without differences of case, width and spacing: equal for texts that people call the same."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def searchable(text: str) -> str:
-    """What people find a text by: letters and digits, without case and accents."""
+    """The text as a search sees it: letters and digits, without case and accents."""
     bare = (letter for letter in unicodedata.normalize("NFKD", same(text)) if not unicodedata.combining(letter))
     return " ".join("".join(letter if letter.isalnum() else " " for letter in bare).split())

@@ -10,18 +10,18 @@ RETENTION = 7 * 86_400
 
 
 def path_of(import_id: str) -> Path:
-    """Where the file of an import lies. The directory is there; the file may not be."""
+    """The path of an import's file. Its directory exists; the file may not."""
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     return settings.upload_dir / f"{import_id}.csv"
 
 
 def rename(import_id: str, new_id: str) -> None:
-    """Make the file that of another import."""
+    """Make the file belong to another import."""
     path_of(import_id).rename(path_of(new_id))
 
 
 def clear() -> int:
-    """Remove what is older than `RETENTION`; gives the number of files."""
+    """Remove files older than `RETENTION`; returns their number."""
     outdated = [path for path in settings.upload_dir.glob("*.csv") if path.stat().st_mtime < time.time() - RETENTION]
     for path in outdated:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Books. Everybody may read them, from the cache where it can; users may change them."""
+"""Books. Everybody may read them, if possible from the cache; logged-in users may change them."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlencode
@@ -36,7 +36,7 @@ def read_books(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> BookPage:
-    """Books that have all words of `q`, whatever their case and accents; without `q`, all books."""
+    """Books that contain all words of `q`, regardless of case and accents; without `q`, all books."""
 
     def load() -> BookPage:
         books = db.scalars(list_books(q, sort).limit(limit).offset(offset))
@@ -76,7 +76,7 @@ def create_book(new: BookCreate, db: DB, _user: CurrentUser, response: Response)
 
 @router.patch("/{book_id}", summary="Change one", responses=problems(400, 401, 403, 404, 409, 422, 503))
 def update_book(book_id: Id, changes: BookUpdate, db: DB, _user: CurrentUser) -> BookRead:
-    """Change what is given, and nothing else."""
+    """Change the fields that are given, and nothing else."""
     try:
         book = Book.update(db, id=book_id, obj_in=changes)
     except IntegrityError as error:
@@ -108,14 +108,14 @@ def import_file(
     user: CurrentUser,
     submission: Annotated[Submission, Depends(jobs.router.submission)],
 ) -> JobAccepted:
-    """Hand in a CSV file of books. A job imports it; ask at the job's URL how far it is, or follow its events.
+    """Upload a CSV file of books. A job imports it; its URL tells how far it is, and has a stream of its events.
 
     Columns are found by their names: **title**, **author** (or authors), **year**, **isbn**, and many common
     variations; others are ignored. Delimiters: comma, semicolon, tab, `|`. Encodings: UTF-8, Latin-1.
     At most 50 MB.
 
-    A row with an ISBN is the book with that ISBN; a row without, the book with that title and author. Books
-    that are there are brought up to date, so importing the same file again changes nothing.
+    A row with an ISBN stands for the book with that ISBN; a row without, for the book with that title and author.
+    Existing books are updated, so importing the same file again changes nothing.
     """
     job_id = submission.job_id
     if not _keep(db, BookImport(id=job_id, user_id=user.id), file):
@@ -123,7 +123,7 @@ def import_file(
     try:
         return submission.accept(import_books, (job_id,))
     except Exception as error:
-        # With a 409, somebody who sent the same goes on with it.
+        # On a 409, another request with the same key is going on with it.
         if not (isinstance(error, HTTPException) and error.status_code == 409):
             db.execute(delete(BookImport).where(BookImport.id == job_id))
             db.commit()
@@ -132,12 +132,12 @@ def import_file(
 
 
 def _keep(db: DB, book_import: BookImport, file: str) -> bool:
-    """Store an import together with its file; False if it was sent before, with the same Idempotency-Key."""
+    """Store an import together with its file; False if it was sent before with the same Idempotency-Key."""
     try:
         db.add(book_import)
-        db.flush()  # who sends the same at the same time waits here
+        db.flush()  # a request with the same key at the same time waits here
         uploads.rename(file, book_import.id)
-        db.commit()  # before it is enqueued: the worker may be faster than we are
+        db.commit()  # before the job is enqueued: the worker may be faster than this request
     except IntegrityError:
         db.rollback()
         return False

@@ -1,4 +1,4 @@
-"""What routes ask for: the database, and who is asking."""
+"""Dependencies of routes: the database, and who is asking."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,8 @@ Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Refuse what a browser sends on behalf of another site: no page may act for who is logged in here."""
+    """Refuse what a browser sends on behalf of another site: its pages must not act for a user who is logged in
+    here."""
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return
     site = request.headers.get("sec-fetch-site")
@@ -53,7 +54,7 @@ def session_token(
     cookie: Annotated[str | None, Depends(_cookie)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> str | None:
-    """What the client shows to prove that it is logged in."""
+    """The token with which the client proves that it is logged in."""
     return bearer.credentials if bearer else cookie
 
 
@@ -61,13 +62,13 @@ Token = Annotated[str | None, Depends(session_token)]
 
 
 def visitor(token: Token, db: DB) -> User | None:
-    """Who is logged in, if anybody."""
+    """The user who is logged in, if any."""
     user_id = login.user_of(token) if token else None
     return User.get(db, id=user_id) if user_id is not None else None
 
 
 def current_user(user: Annotated[User | None, Depends(visitor)]) -> User:
-    """Who is logged in; a problem if nobody is."""
+    """The user who is logged in; a problem response if nobody is."""
     if user is None:
         raise HTTPException(401, "Log in first: POST /sessions.", {"WWW-Authenticate": "Bearer"})
     return user

@@ -1,4 +1,4 @@
-"""How the application is doing, told truthfully and soon."""
+"""The health of the application, reported truthfully and within a short time."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
 log = logging.getLogger("app.health")
 
 PATIENCE = 1.5
-"""Seconds that each part has for its answer."""
+"""Seconds that each part has to answer."""
 
 _looks = Cache("memory://")
 """Keeps nothing, but gives one answer to all who ask while somebody looks: a crowd would wait too long for threads."""
@@ -26,7 +26,7 @@ _looks = Cache("memory://")
 
 @router.get("/health", summary="How the parts are", responses={503: {"model": Health, "description": "No database"}})
 async def read_health(response: Response) -> Health:
-    """How they are. Without the database the status is 503; books can be read without the others."""
+    """The state of each part. Without the database the status is 503; without the others, books can still be read."""
     health: Health = await _looks.aremember("health", callback=_look)
     if health.status == "down":
         response.status_code = 503

@@ -1,4 +1,4 @@
-"""Jobs: how they are doing, for who handed them in. Who is not logged in has none."""
+"""Jobs, visible to the user who submitted them; clients that are not logged in have none."""
 
 from app.api.deps import Visitor
 from app.core.celery_app import celery_app
@@ -8,7 +8,7 @@ from backburner.queue.http import jobs_router
 
 
 def asker(visitor: Visitor) -> int:
-    """Whose jobs may be seen; nobody is 0."""
+    """The id of the user whose jobs may be seen; 0 for a client that is not logged in."""
     return visitor.id if visitor else 0
 
 

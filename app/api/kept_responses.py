@@ -1,6 +1,6 @@
-"""Which responses are kept whole, to be given to anybody who asks; the cache in front of the routes does it.
+"""Which whole responses are cached for everybody, by the response cache in front of the routes.
 
-They carry the tags of the data in them, so `book_cache.books_changed` empties both.
+They carry the tags of the data in them, so `book_cache.books_changed` removes both.
 """
 
 import re
@@ -16,9 +16,9 @@ CACHE_CONTROL = "Bookstore-Cache-Control"
 
 
 def keep_for_all(response: Response) -> None:
-    """For routes that answer the same whoever asks.
+    """For routes whose response is the same for everybody.
 
-    Kept by us alone: no flush would reach a browser, so it asks each time, and hears that nothing changed.
+    Only we cache it: no flush would reach a browser, so browsers ask each time, and are told that nothing changed.
     """
     response.headers["Cache-Control"] = "no-cache"
     response.headers[CACHE_CONTROL] = f"public, max-age={PAGE_TTL}"
@@ -26,9 +26,9 @@ def keep_for_all(response: Response) -> None:
 
 def _tags(scope: Mapping[str, Any]) -> list[str]:
     book = re.fullmatch("/books/([1-9][0-9]*)", scope["path"])
-    # A number can be written in other ways too. Every write flushes `books`, so that is right for whatever there is.
+    # The path may spell the number in another way. Every write flushes `books`, too, so that spelling is covered.
     return [f"book:{book[1]}" if book else "books"]
 
 
 POLICY = Policy(targets=[CACHE_CONTROL], tags=_tags, ignore_cookies=True, cache_status="bookstore")
-"""For everything under ``/books``. What is not marked by `keep_for_all` is not kept."""
+"""For everything under ``/books``. Only responses marked by `keep_for_all` are cached."""

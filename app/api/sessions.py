@@ -23,7 +23,7 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
     responses=problems(400, 401, 403, 422, 429, 503),
 )
 def log_in(credentials: Credentials, db: DB, request: Request, response: Response) -> SessionOpened:
-    """Open a session. The answer sets a cookie for browsers, and holds the same token for programs."""
+    """Open a session. The response sets a cookie for browsers, and contains the same token for programs."""
     address = request.client.host if request.client else "unknown"
     if wait := login.seconds_to_wait(credentials.email, address):
         raise HTTPException(429, "Too many wrong passwords.", {"Retry-After": str(wait)})
@@ -35,10 +35,10 @@ def log_in(credentials: Credentials, db: DB, request: Request, response: Respons
     token = login.open_session(user.id)
     db.refresh(user)
     if user.password_hash != password_hash:
-        # A new password ends all sessions, and may have done so before this one was there.
+        # A new password ends all sessions, and may have been set before this one existed.
         login.close_session(token)
         raise _refused()
-    # The cookie itself has no end: the session's end moves with each request, in the server.
+    # The cookie itself does not expire: each request extends the session, on the server.
     response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=request.url.hostname not in _LOCAL)
     return SessionOpened(token=token, expires_in=settings.session_ttl, user=Account.model_validate(user))
 

@@ -1,6 +1,6 @@
-"""Receiving a file of books: straight to disk, given up as soon as it is too large or not a file of books.
+"""Receives a file of books straight to disk, and stops as soon as it is too large or not a file of books.
 
-The framework's own way reads the whole request before anybody may judge it.
+The framework's own way would read the whole request before it could be checked.
 """
 
 import uuid
@@ -36,11 +36,11 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 _ENVELOPE = 64 * 1024
-"""Bytes that a body may have beyond its file."""
+"""Bytes that a body may have in addition to its file."""
 
 
 async def receive_books_file(request: Request, db: DB, _user: CurrentUser) -> AsyncIterator[str]:
-    """Store the file of the request; gives the id it is stored under. Who keeps the file renames it before the end."""
+    """Store the file of the request; yields the id it is stored under. To keep the file, rename it before the end."""
     db.commit()  # an upload may take minutes; let others have the connection meanwhile
     file = str(uuid.uuid4())
     try:
@@ -110,14 +110,14 @@ class _Body:
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take a piece of the body; gives what it holds of the file."""
+        """Take a piece of the body; returns the part of the file in it."""
         self._parser.write(chunk)
         data = b"".join(self._data)
         self._data.clear()
         return data
 
     def check_complete(self) -> None:
-        """Make sure that there was a file, to its end."""
+        """Check that there was a file, and that it is complete."""
         if not self._ended:
             raise FormParserError("the body ended early")
         if not self._found:

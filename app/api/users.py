@@ -40,13 +40,13 @@ def register(new: UserCreate, db: DB, response: Response) -> Registered:
 
 @router.get("/me", summary="Read one's own account", responses=problems(401, 503))
 def read_me(user: CurrentUser) -> Account:
-    """Who is logged in."""
+    """The user who is logged in."""
     return Account.model_validate(user)
 
 
 @router.get("/{user_id}", summary="Read one", responses=problems(404, 422, 503))
 def read_user(user_id: Id, db: DB) -> UserRead:
-    """What everybody may know about a user: the name, and since when there is an account."""
+    """What everybody may know about a user: the name, and when the account was opened."""
     user = User.get(db, id=user_id)
     if user is None:
         raise not_found(f"user {user_id}")
@@ -60,7 +60,7 @@ def read_user(user_id: Id, db: DB) -> UserRead:
     responses=problems(400, 401, 403, 409, 422, 503),
 )
 def update_user(user_id: Id, changes: UserUpdate, db: DB, user: CurrentUser, token: Token) -> Account:
-    """Change what is given, and nothing else. A new password ends all other sessions."""
+    """Change the fields that are given, and nothing else. A new password ends all other sessions."""
     if user_id != user.id:
         raise HTTPException(403, "You may change your own account only.")
     try:

@@ -1,4 +1,4 @@
-"""The caches: `cache()` for what can be computed again, `sessions()` for who is logged in."""
+"""The caches: `cache()` for what can be computed again, `sessions()` for login sessions."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from backburner import Cache, default_cache, set_default_cache
 
 
 def cache() -> Cache:
-    """The process's cache, which functions under `@cached` use too."""
+    """The process's cache, which functions under `@cached` use, too."""
     return default_cache()
 
 
@@ -23,9 +23,9 @@ def _build() -> Cache:
 
 @lru_cache(maxsize=1)
 def sessions() -> Cache:
-    """Where login sessions are kept. They are not computed again, so they have a prefix of their own, which
-    ``cache().flush()`` leaves alone, and a server that does not answer is an error, never "not logged in". No copies in
-    this process: who logs out is out everywhere.
+    """Where login sessions are kept. They cannot be computed again, so they have a prefix of their own, which
+    ``cache().flush()`` does not touch, and a server that does not answer is an error, never "not logged in". There are
+    no copies in this process: a user who logs out is logged out everywhere.
     """
     return Cache(
         settings.cache_url,
@@ -38,7 +38,7 @@ def sessions() -> Cache:
 
 
 async def close_caches() -> None:
-    """Let go of the connections."""
+    """Close the connections."""
     await cache().aclose()
     sessions().close()
 

@@ -11,7 +11,7 @@ class AppSettings(Settings):
     """Every field is an environment variable of the same name in capitals, or a line in ``.env``."""
 
     cache_l1: bool = Field(
-        # Milliseconds are too long here: a write is to be seen by the very next read, in whichever process.
+        # Even milliseconds would be too long: the very next read, in any process, must see a write.
         default=False,
         description="Keep copies in each process, dropped when the server says that they changed",
     )

@@ -16,7 +16,7 @@ BUSY_TIMEOUT = 5.0
 
 
 def database_url() -> URL:
-    """The database's address. PostgreSQL is spoken through psycopg 3 unless the URL names another driver."""
+    """The database's URL. For PostgreSQL, psycopg 3 is used unless the URL names another driver."""
     url = make_url(settings.database_url)
     if url.drivername in {"postgres", "postgresql"}:
         return url.set(drivername="postgresql+psycopg")
@@ -33,7 +33,7 @@ def engine() -> Engine:
 
 
 def get_db() -> Iterator[Session]:
-    """A session, closed at the end; what was not committed by then is rolled back."""
+    """A session, closed at the end; uncommitted changes are rolled back."""
     with Session(engine(), expire_on_commit=False) as session:
         yield session
 

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database and the tables. Processes that migrate at once wait for each other."""
+"""How Alembic reaches the database and the tables. Processes that migrate at the same time wait for each other."""
 
 from alembic import context
 

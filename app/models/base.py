@@ -1,4 +1,4 @@
-"""What all tables share: names for constraints, times in UTC, and the verbs of a model."""
+"""What all tables share: names for constraints, times in UTC, and the operations of a model."""
 
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -25,9 +25,9 @@ class Base(DeclarativeBase):
 
 
 class Record:
-    """The verbs of a table whose rows have a number. Those that write also commit."""
+    """The operations on a table whose rows have a numeric id. Those that write also commit."""
 
-    # SQLite would give the number of a removed row to the next one, and with it its links and bookmarks.
+    # SQLite would reuse the id of a removed row, and old links and bookmarks would lead to the new one.
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # SQLAlchemy's way of writing it
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -56,7 +56,7 @@ class Record:
 
     @classmethod
     def update(cls, db: Session, *, id: int, obj_in: BaseModel) -> Self | None:  # noqa: A002  # as above
-        """Change what was set in `obj_in`, and nothing else; None if there is no such row.
+        """Change the fields that are set in `obj_in`, and nothing else; None if there is no such row.
 
         Raises:
             IntegrityError: another row has what must be unique; the session is rolled back.
@@ -72,8 +72,9 @@ class Record:
 
     @classmethod
     def locking(cls, *conditions: ColumnElement[bool]) -> ReturningUpdate[Self]:
-        """Reads rows, and keeps others from writing them until the commit, so that what is derived from several columns
-        is derived from what they are. A write that changes nothing, for not every database has another way.
+        """A statement that returns rows and keeps others from writing them until the commit, so that a value derived
+        from several columns is derived from their current values. It is a write that changes nothing, because not every
+        database has another way to lock rows.
         """
         locked = update(cls).where(*conditions).values(id=cls.id).returning(cls)
         return locked.execution_options(populate_existing=True, synchronize_session=False)
@@ -87,7 +88,7 @@ class Record:
 
     @classmethod
     def columns(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """What is stored for values that came in; a model may translate some of them."""
+        """The columns to store for incoming values; a model may translate some of them."""
         return values
 
     @staticmethod
@@ -100,17 +101,17 @@ class Record:
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment. SQLite keeps no time zone, so what is stored is UTC and what comes back says so."""
+    """A moment in time. SQLite keeps no time zones, so UTC is stored, and values that come back are marked as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
-        """Turn a moment of any time zone into UTC."""
+        """Convert a moment in any time zone to UTC."""
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
-        """Say that the moment is in UTC."""
+        """Mark the moment as UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Books. Editions are told apart by their ISBN; a book without one, by its title and author."""
+"""Books. Editions are identified by their ISBN; a book without one, by its title and author."""
 
 import hashlib
 from typing import Any
@@ -18,9 +18,9 @@ class Book(Record, Base):
     title: Mapped[str] = mapped_column(String(500))
     author: Mapped[str] = mapped_column(String(1000))
     year: Mapped[int | None] = mapped_column(index=True)
-    """Of its first publication; before the common era, negative."""
+    """The year of first publication; negative before the common era."""
     isbn: Mapped[str | None] = mapped_column(String(13))
-    """Its 13 digits."""
+    """13 digits."""
     identity: Mapped[str] = mapped_column(String(64), unique=True)
     """Equal for what we take for the same book; see `identity_of`."""
     search_text: Mapped[str] = mapped_column(String)
@@ -28,13 +28,13 @@ class Book(Record, Base):
 
 
 def identity_of(title: str, author: str, isbn: str | None) -> str:
-    """Digits that are equal for the same book: made of its ISBN if it has one, else of title and author."""
+    """A digest that is equal for the same book: of its ISBN if it has one, otherwise of title and author."""
     identity = isbn or f"{same(title)}\n{same(author)}"
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def search_text_of(title: str, author: str, isbn: str | None) -> str:
-    """What a search looks at."""
+    """The text that a search looks at."""
     return searchable(f"{title} {author} {isbn or ''}")
 
 

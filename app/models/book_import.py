@@ -1,4 +1,4 @@
-"""Files of books on their way into the store: whose they are, and how far they got."""
+"""Files of books being imported: their owners, and how far they are."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from app.models.base import Base, UTCDateTime, now
 class BookImport(Base):
     """One uploaded file.
 
-    Its counts are committed with the rows they count, so a repeated job goes on where the last one ended.
+    Its counts are committed with the rows they count, so a repeated job continues where the last one ended.
     """
 
     __tablename__ = "book_imports"
@@ -30,5 +30,5 @@ class BookImport(Base):
     """The job's result, once it is finished."""
     version: Mapped[int] = mapped_column()
 
-    # Should two workers have the same import at once, the slower one's batch is rolled back (StaleDataError).
+    # If two workers run the same import at once, the slower one's batch is rolled back (StaleDataError).
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012  # SQLAlchemy's way of writing it

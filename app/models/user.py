@@ -24,14 +24,14 @@ class User(Record, Base):
 
     @classmethod
     def authenticate(cls, db: Session, *, email: str, password: str) -> Self | None:
-        """The user with this e-mail and password, or None, after the same time whichever is wrong."""
+        """The user with this e-mail and password, or None; it takes the same time whichever is wrong."""
         user = db.scalar(select(cls).where(cls.email == email.lower()))
         matches = password_matches(password, user.password_hash if user else None)
         return user if matches else None
 
     @classmethod
     def columns(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """What is stored: the e-mail in lower case, the password's hash in place of the password."""
+        """The columns to store: the e-mail in lower case, and the password's hash in place of the password."""
         columns = dict(values)
         if "email" in columns:
             columns["email"] = columns["email"].lower()

@@ -1,1 +1,1 @@
-"""What runs in the background."""
+"""Background jobs."""

@@ -1,4 +1,4 @@
-"""The tasks. Each may run twice, and each is written so that the second time does no harm."""
+"""The tasks. Each may run twice, and is written so that the second run does no harm."""
 
 import time
 from typing import Any
@@ -33,7 +33,7 @@ class RetryTask(Task):  # type: ignore[type-arg]
 
 @celery_app.task(name="send_email", autoretry_for=(OSError,), retry_backoff=True, retry_backoff_max=600, max_retries=8)
 def send_email_task(email: str, subject: str, body: str) -> dict[str, str]:
-    """Send an e-mail. Tried again while the mail server is away."""
+    """Send an e-mail. Retried while the mail server is away."""
     mail.send(mail.compose(to=email, subject=subject, body=body))
     return {"status": "sent"}
 
@@ -52,7 +52,7 @@ def send_welcome_email(user_id: int, db: DB = INJECTED) -> dict[str, str]:
         return {"status": "no such user"}
     if user.welcomed_at is not None:
         return {"status": "sent before"}
-    # Should it be sent twice after all, the same id lets mail programs show it once.
+    # If it is sent twice after all, the same id lets mail programs show it once.
     message_id = f"<welcome-{user.id}-{user.created_at.timestamp():.0f}@bookstore.localhost>"
     body = WELCOME.format(name=user.name)
     mail.send(mail.compose(to=user.email, subject="Welcome to the bookstore", body=body, message_id=message_id))
@@ -87,11 +87,11 @@ def divide(x: float, y: float) -> float:
     name="import_books", autoretry_for=(OperationalError, StaleDataError), retry_backoff=True, max_retries=5
 )
 def import_books(import_id: str, db: DB = INJECTED) -> dict[str, Any]:
-    """Bring the books of an uploaded file into the store; gives the report."""
+    """Import the books of an uploaded file, and return the report."""
     return importing.run(db, import_id)
 
 
 @celery_app.task(name="clear_uploads")
 def clear_uploads() -> int:
-    """Remove uploaded files that nobody came back for; gives their number."""
+    """Remove uploaded files that nobody came back for, and return their number."""
     return uploads.clear()
