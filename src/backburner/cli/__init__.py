@@ -1,7 +1,7 @@
 """The command line, ``backburner …``.
 
-Here is only its entry point, which says in one sentence what is missing where typer is not installed. `commands` has
-the options of each command; what they do is elsewhere:
+Only its entry point is here, which says in one sentence what is missing if typer is not installed. `commands` has the
+options of each command; the other modules have what they do:
 
     dev, check              ``backburner dev``: its start, its screen, its signals; ``dev --check``
     run, plan, service      one run of a project: what is started, how, and one program that is kept running

@@ -1,7 +1,7 @@
 """``python -m backburner.cli.celery_command COMMAND APP …``: ``celery -A APP COMMAND …``, started in half the time.
 
-``celery`` imports all its commands and plugins, an interactive shell among them, before it runs one. For the three
-programs that `backburner dev` starts, and the worker's reloads, that would be two seconds of computing for nothing.
+``celery`` imports all its commands and plugins, including an interactive shell, before it runs one. For the three
+programs that `backburner dev` starts, and for the worker's reloads, that would waste two seconds of computing.
 """
 
 import sys
@@ -24,7 +24,7 @@ _COMMANDS = {
 
 
 def main(command: str, app_name: str, *arguments: str) -> None:
-    """Run one of Celery's commands; does not return."""
+    """Run one of Celery's commands. Does not return."""
     app = application(app_name)
     run = symbol_by_name(_COMMANDS[command])
     run.params.extend(app.user_options.get(command, []))
@@ -34,10 +34,10 @@ def main(command: str, app_name: str, *arguments: str) -> None:
 
 
 def found(name: str | None) -> str:
-    """The name of the Celery application: the one given, or else that of the project in this directory, which can be
-    imported from here on. Where there is none, the program ends with one sentence."""
+    """The name of the Celery application: the given one, or that of the project in the current directory, from which
+    modules can be imported afterwards. If there is none, the program ends with one sentence."""
     here = str(Path.cwd())
-    if here not in sys.path:  # as `celery` has it; our commands lie elsewhere
+    if here not in sys.path:  # as with `celery`; our commands are installed elsewhere
         sys.path.insert(0, here)
     if name is not None:
         return name
@@ -54,7 +54,7 @@ def found(name: str | None) -> str:
 
 
 def application(name: str) -> Any:
-    """The application of this name; where there is none, or settings are wrong, the program ends with one sentence."""
+    """The application of this name; if there is none, or settings are invalid, the program ends with one sentence."""
     try:
         return find_app(name)
     except ModuleNotFoundError as missing:
@@ -64,7 +64,7 @@ def application(name: str) -> Any:
             raise SystemExit(f"there is no module {missing.name!r}, where --app={name} should be") from None
         raise
     except ValueError as error:
-        wrong = error if isinstance(error, ConfigError) else error.__context__  # kombu makes a ValueError of it
+        wrong = error if isinstance(error, ConfigError) else error.__context__  # kombu turns it into a ValueError
         if not isinstance(wrong, ConfigError):
             raise
         raise SystemExit(str(wrong)) from None

@@ -1,8 +1,8 @@
-"""`backburner dev --check`: does it all start, does a job get done, is a request answered, does it all stop?
+"""`backburner dev --check`: does everything start, does a job run, is a request answered, does everything stop?
 
-Works on free ports with a scratch directory and a scratch SQLite database, so it may run beside a `backburner dev`.
-A server named in the settings is used as it is; then the check's worker listens to a queue of its own, so that it
-takes nobody's jobs.
+It works on free ports with a scratch directory and a scratch SQLite database, so it may run beside a `backburner dev`.
+A server named in the settings is used as it is; the check's worker then consumes a queue of its own, so that it takes
+nobody else's jobs.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from backburner.redis.client import connect
 from backburner.redis.url import for_prefix
 from backburner.settings import Settings
 
-_WITHIN = 12.5  # seconds for everything but stopping, so that all is over within 15
+_WITHIN = 12.5  # seconds for everything except stopping, so that the check takes at most 15
 _QUEUE = "backburner-check"
 _LINES_SHOWN = 30
 _KEYS_COUNTED = 10_000
 
 
 def check(*, migrate: bool) -> int:
-    """Check the project in the current directory. Gives the exit code.
+    """Check the project in the current directory. Returns the exit code.
 
     Args:
-        migrate: bring a database up to date that is not of our own, too.
+        migrate: whether to migrate also a database other than the scratch one.
     """
     screen = Screen()
     with errors_told(screen) as outcome:
@@ -55,7 +55,7 @@ def check(*, migrate: bool) -> int:
 
 
 class _Failed(BackburnerError):
-    """A step did not do what it should; the message says what happened instead."""
+    """A step failed; the message says what happened instead."""
 
 
 class _Check:
@@ -71,7 +71,7 @@ class _Check:
         self._step_began = 0.0
 
     async def work(self) -> int:
-        """Take all steps, or as many as go well."""
+        """Take all steps, up to the first that fails."""
         try:
             async with asyncio.timeout(_WITHIN):
                 await self._steps()

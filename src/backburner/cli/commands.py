@@ -36,7 +36,7 @@ def dev(
 ) -> None:
     """Run the project in this directory: server, migrations, API, worker, beat, Flower and a mail catcher.
 
-    Nothing needs to be installed as a service. Ctrl-C stops everything; a second Ctrl-C at once.
+    Nothing needs to be installed as a service. Ctrl-C stops everything in order; a second Ctrl-C stops it at once.
     """
     from importlib.util import find_spec
 

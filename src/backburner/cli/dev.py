@@ -1,6 +1,6 @@
-"""`backburner dev`: everything a project needs while one works on it, in one terminal, with nothing installed.
+"""`backburner dev`: everything a project needs during development, in one terminal, without installing services.
 
-Here is the command itself: its start, its screen, and what the signals mean. What runs is in `plan`, how in `run`.
+This is the command itself: its start, its screen, and its signals. `plan` says what runs, and `run` runs it.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from backburner.cli.screen import Screen
 from backburner.errors import BackburnerError, ConfigError
 from backburner.settings import Settings
 
-_REAP_PATIENCE = 3.0  # seconds for the remains of a killed run to end by themselves
-_SLOW_START = 10.0  # seconds until we say what is being waited for
+_REAP_PATIENCE = 3.0  # seconds for processes left by a killed run to end by themselves
+_SLOW_START = 10.0  # seconds before the screen says what it is waiting for
 
 
 def dev(host: str, port: int, *, fresh: bool) -> int:
-    """Run the project in the current directory until a signal comes. Gives the exit code."""
+    """Run the project in the current directory until a signal comes. Returns the exit code."""
     screen = Screen()
     began = time.monotonic()
     with errors_told(screen) as outcome:
@@ -94,14 +94,14 @@ async def until_signalled(screen: Screen, run: Run, work: Coroutine[Any, Any, in
 
 
 class Outcome:
-    """The exit code to be."""
+    """Holds the exit code, which may change until the end."""
 
     code = 1
 
 
 @contextmanager
 def errors_told(screen: Screen) -> Iterator[Outcome]:
-    """Turn an error of ours into one sentence and exit code 1."""
+    """Turn one of Backburner's errors into one sentence and exit code 1."""
     outcome = Outcome()
     try:
         if sys.platform == "win32":

@@ -1,7 +1,7 @@
-"""The processes that a `backburner dev` started, and all that descend from them.
+"""The processes that a `backburner dev` started, and all their descendants.
 
-They are known by a mark in their environment, which every descendant inherits, whatever session or process group it
-moves to. A process id may be given to somebody else, and a parent may die before its child; a mark stays.
+They are recognised by a mark in their environment, which every descendant inherits, whatever session or process group
+it moves to. A process id may be reused, and a parent may die before its child; a mark stays.
 """
 
 import os
@@ -24,15 +24,15 @@ class Family:
 
     @classmethod
     def of_directory(cls, directory: Path) -> "Family":
-        """Everything ever started for `directory` that still runs."""
+        """Everything ever started for `directory` that is still running."""
         return cls(f"{directory.resolve()}|")
 
     def of_run(self) -> "Family":
-        """What this process starts."""
+        """The processes that this one starts."""
         return Family(f"{self.mark}{os.getpid()}|")
 
     def of_program(self, name: str) -> "Family":
-        """What belongs to one program."""
+        """The processes of one program."""
         return Family(f"{self.mark}{name}|")
 
     def marked(self, environment: Mapping[str, str]) -> dict[str, str]:
@@ -41,18 +41,19 @@ class Family:
         return {**environment, _VARIABLE: self.mark, "SPT_NOENV": "1"}
 
     def members(self) -> list[psutil.Process]:
-        """Those that run now."""
+        """Those that are running now."""
         return [process for process in psutil.process_iter() if _mark_of(process).startswith(self.mark)]
 
     def end(self, patience: float) -> int:
-        """Ask those at the head to end, which end their own; after `patience` seconds kill all. Gives how many."""
+        """Ask the topmost ones to end, which end their children; after `patience` seconds kill all. Returns how
+        many."""
         members = self.members()
         if patience > 0:
             for process in _heads(members):
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
             psutil.wait_procs(members, timeout=patience)
-        for _ in range(_ROUNDS):  # one that is being killed may just have started another
+        for _ in range(_ROUNDS):  # one that is being killed may have just started another
             left = self.members()
             if not left:
                 break

@@ -1,7 +1,7 @@
-"""``python -m backburner.cli.guard MARK``: outlives a killed `backburner dev`, to end what that left behind.
+"""``python -m backburner.cli.guard MARK``: outlives a killed `backburner dev`, and ends what that left running.
 
-The parent holds the other end of standard input, which closes when it dies, however it dies. What then still runs
-has no parent any more and is ended. The embedded server stays, for the next start to take over.
+The parent holds the other end of standard input, which closes when the parent dies, however that happens. Whatever then
+still runs is ended, except for the embedded server, which the next start takes over.
 """
 
 import subprocess
@@ -9,7 +9,7 @@ import sys
 
 from backburner.cli.family import Family
 
-_PATIENCE = 3.0  # seconds for a worker to finish or give back its jobs
+_PATIENCE = 3.0  # seconds for a worker to finish its jobs or return them to the queue
 
 
 def post(family: Family) -> "subprocess.Popen[bytes]":

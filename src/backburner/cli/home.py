@@ -1,6 +1,7 @@
-"""The directory ``.backburner/`` of a project: data of the embedded server, mails, beat's schedule, and who runs here.
+"""The directory ``.backburner/`` of a project: data of the embedded server, mails, beat's schedule, and the lock of the
+run.
 
-It is made for one machine and one person, so it tells git to ignore it.
+It is for one machine and one person, so it tells git to ignore it.
 """
 
 import os
@@ -17,7 +18,7 @@ _KEPT = {".gitignore", "dev.lock", "check.lock", "check"}
 
 
 class Home:
-    """Where one `backburner dev` keeps its things; only one at a time works in it."""
+    """The directory of one `backburner dev`; only one at a time may use it."""
 
     def __init__(self, directory: Path, lock: Path) -> None:
         self.directory = directory
@@ -38,10 +39,10 @@ class Home:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep others out. The system lets go of the lock when this process ends, however it ends.
+        """Keep others out. The system releases the lock when this process ends, however that happens.
 
         Raises:
-            ConfigError: somebody else works here, or the directory cannot be written to.
+            ConfigError: another process uses it, or the directory cannot be written to.
         """
         import fcntl  # does not exist on Windows
 
@@ -71,7 +72,7 @@ class Home:
         return EmbeddedServer(self.directory / "valkey", port)
 
     def empty(self) -> None:
-        """Forget everything. A server that was left running is stopped first."""
+        """Remove everything. A server that was left running is stopped first."""
         if (self.directory / "valkey" / "server.json").exists():
             self.server(None).start().stop()
         for entry in self.directory.iterdir():

@@ -1,4 +1,4 @@
-"""A mail server that delivers nothing: what it accepts is kept as files, and shown by `backburner.cli.mailpage`."""
+"""A mail server that delivers nothing: it keeps mails as files, which `backburner.cli.mailpage` shows."""
 
 import time
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ _POLICY = policy.default.clone(header_factory=_header)
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail as it was handed in."""
+    """One mail as it was received."""
 
     id: str
     raw: bytes
@@ -56,7 +56,7 @@ class Mailbox:
 
     def get(self, mail_id: str) -> Mail | None:
         """The mail with this id."""
-        # Only names that the directory itself gives: an id comes from a URL.
+        # Only names that are listed in the directory, because the id comes from a URL.
         if mail_id not in self.ids():
             return None
         try:
@@ -65,7 +65,7 @@ class Mailbox:
             return None
 
     def add(self, sender: str, recipients: Iterable[str], content: bytes) -> Mail:
-        """Keep a mail; the oldest ones go."""
+        """Keep a mail, and remove the oldest ones beyond the limit."""
         envelope = [f"Return-Path: <{sender}>", *(f"Delivered-To: {recipient}" for recipient in recipients)]
         raw = "".join(f"{header}\r\n" for header in envelope).encode(errors="surrogateescape") + content
         mail = Mail(f"{time.time_ns():020}", raw)
@@ -77,12 +77,12 @@ class Mailbox:
         return mail
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all mails."""
         for file in self._directory.glob("*.eml"):
             file.unlink(missing_ok=True)
 
     def protocol(self) -> SMTP:
-        """What speaks SMTP on one connection."""
+        """An SMTP protocol for one connection."""
         return SMTP(_Handler(self), enable_SMTPUTF8=True, hostname="backburner.localhost", ident="Backburner")
 
 

@@ -1,8 +1,8 @@
 """The caught mails at a URL: a list, one mail, and the same as JSON for tests.
 
-A mail is foreign content. Everything is escaped; its HTML is shown only in a sandboxed frame that may load nothing
-and run nothing; and only requests that name this machine are answered, so that no web page can read mails by way of
-a name of its own that it points here.
+A mail is untrusted content. Everything is escaped; its HTML is shown only in a sandboxed frame that may load nothing
+and run nothing; and only requests whose Host is this machine are answered, so that no web page can read mails by
+DNS rebinding.
 """
 
 from email.message import EmailMessage
@@ -38,7 +38,7 @@ _FRAME_HEADERS = _HEADERS | {
 
 
 def mail_page(mailbox: Mailbox) -> Starlette:
-    """The application that shows `mailbox`."""
+    """The web application that shows `mailbox`."""
 
     def found(request: Request) -> Mail:
         mail = mailbox.get(request.path_params["id"])

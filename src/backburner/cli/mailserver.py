@@ -23,7 +23,7 @@ class MailServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to serve. Who connected before is served now."""
+        """Begin to serve, starting with clients that are already connected."""
         loop = asyncio.get_running_loop()
         self._smtp = await loop.create_server(self._mailbox.protocol, sock=self._smtp_socket)
         config = uvicorn.Config(
@@ -33,7 +33,7 @@ class MailServer:
         self._serving = asyncio.create_task(self._page.serve(sockets=[self._page_socket]))
 
     async def stop(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         if self._smtp is not None:
             self._smtp.close()
         if self._page is not None and self._serving is not None:
@@ -43,4 +43,4 @@ class MailServer:
 
 class _PageServer(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()  # signals are for whoever runs us
+        return nullcontext()  # the caller handles signals

@@ -1,7 +1,7 @@
-"""``python -m backburner.cli.ping APP [QUEUE]``: have one job done by a project's worker, and say so.
+"""``python -m backburner.cli.ping APP [QUEUE]``: have a project's worker do one job, and report the outcome.
 
 Every `backburner.Celery` knows the job ``backburner.ping``. A stock Celery application does not, so its worker is only
-asked whether it is there.
+pinged.
 """
 
 import sys
@@ -13,7 +13,7 @@ _PATIENCE = 8.0
 
 
 def ping(name: str, queue: str | None) -> str:
-    """Have the job done. Gives in words what was seen."""
+    """Have the job done. Returns a description of the outcome."""
     app = find_app(name)
     if _JOB in app.tasks:
         answer = app.send_task(_JOB, queue=queue).get(timeout=_PATIENCE)

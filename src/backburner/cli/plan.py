@@ -1,4 +1,4 @@
-"""Which programs a project needs while one works on it, and how each is started. Pure: nothing is started here."""
+"""Which programs a project needs during development, and how each is started. Pure: nothing is started here."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from backburner.cli.project import Found
 from backburner.cli.service import Program
 
 PROBE_PATH = "/.well-known/backburner-dev"
-"""Asked of the API until it answers, with whatever status; lines that name it are not shown."""
+"""The path requested from the API until it answers, with any status; log lines that contain it are not shown."""
 
 _GRACE = 2  # seconds that uvicorn gives open connections
 _ROOT_WARNING = "You're running the worker with superuser privileges"
@@ -33,15 +33,15 @@ def api(app: Found, host: str, port: int, *, reload: bool) -> Program:
 
 
 def local_url(host: str, port: int) -> str:
-    """Where a server that listens on `host` is found from this machine."""
+    """The URL, on this machine, of a server that listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def worker(celery: Found, options: Sequence[str] = (), *, reload: bool) -> Program:
-    """A Celery worker; it is reloaded only if its application can do that."""
+    """A Celery worker, with ``--reload`` if its application supports that."""
     reload = reload and celery.reloads
-    # Asking the neighbours takes a second, and here there are none.
+    # Looking for other workers takes a second, and there are none here.
     alone = ("--without-mingle", "--without-gossip")
     return Program(
         "worker",
@@ -65,14 +65,14 @@ def flower(celery: Found, port: int) -> Program:
     """Flower, which shows workers and jobs."""
     return Program(
         "flower",
-        # Its warnings are about workers that it does not find while they restart.
+        # Its warnings are about workers that it does not see while they restart.
         _celery("flower", celery, "--address=127.0.0.1", f"--port={port}", "--logging=error"),
         ready_url=f"http://127.0.0.1:{port}/healthcheck",
     )
 
 
 def migrations() -> Program:
-    """Bring the database to the newest version."""
+    """Migrate the database to the newest version."""
     return Program("alembic", python("alembic", "upgrade", "head"))
 
 
@@ -93,7 +93,7 @@ def python(*arguments: str) -> list[str]:
 def environment(variables: dict[str, str]) -> dict[str, str]:
     """The environment of the programs: ours and `variables`."""
     ours = dict(os.environ)
-    if os.geteuid() == 0:  # as in a container, where Celery's advice not to does not help
+    if os.geteuid() == 0:  # as in a container, where Celery's warning against it does not help
         warnings = ours.get("PYTHONWARNINGS")
         ours["PYTHONWARNINGS"] = f"{warnings},ignore:{_ROOT_WARNING}" if warnings else f"ignore:{_ROOT_WARNING}"
     return {**ours, "PYTHONUNBUFFERED": "1", **variables}

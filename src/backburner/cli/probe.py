@@ -1,4 +1,4 @@
-"""Ask an HTTP server whether it is there. No client library: the parent of all processes starts quickly."""
+"""Checks whether an HTTP server answers. Without a client library, so that `backburner dev` starts quickly."""
 
 import asyncio
 from urllib.parse import urlsplit
@@ -27,6 +27,6 @@ async def http_status(url: str) -> int | None:
 
 
 async def until_it_answers(url: str) -> None:
-    """Wait for the first answer, of whatever status."""
+    """Wait for the first answer, with any status."""
     while await http_status(url) is None:  # noqa: ASYNC110  # nobody would set an event
         await asyncio.sleep(_POLL)

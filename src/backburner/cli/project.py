@@ -1,6 +1,6 @@
-"""What a directory holds: the web application and the Celery application, found without importing anything.
+"""Finds a directory's web application and Celery application without importing anything.
 
-A name pinned in ``pyproject.toml`` wins. Otherwise the usual files are read for ``app = FastAPI(…)`` and the like.
+A name given in ``pyproject.toml`` wins. Otherwise the usual files are searched for ``app = FastAPI(…)`` and the like.
 """
 
 import ast
@@ -38,7 +38,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What `backburner dev` runs."""
+    """The applications that `backburner dev` runs."""
 
     directory: Path
     app: Found | None
@@ -48,7 +48,7 @@ class Project:
 
     @classmethod
     def read(cls, directory: Path) -> "Project":
-        """Look at a directory.
+        """Find the applications of a directory.
 
         Raises:
             ConfigError: there is nothing to run, or ``pyproject.toml`` cannot be read.
@@ -111,7 +111,8 @@ def _celery(directory: Path, tools: dict[str, dict[str, Any]]) -> Found | None:
 
 
 def _is_ours(directory: Path, module: str) -> bool:
-    """Whether a module's `Celery` is likely Backburner's. Unknown counts as yes: then the worker itself says no."""
+    """Whether a module's `Celery` is likely Backburner's. If that is unknown, yes: the worker itself can still
+    refuse."""
     path = directory / module.replace(".", "/")
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
@@ -133,7 +134,7 @@ def _variable(file: Path, classes: set[str], usual: str | None) -> str | None:
     try:
         assigned = list(_assignments(ast.parse(file.read_text("utf-8"))))
     except (SyntaxError, UnicodeDecodeError):
-        return usual  # whoever runs it will show the error where it is
+        return usual  # running it will show the syntax error
     for name, value in assigned:
         if isinstance(value, ast.Call) and _last_name(value.func) in classes:
             return name

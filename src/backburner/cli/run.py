@@ -25,17 +25,17 @@ from backburner.settings import Settings
 if TYPE_CHECKING:
     from backburner.cli.mailserver import MailServer
 
-_SERVER_LOOK = 0.2  # seconds between looks whether the embedded server lives
+_SERVER_LOOK = 0.2  # seconds between checks whether the embedded server is alive
 _SERVER_PATIENCE = 1.0  # seconds for a server that the settings name
 
-# Seconds from the signal to stop. With what the mail catcher and the server take, all is over within 5.
+# Seconds after the signal to stop. With the mail catcher and the server, everything has ended within 5.
 _FRONT_UNTIL = 0.8
 _WORKER_UNTIL = 2.6
 _KILL_AT = 4.2
 
 
 class Run:
-    """What `backburner dev` and its check have in common. Whatever becomes of starting it, call `stop`."""
+    """What `backburner dev` and its check have in common. Always call `stop`, even if starting failed."""
 
     def __init__(self, project: Project, home: Home, settings: Settings, ports: plan.Ports, log: Log) -> None:
         self.project = project
@@ -58,13 +58,13 @@ class Run:
         self._guard: subprocess.Popen[bytes] | None = None
 
     async def reach_server(self) -> None:
-        """Start the embedded server, or see that the one named in the settings answers.
+        """Start the embedded server, or check that the one named in the settings answers.
 
         Raises:
-            StoreUnavailable: it does not.
-            ConfigError: there is no embedded server for this machine, or no cache by the settings.
+            StoreUnavailable: it does not answer.
+            ConfigError: there is no embedded server for this machine, or the cache's settings are invalid.
         """
-        Cache.from_settings(self.settings)  # no program could start where that is wrong
+        Cache.from_settings(self.settings)  # if this fails, no program could start
         if self.settings.names_a_server:
             await self._ask_server()
             self._row("server", self.server, "yours, named in the settings")
@@ -78,7 +78,7 @@ class Run:
         self._row("valkey", self._server.url, f"{'taken over' if self._server.adopted else 'embedded'}, data in {kept}")
 
     async def prepare(self, extra: Mapping[str, str], *, migrate: bool = True) -> bool:
-        """Take the ports for mail and bring the database up to date. Gives whether the migrations went well.
+        """Take the ports for mail, and migrate the database. Returns whether the migrations succeeded.
 
         Args:
             extra: further variables for the programs' environment.
@@ -89,14 +89,14 @@ class Run:
             {"REDIS_URL": self.settings.redis_url, "SMTP_URL": self._address_for_mail(), **extra}
         )
         if self.project.celery is not None:
-            # Slow to start and in need of nothing, so it goes first.
+            # Slow to start and independent of the others, so it goes first.
             self._start_flower(self.project.celery)
         if not (migrate and self.project.has_migrations):
             return True
         return await self.once(plan.migrations()) == 0
 
     async def start_programs(self, worker_options: Sequence[str] = (), *, reload: bool = True) -> None:
-        """Start everything that is kept running."""
+        """Start all programs that are kept running."""
         if self.project.app is not None:
             port = self._port("the API", self._ports.api, self._ports.host)
             self.api_url = plan.local_url(self._ports.host, port)
@@ -117,17 +117,17 @@ class Run:
         return ServerURL.parse(self.settings.redis_url).masked
 
     async def once(self, program: Program) -> int:
-        """Run a program that ends by itself. Gives its exit code."""
+        """Run a program that ends by itself. Returns its exit code."""
         return await run_to_the_end(program, self.project.directory, self.environment, self._family, self._show)
 
     @property
     def rows(self) -> list[Row]:
-        """What runs where, what one opens most first."""
+        """The rows of the screen, the most used addresses first."""
         order = ("api", "flower", "mail", "worker", "beat", "valkey", "server")
         return sorted(self._rows, key=lambda row: order.index(row.name))
 
     async def stop(self) -> None:
-        """Stop everything in order: who enqueues, who works, who stores. May be called again."""
+        """Stop everything in order: first what enqueues, then what works, then the server. May be called again."""
         if self._keeping_server is not None:
             self._keeping_server.cancel()
         clock = asyncio.get_running_loop().time
@@ -145,7 +145,7 @@ class Run:
         if not await _ended(self.services, began + _KILL_AT - clock()):
             self.kill()
             await _ended(self.services, 1)
-        self._family.end(patience=0)  # what has left its parent
+        self._family.end(patience=0)  # processes that outlived their parent
         mail, self._mail = self._mail, None
         if mail is not None:
             await mail.stop()
@@ -164,7 +164,7 @@ class Run:
         self._family.kill()
 
     async def _keep_running(self, server: EmbeddedServer) -> None:
-        """Start the server again when it has crashed, where the programs look for it."""
+        """Restart the server when it has crashed, at the address where the programs expect it."""
         port, crashes = server.port, Crashes()
         while True:
             await asyncio.sleep(_SERVER_LOOK)

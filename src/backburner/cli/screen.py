@@ -1,6 +1,6 @@
-"""What `backburner dev` shows: one screen of what runs where, then one log with a prefix for each program.
+"""The output of `backburner dev`: a summary of what runs where, then one log with a prefix for each program.
 
-rich decides about colour: none without a terminal or with NO_COLOR. Nothing here knows about processes.
+rich decides about colours: none without a terminal or with NO_COLOR. Nothing here knows about processes.
 """
 
 import re
@@ -42,7 +42,7 @@ class Screen:
         self._styles: dict[str, str] = {}
 
     def show(self, title: str, rows: Iterable[Row], notes: Iterable[str], hints: Iterable[str]) -> None:
-        """The screen of what runs where. Notes are what one should know, hints what one may."""
+        """Show what runs where. Notes say what the user should know, hints what the user may like to know."""
         rows = list(rows)
         name_width = max((len(row.name) for row in rows), default=0)
         where_width = max((len(row.where) for row in rows), default=0)
@@ -57,26 +57,26 @@ class Screen:
         self._print(Text())
 
     def log(self, name: str, written: str) -> None:
-        """A line, or several, that a program wrote."""
+        """Show one or more lines that a program wrote."""
         for line in filter(None, written.splitlines()):
             level, text = _tidy(line)
-            # A traceback has the colour of the line it follows.
+            # A traceback gets the colour of the line before it.
             style = self._styles.get(name, "") if level is None else _LEVELS.get(level, "")
             if level is not None or not line.startswith((" ", "Traceback")):
                 self._styles[name] = style
             self._line(name, Text(text), style)
 
     def say(self, text: str, style: str = "bold") -> None:
-        """A line of our own in the log."""
+        """Show a line of `backburner dev` itself in the log."""
         self._styles.pop("dev", None)
         self._line("dev", Text(text), style)
 
     def fail(self, text: str) -> None:
-        """An error that ends the command, to standard error."""
+        """Write an error that ends the command to standard error."""
         self._print(Text(text, "bold red" if "\n" not in text else ""), self._errors)
 
     def step(self, name: str, text: str, seconds: float, *, good: bool) -> None:
-        """One line of a check."""
+        """Show one step of a check."""
         line = Text.assemble(
             ("ok    " if good else "FAIL  ", "green" if good else "bold red"),
             (f"{name:<11}", _COLOURS.get(name, "bold")),

@@ -16,15 +16,15 @@ from backburner.cli.family import Family
 from backburner.cli.probe import until_it_answers
 
 _RESTARTS = 5
-_WINDOW = 30.0  # seconds; more crashes than restarts within it, and the program is given up
+_WINDOW = 30.0  # seconds; after too many crashes within it, the program is given up
 _BACKOFF = 0.2
 _LONGEST_BACKOFF = 5.0
 _LINES_KEPT = 20
 _LONGEST_LINE = 64 * 1024
-_LAST_WORDS = 1.0  # seconds for reading what a dead process wrote
+_LAST_WORDS = 1.0  # seconds to read the rest of a dead process's output
 
 Log = Callable[[str, str], None]
-"""Takes the name of a program and a line it wrote."""
+"""Takes the name of a program and a line of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """Whether it runs, or is about to run again."""
+        """Whether it is running, or about to run again."""
         return not self._run.done()
 
     async def settled(self) -> None:
@@ -105,7 +105,7 @@ class Service:
         self._signal(signal.SIGTERM)
 
     def hurry(self) -> None:
-        """Ask it to end now, unfinished jobs given back."""
+        """Ask it to end now; unfinished jobs return to the queue."""
         self._signal(self._program.hurry)
 
     def kill(self) -> None:
@@ -133,16 +133,16 @@ class Service:
                 return
 
     async def _run_once(self) -> str:
-        """Start the process and wait for its end. Gives in words how it ended."""
+        """Start the process and wait for its end. Returns a description of how it ended."""
         async with _output() as (written, writing):
             self._process = process = await _spawn(self._program, self._directory, self._environment, writing)
-            if self._stopping.is_set():  # asked while it was starting
+            if self._stopping.is_set():  # `stop` was called while it was starting
                 self._signal(signal.SIGTERM)
             watching = asyncio.create_task(self._watch_for_answer())
             reading = asyncio.create_task(self._read(written))
             code = await process.wait()
             watching.cancel()
-            self._family.end(patience=0)  # a reloader may leave the process it reloads, with its port
+            self._family.end(patience=0)  # a reloader may leave behind the process it reloads, which holds the port
             await asyncio.wait({reading}, timeout=_LAST_WORDS)
             reading.cancel()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -163,7 +163,7 @@ class Service:
 async def run_to_the_end(
     program: Program, directory: Path, environment: Mapping[str, str], family: Family, log: Log
 ) -> int:
-    """Run a program that ends by itself, and give its exit code. Cancelling kills it."""
+    """Run a program that ends by itself, and return its exit code. Cancelling kills it."""
     family = family.of_program(program.name)
     async with _output() as (written, writing):
         process = await _spawn(program, directory, family.marked(environment), writing)

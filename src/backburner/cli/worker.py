@@ -1,6 +1,6 @@
-"""`backburner worker`: Celery's worker, found without being told where, and shown in a few lines.
+"""`backburner worker`: Celery's worker, with the application found by itself and a banner of a few lines.
 
-All options are those of ``celery worker`` and go there as they are. What runs is Celery's own command.
+All options are those of ``celery worker`` and are passed on unchanged. It is Celery's own command that runs.
 """
 
 import sys
@@ -16,13 +16,13 @@ from backburner.redis.url import mask_password
 
 _INTERNAL = ("celery.", "backburner.")
 _UNITS = {"prefork": "{} processes", "threads": "{} threads", "solo": "one job at a time"}
-_NUMBER = supervised.number()  # of several; read early, for a worker forgets it when it starts
+_NUMBER = supervised.number()  # among several; read early, because a worker drops it when it starts
 _LONGEST = 100
-"""Characters of a line, about."""
+"""About how many characters a line has."""
 
 
 def worker(app: str | None, options: Sequence[str]) -> None:
-    """Work until told to stop; does not return.
+    """Run a worker until it is told to stop. Does not return.
 
     Args:
         app: the Celery application, as ``package.module:variable``; ``None`` for the one of the project in this
@@ -38,7 +38,7 @@ def worker(app: str | None, options: Sequence[str]) -> None:
 
 def _show(instance: Any, **_: Any) -> None:
     if _NUMBER > 1:
-        return  # the first one has said it all
+        return  # the first one has printed the banner
     rows = list(_rows(instance))
     width = max(len(name) for name, _ in rows)
     typer.echo(f"\n  {typer.style('backburner worker', bold=True)}   {instance.hostname}\n")
@@ -52,7 +52,7 @@ def _show(instance: Any, **_: Any) -> None:
 
 
 def _rows(instance: Any) -> Iterable[tuple[str, str]]:
-    """What is worth knowing of a worker, by name."""
+    """What is worth knowing about a worker, by name."""
     app = instance.app
     conf = app.conf
     tasks = sorted(name for name in app.tasks if not name.startswith(_INTERNAL))
