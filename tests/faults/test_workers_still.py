@@ -12,7 +12,7 @@ import redis
 from kombu.asynchronous.hub import Hub
 
 from backburner.queue import Celery
-from backburner.queue.pool.shutdown import OnHub
+from backburner.queue.shutdown import OnHub
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.faults.ledger import Ledger

@@ -10,7 +10,8 @@ options of each command; the other modules have what they do:
     screen                  the output
     probe, ping             asking an HTTP server, and a worker, whether it is there
     mailserver              the mail catcher: `mailbox` keeps mails, `mailpage` shows them
-    worker, celery_command  ``backburner worker``; Celery's own commands, started faster
+    worker, failed          ``backburner worker``; ``backburner failed``, for jobs that could not be done
+    celery_command          Celery's own commands, started faster
 """
 
 __all__ = ["main"]

@@ -3,6 +3,7 @@
 Everything that Celery documents works. A job's way, from the call that enqueues it to its result:
 
     app, task, defaults       the Celery application, its tasks, its settings; `decoration` types ``@app.task``
+    django                    the base class of tasks in Django projects
     arguments, dependencies   what a task's function takes, `lifespan` what its process has, `coroutines` calls it
     servers, keys             URLs in Celery's words; names of keys on the servers
 
@@ -15,6 +16,8 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     pool, prefork, loop       ``--pool=asyncio``; Celery's pool of processes; the event loop of the other pools
     stacks                    Celery's stacks of running tasks, kept apart by coroutine
     cancellation, recording   ending a job; making sure that its failure is recorded
+    shutdown                  signals that end a worker, where its jobs need the thread that gets them
+    failed                    jobs that could not be done: looked at, tried again, let go
 
     backend, listener         storing results; hearing of them on one connection
     settlement, carrying      `settle.lua`; results on their way from child processes; `starting`: the state STARTED

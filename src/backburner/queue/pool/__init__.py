@@ -1,7 +1,7 @@
 """``worker --pool=asyncio``: thousands of coroutines at a time on one event loop, and Celery's own machinery on it too.
 
 `bridge` lets blocking code wait on the loop without blocking it, by means of greenlets: Celery's consumer runs in one
-(`serving`, with `poller` for its hub and `shutdown` for its signals), and so does its tracer, once for each job
+(`serving`, with `poller` for its hub), and so does its tracer, once for each job
 (`job`). So nothing of Celery is replaced. `taskpool` is the pool, `threads` runs its ``def`` tasks, `client` is what
 jobs reach the result backend with, `watchdog` names whoever blocks the loop, and `caught` ends jobs that raise past the
 tracer.

@@ -9,7 +9,8 @@ from celery import bootsteps
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 
-from backburner.queue.pool import bridge, shutdown
+from backburner.queue import shutdown
+from backburner.queue.pool import bridge
 
 _PAUSE: Final = 0.25
 """Seconds before a lost connection is reopened. After five attempts within a second, Celery itself would sleep for one,

@@ -28,7 +28,7 @@ All keys are in one database and begin with kombu's `global_keyprefix`, if there
     backburner:job:<id>           string: that the job was enqueued; see ``enqueue.lua``. Expires.
 
 To enqueue is to LPUSH to the list; or, where the server's clock is before the message's eta, to ZADD to the delayed set
-and HSET its entry, in one script.
+and HSET its entry, in one step.
 """
 
 from backburner.queue.transport.channel import Channel, SentinelChannel, SentinelTransport, Transport

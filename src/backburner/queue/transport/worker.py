@@ -55,7 +55,7 @@ def _ready(sender: Any, **_: Any) -> None:
     # Imported here, for only workers need billiard.
     from celery.concurrency import prefork, thread
 
-    from backburner.queue.pool import shutdown
+    from backburner.queue import shutdown
     from backburner.queue.transport.failures import Teller
 
     _consumer, _teller, stopping = sender, Teller(sender.app), False
