@@ -262,7 +262,7 @@ def test_a_directory_with_nothing_to_run_is_told_how_to_name_it(project: Path, d
     (project / "pyproject.toml").unlink()
     running = dev()
     assert running.end() == 1
-    assert "[tool.backburner] app" in running.output
+    assert "under [tool.backburner]: app = " in running.output
 
 
 @pytest.mark.slow

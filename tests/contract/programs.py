@@ -1,14 +1,18 @@
-"""What the other processes of `test_across_processes` do: ``python -m tests.contract.programs NAME URL …``."""
+"""What the other processes of the tests here do: ``python -m tests.contract.programs NAME URL …``."""
 
 import asyncio
+import itertools
 import json
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 
 from backburner import Cache
+from backburner.errors import StoreError
+from tests.alarms import storm
 
 
 def compute(url: str, kind: str, callers: str) -> None:
@@ -125,6 +129,24 @@ def count(url: str, times: str) -> None:
         with cache.lock("counter", wait=30):
             cache.put("counter", cache.get("counter") + 1)
     print("done", flush=True)
+
+
+def strike(url: str, verb: str) -> None:
+    """Compute while a signal's handler raises anywhere in it. Prints how often it did, and what is left of that."""
+    cache, numbers = Cache(url, strict=True, timeout=5), itertools.count()
+
+    def compute() -> None:
+        key = str(next(numbers))
+        with suppress(StoreError):  # a connection that was struck counts as a failure of the server
+            if verb == "remember_many":
+                cache.remember_many([key, key + "a"], 60, lambda keys: dict.fromkeys(keys, 1))
+            else:
+                cache.remember(key, 60, lambda: 1)
+
+    compute()  # so that everything is imported: an import that is interrupted stays locked for ever
+    struck = storm(compute, 1.0, longest=0.0001 if cache._memory else 0.0006)
+    left = [*cache._flights._under_way, *cache._flights._going_on, *cache._leases._held]
+    print(json.dumps([struck, left]), flush=True)
 
 
 if __name__ == "__main__":

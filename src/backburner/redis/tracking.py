@@ -39,6 +39,8 @@ ANNOUNCED: Final = 30.0
 """Seconds that writers go on publishing changes after a listener has last asked for it."""
 REFUSED_PAUSE: Final = 30.0
 """Seconds until a server that refuses both ways is tried again."""
+_STEPS: Final = 6
+"""Of connecting and agreeing with a server, about; each takes a timeout at most."""
 _RESP3: Final = 3
 _SEPARATOR: Final = "\x00"  # in no key and in no tag
 
@@ -104,29 +106,34 @@ class Tracking:
         """Start listening, unless already started. Returns at once; `on_trusted` is called when it works."""
         if self._thread is not None or not self._starting.acquire(blocking=False):
             return
+        stopping = Event()
         try:
             if self._thread is None:  # else another thread was faster
-                self._stopping = Event()
-                thread = Thread(target=self._run, name=f"backburner-tracking {self._server}", daemon=True)
+                name = f"backburner-tracking {self._server}"
+                thread = Thread(target=self._run, args=(stopping,), name=name, daemon=True)
                 thread.start()
-                self._thread = thread
+                self._thread, self._stopping = thread, stopping
         except RuntimeError as error:  # no room for another thread; the next call tries again
             log.debug("invalidations from %s are not heard: %s", self._server, error)
         except BaseException:
-            self._stopping.set()
+            stopping.set()  # it may have started, and nobody else could stop it
             raise
         finally:
             self._starting.release()
 
     def stop(self) -> None:
-        """Stop listening, and wait for the thread to end. No callback is called after that, `on_lost` included."""
+        """Stop listening, and wait for the thread to end. No callback is called after that, `on_lost` included.
+
+        A thread that cannot end (a name lookup takes as long as it takes) is waited for only as long as connecting may
+        take otherwise.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._stopping.set()
         self._disconnect()  # wakes the thread
         if thread is not current_thread():
-            thread.join()
+            thread.join(_STEPS * self._timeout)
 
     def after_fork(self) -> None:
         """In the child: leave thread and connection to the parent. Call `start` to listen here too."""
@@ -137,8 +144,8 @@ class Tracking:
         self.trusted = False
         self.mode = "off"
 
-    def _run(self) -> None:
-        stopping, pause, silent = self._stopping, FIRST_PAUSE, False
+    def _run(self, stopping: Event) -> None:
+        pause, silent = FIRST_PAUSE, False
         client = connect(self._url, timeout=self._timeout, name=self._name)
         while not stopping.is_set():
             try:
