@@ -110,11 +110,15 @@ class ResultConsumer(BaseResultConsumer):
             if on_message is None:
                 yield from waiting
                 return
+            told = False
             with self._hearing(result) as heard:
                 for _ in itertools.chain(waiting, (None,)):
                     while heard:
+                        told = True
                         on_message(heard.popleft())
                     yield
+            if not told and (ended := getattr(result, "_cache", None)):  # before anybody could hear of it
+                on_message(ended)
         finally:
             self._here.ends = outer  # of the wait whose callback waits here
 
