@@ -39,7 +39,7 @@ run: venv ## Start everything: server, migrations, API, worker, beat, Flower, ma
 	@$(VENV)/backburner dev $(ARGS)
 
 test: venv ## Run the tests that need no service; under five minutes
-	@$(VENV)/python -m pytest -m "not slow" $(ARGS)
+	@$(VENV)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: venv ## Run all tests; those with Redis, PostgreSQL, RabbitMQ or Node are skipped where these are not installed
 	@$(VENV)/python -m pytest $(ARGS)

@@ -145,6 +145,7 @@ def seconds_until_new_code_runs(project: Project, eventually: Eventually) -> flo
     return time.monotonic() - saved
 
 
+@pytest.mark.slow
 def test_changed_code_runs_within_two_seconds(project: Project, eventually: Eventually) -> None:
     # Three attempts, for the machine may be busy with something else.
     assert any(seconds_until_new_code_runs(project, eventually) < 2 for _ in range(3))
