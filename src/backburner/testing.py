@@ -232,6 +232,8 @@ class FaultProxy:
         await self._change(_REFUSE)
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
+        for _ in range(3):  # connections end, are aborted, and close their sockets, each in a round of the loop
+            await asyncio.sleep(0)
         await self._loop.shutdown_default_executor()
 
 
