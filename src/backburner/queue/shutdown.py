@@ -54,7 +54,7 @@ class OnHub:
         """Have the hub call the handlers from now on."""
         self._hub.on_tick.add(self._turn)
         # A hub that has lost its connection may not turn for a long time.
-        self._hub.on_close.add(lambda _: self._handle(None))
+        self._hub.on_close.add(lambda _: self._call_all(None))
         _wrap_all(self._in_turn)
 
     def pause(self, seconds: float) -> None:
@@ -78,9 +78,9 @@ class OnHub:
 
     def _turn(self) -> None:
         if self._waiting:
-            self._handle(self._hub.create_loop())
+            self._call_all(self._hub.create_loop())
 
-    def _handle(self, loop: Any) -> None:
+    def _call_all(self, loop: Any) -> None:
         while self._waiting:
             handle, self._loop = self._waiting.popleft(), loop
             try:
