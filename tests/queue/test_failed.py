@@ -26,14 +26,14 @@ def keep(url: str, name: str, message: str, list_: str = "celery", reason: str =
 
 
 @pytest.fixture
-def quiet(make_app: MakeApp, url: str) -> Celery:
-    """An app whose queues no worker looks at."""
-    return make_app(url.removesuffix("0") + "3")
+def quiet_url(url: str) -> str:
+    """A database that no worker listens to."""
+    return url.removesuffix("0") + "3"
 
 
 @pytest.fixture
-def quiet_url(url: str) -> str:
-    return url.removesuffix("0") + "3"
+def quiet(make_app: MakeApp, quiet_url: str) -> Celery:
+    return make_app(quiet_url)
 
 
 def test_a_rejected_job_is_told_and_done_when_it_is_tried_again(

@@ -31,6 +31,16 @@ class NotReplicated(redis.ResponseError):
     """Too few replicas have confirmed the job, though the server has it."""
 
 
+def line_of(task: str) -> str:
+    """What a job's record, which consists of lines, calls its task."""
+    return task.replace("\n", " ")
+
+
+def record_of(line: str, token: str, queue: str) -> str:
+    """A job's record, but for its first line, which says when the job was enqueued; see ``enqueue.lua``."""
+    return f"{line}\n{token}\n{queue}"
+
+
 def is_delivered(replies: Sequence[Any]) -> bool:
     """Whether a `Place.transaction` has put the message into its list."""
     begun, *each, ended = replies
@@ -73,7 +83,7 @@ class Place:
         keys = Keys(self.prefix)
         object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
         object.__setattr__(self, "_record", keys.job(""))
-        object.__setattr__(self, "_line", self.task.replace("\n", " "))
+        object.__setattr__(self, "_line", line_of(self.task))
         object.__setattr__(self, "_keep", str(math.ceil(self.keep)))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:
@@ -85,14 +95,14 @@ class Place:
         self, messages: Sequence[str], token: str, due: float | None = None, announcements: Sequence[str] = ()
     ) -> list[str]:
         """The ARGV of the script. `due` is Unix time by the clock of this machine."""
-        keep, when, now = self.keep, "", ""
+        keep, when, now = self._keep, "", ""
         if due is not None:
             reckoned = time.time()
-            keep += max(0.0, due - reckoned)
+            keep = str(math.ceil(self.keep + max(0.0, due - reckoned)))
             when, now = f"{due:.6f}", f"{reckoned:.6f}"
         return [
             token,
-            str(math.ceil(keep)),
+            keep,
             self._line,
             self.queue,
             when,
@@ -107,7 +117,7 @@ class Place:
     def transaction(self, job_id: str, message: str, token: str) -> bytes:
         """What the script does for a message of a new job that is due now and that nobody is told of, as so many
         commands. Its record has no time in it: it is that at which the record expires, less what it says."""
-        record = f"-{self._keep}\n{self._line}\n{token}\n{self.queue}"
+        record = f"-{self._keep}\n{record_of(self._line, token, self.queue)}"
         set_ = packed(("SET", self._record + job_id, record, "EX", self._keep))
         return b"".join((_MULTI, set_, packed(("LPUSH", self.key, message)), _EXEC))
 

@@ -5,7 +5,6 @@ nobody can read, what its task rejects, and what names a task that nobody knows.
 failed too, but is done with; nothing of it is kept here.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,10 @@ from kombu.utils.json import loads
 from backburner.errors import ConfigError, ResultUnavailable
 from backburner.queue.deadline import deadline
 from backburner.queue.defaults import results_kept
+from backburner.queue.delivery import line_of, record_of
 from backburner.queue.keys import Keys
 from backburner.queue.publishing import FOREIGN
+from backburner.queue.result import reading
 from backburner.queue.transport.redis import PublishingChannel
 from backburner.queue.transport.wire import script
 from backburner.redis.url import mask_password
@@ -72,8 +73,10 @@ class FailedJobs:
             names = client.zrange(keys.failed, 0, -1, withscores=True)
         for first in range(0, len(names), _AT_ONCE):
             some = names[first : first + _AT_ONCE]
-            with self._server() as (client, keys):
-                records = [client.hgetall(keys.failure(name.decode())) for name, _ in some]
+            with self._server() as (client, keys), client.pipeline(transaction=False) as pipeline:
+                for name, _ in some:
+                    pipeline.hgetall(keys.failure(name.decode()))
+                records = pipeline.execute()
             for (name, at), record in zip(some, records, strict=True):
                 if record:  # else it went while others were looked at
                     yield _failed(keys, name.decode(), at, record)
@@ -95,15 +98,16 @@ class FailedJobs:
         if job is None:
             return self.forget(name)
         if job.job_id is not None and not isinstance(self._app.backend, DisabledBackend):
-            self._forget_result(job.job_id)
-        keep = math.ceil(results_kept(self._app.conf))
+            with reading(job.job_id):
+                self._app.backend.forget(job.job_id)
+        recorded = record_of(line_of(job.task or ""), "", job.queue)
         with self._server() as (client, keys):
             known = [keys.failed, keys.untold, keys.failure(name)]
             record = [] if job.job_id is None else [keys.job(job.job_id)]
             return bool(
                 client.register_script(_RETRY.text)(
                     keys=known + record,
-                    args=[name, keys.crashes, keys.unknown(""), f"{_line(job.task)}\n\n{job.queue}", keep],
+                    args=[name, keys.crashes, keys.unknown(""), recorded, results_kept(self._app.conf)],
                 )
             )
 
@@ -115,16 +119,6 @@ class FailedJobs:
             pipeline.srem(keys.untold, name)
             removed, _, _ = pipeline.execute()
         return bool(removed)
-
-    def _forget_result(self, job_id: str) -> None:
-        try:
-            with deadline(_PATIENCE):
-                self._app.backend.forget(job_id)
-        except FOREIGN as error:
-            raise ResultUnavailable(
-                f"the result of {job_id} could not be forgotten ({str(error) or 'no answer'}), so it was not put back. "
-                "Check the result backend (CELERY_RESULT_BACKEND or REDIS_URL)"
-            ) from error
 
     @contextmanager
     def _server(self) -> Iterator[tuple[Any, Keys]]:
@@ -157,7 +151,3 @@ def _failed(keys: Keys, name: str, at: float, record: dict[bytes, bytes]) -> Fai
         headers = {}
     job_id, task = (value if isinstance(value, str) else None for value in (headers.get("id"), headers.get("task")))
     return FailedJob(name, reason, detail, datetime.fromtimestamp(at, UTC), keys.queue(list_), job_id, task, message)
-
-
-def _line(text: str | None) -> str:
-    return (text or "").replace("\n", " ")
