@@ -79,6 +79,11 @@ Names = Annotated[list[str] | None, typer.Argument(help="Jobs, as `list` names t
 Every = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
+@failed.callback()
+def _failed() -> None:
+    _need_celery("failed")
+
+
 @failed.command("list")
 def list_failed(
     celery_app: App = None,
@@ -87,7 +92,6 @@ def list_failed(
     ] = False,
 ) -> None:
     """Show them: name, when, task, queue, and why."""
-    _need_celery("failed")
     from backburner.cli import failed as commands
 
     commands.show(celery_app, as_json=as_json)
@@ -96,7 +100,6 @@ def list_failed(
 @failed.command()
 def retry(names: Names = None, celery_app: App = None, every: Every = False) -> None:
     """Put them back, each to the end of its queue, as it was."""
-    _need_celery("failed")
     from backburner.cli import failed as commands
 
     commands.retry(celery_app, names or (), every=every)
@@ -105,7 +108,6 @@ def retry(names: Names = None, celery_app: App = None, every: Every = False) -> 
 @failed.command()
 def forget(names: Names = None, celery_app: App = None, every: Every = False) -> None:
     """Let them go, for good."""
-    _need_celery("failed")
     from backburner.cli import failed as commands
 
     commands.forget(celery_app, names or (), every=every)

@@ -1,7 +1,8 @@
 """`backburner failed …`: the jobs that workers could not do and kept, for whoever was paged by them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ _LONGEST = 200
 def show(app: str | None, *, as_json: bool) -> None:
     """Print them, one in a line; as JSON with all that is known of each, its arguments among it."""
     shown = 0
-    try:
+    with _errors_in_a_sentence():
         for job in _of(app):
             shown += 1
             if as_json:
@@ -29,8 +30,6 @@ def show(app: str | None, *, as_json: bool) -> None:
                 detail = " ".join(job.detail.split())
                 when = job.failed_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
                 typer.echo(f"{job.name}  {when}  {job.task or '?'}  in {job.queue}  {job.reason}: {detail[:_LONGEST]}")
-    except BackburnerError as error:
-        raise SystemExit(str(error)) from None
     if not (shown or as_json):
         typer.echo("No jobs are kept that could not be done.", err=True)
 
@@ -57,23 +56,27 @@ def _of(app: str | None) -> "FailedJobs":
     return jobs
 
 
+@contextmanager
+def _errors_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except BackburnerError as error:
+        raise SystemExit(str(error)) from None
+
+
 def _chosen(jobs: "FailedJobs", names: Iterable[str], *, every: bool) -> list[str]:
     chosen = list(names)
     if every == bool(chosen):
         raise SystemExit("Name jobs, as `backburner failed list` does, or say --all.")
-    try:
+    with _errors_in_a_sentence():
         return [job.name for job in jobs] if every else chosen
-    except BackburnerError as error:
-        raise SystemExit(str(error)) from None
 
 
 def _each(do: Callable[[str], bool], names: Iterable[str], done: str) -> None:
     missing = False
     for name in names:
-        try:
+        with _errors_in_a_sentence():
             was_there = do(name)
-        except BackburnerError as error:
-            raise SystemExit(str(error)) from None
         missing |= not was_there
         typer.echo(f"{name}  {done if was_there else 'is not among the failed ones'}")
     if missing:
