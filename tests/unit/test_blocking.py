@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from backburner.redis import blocking
+from backburner.redis import blocking, push
 from backburner.redis.blocking import BlockingClient
 from backburner.testing import FaultProxy
 from tests.alarms import storm
@@ -75,7 +75,7 @@ def test_of_replies_that_come_together_each_caller_gets_its_own_and_errors_are_e
     together: bool,
 ) -> None:
     if not together:  # a redis-py that keeps its parser elsewhere
-        monkeypatch.setattr(blocking, "read_ahead", lambda _: (lambda: None, lambda: None, None))
+        monkeypatch.setattr(push, "parser_of", lambda _: None)
         client.close()
     client.execute_command("SET", "text", "no number")
     proxy.stall()
@@ -184,8 +184,9 @@ def test_what_interrupts_one_thread_is_raised_in_no_other(
         raise kind("this thread's")
 
     others: list[Future[Any]] = []
+    client.execute_command("PING")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client._line, "_wait", interrupted)
+        patch.setattr(client._line._reader, "wait", interrupted)
         with pytest.raises(kind, match="this thread's"):
             client.execute_command("PING")
     assert [other.result() for other in others] == [b"0", b"1", b"2"]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from backburner.redis import push
+from backburner.redis.command import packed
 from backburner.redis.spare import SpareConnections
 
 
@@ -48,6 +50,21 @@ def test_replies_are_read_when_the_caller_likes(spare: SpareConnections, client:
     assert sorted(reply() for reply in reversed(replies)) == [1, 2, 3]
     assert len({number(spare) for _ in range(5)}) == 1
     client.delete("n")
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["read ahead", "read by redis-py"])
+def test_of_several_commands_each_has_its_reply_and_errors_are_replies(
+    spare: SpareConnections, monkeypatch: pytest.MonkeyPatch, *, ahead: bool
+) -> None:
+    if not ahead:
+        monkeypatch.setattr(push, "parser_of", lambda _: None)
+    long = b"x" * 1_000_000  # comes in many pieces
+    commands = [packed(("ECHO", long)), packed(("NO-SUCH-COMMAND",)), packed(("ECHO", "last"))]
+    first, wrong, last = spare.ask_all(b"".join(commands), 3)()
+    assert first == long
+    assert isinstance(wrong, redis.ResponseError)
+    assert last == b"last"
+    assert spare.ask("ECHO", "in step")() == b"in step"
 
 
 def test_a_lost_connection_is_an_error_once(spare: SpareConnections, client: "redis.Redis") -> None:

@@ -11,7 +11,6 @@ here: everybody else would have to wait for them.
 
 import os
 from _thread import allocate_lock
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -19,7 +18,7 @@ import redis
 
 from backburner.redis.client import connect
 from backburner.redis.command import Pipeline, again, packed
-from backburner.redis.push import ReadAheadParser, read_ahead
+from backburner.redis.push import ReadAheadParser, Reader
 from backburner.redis.url import ServerURL
 
 __all__ = ["BlockingClient"]
@@ -139,10 +138,8 @@ class _Line:
     def __init__(self, pool: Any, server: str) -> None:
         self._pool = pool
         self._server = server
-        self._connection: Any = None  # of who leads, as are these four
-        self._wait: Callable[[], None] = lambda: None
-        self._arrived: Callable[[], Any] = lambda: None
-        self._nothing: Any = None
+        self._connection: Any = None  # of who leads, as are these three
+        self._reader: Reader | None = None
         self._used_at = 0.0
         self.crowd = 0
         """How many callers the last write was for."""
@@ -188,12 +185,13 @@ class _Line:
             with self._lock:
                 batch, self._waiting = [request, *self._waiting], []
             self.crowd = len(batch)
-            connection = self._connected()
-            connection.send_packed_command((b"".join([one.commands for one in batch]),), check_health=False)
-            self._wait()  # mostly this brings all of it, for less than `read_response` takes
+            reader = self._connected()
+            self._connection.send_packed_command((b"".join([one.commands for one in batch]),), check_health=False)
+            reader.wait()
             for one in batch:
-                self._read(one)
+                one.replies = reader.read(one.count)
                 one.end()
+            self._used_at = monotonic()
         except (redis.RedisError, OSError) as error:
             self._disconnect()
             with self._lock:
@@ -222,29 +220,18 @@ class _Line:
             elif not request.done:  # it gives up
                 self._waiting = [other for other in self._waiting if other is not request]
 
-    def _connected(self) -> Any:
+    def _connected(self) -> Reader:
         if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and _is_over(self._connection):
             self._disconnect()
-        if self._connection is None:
+        if self._connection is None or self._reader is None:
             options = self._pool.connection_kwargs | {"parser_class": ReadAheadParser}
             self._connection = self._pool.connection_class(**options)
             self._connection.connect()
-            self._wait, self._arrived, self._nothing = read_ahead(self._connection)
-        return self._connection
-
-    def _read(self, request: _Request) -> None:
-        connection, arrived, nothing = self._connection, self._arrived, self._nothing
-        for _ in range(request.count):
-            if (reply := arrived()) is nothing:
-                try:
-                    reply = connection.read_response()
-                except redis.ResponseError as error:
-                    reply = error
-            request.replies.append(reply)
-        self._used_at = monotonic()
+            self._reader = Reader(self._connection)
+        return self._reader
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._reader = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 

@@ -8,7 +8,7 @@ import redis
 import redis.connection
 from hiredis import PushNotification
 
-__all__ = ["PushParser", "ReadAheadParser", "read_ahead"]
+__all__ = ["PushParser", "ReadAheadParser", "Reader", "parser_of"]
 
 
 class PushParser(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py has no types for it
@@ -59,10 +59,42 @@ class ReadAheadParser(redis.connection.DefaultParser):  # type: ignore[misc, val
         return kept if isinstance(kept, Exception) else super().read_response(*args, **options)
 
 
-def read_ahead(connection: Any) -> tuple[Callable[[], None], Callable[[], Any], Any]:
-    """`wait`, `arrived` and `nothing` of a connection's `ReadAheadParser`. The attribute that holds the parser is
-    private to redis-py: should it change, the functions returned do nothing, and `read_response` does all the work."""
+class Reader:
+    """Reads replies from a connection that was made with a `ReadAheadParser`, for as long as it stays connected.
+
+    The attribute that holds the parser is private to redis-py: should it change, `wait` does nothing, and
+    `read_response` does all the work.
+    """
+
+    __slots__ = ("_arrived", "_nothing", "_read_response", "wait")
+
+    def __init__(self, connection: Any) -> None:
+        parser = parser_of(connection)
+        self.wait: Callable[[], None] = parser.wait if parser else lambda: None
+        """Wait for the first bytes of replies that are all still to come. Mostly this brings all of them, for less than
+        `read_response` takes."""
+        self._arrived: Callable[[], Any] = parser.arrived if parser else lambda: None
+        self._nothing = parser.nothing if parser else None
+        self._read_response: Callable[[], Any] = connection.read_response
+
+    def read(self, count: int) -> list[Any]:
+        """So many replies; an error that the server replied is among them.
+
+        Raises:
+            redis.RedisError: the connection is lost.
+        """
+        arrived, nothing, replies = self._arrived, self._nothing, []
+        for _ in range(count):
+            if (reply := arrived()) is nothing:
+                try:
+                    reply = self._read_response()
+                except redis.ResponseError as error:
+                    reply = error
+            replies.append(reply)
+        return replies
+
+
+def parser_of(connection: Any) -> ReadAheadParser | None:
+    """The parser of a connection, if it is one of these."""
     parser = getattr(connection, "_parser", None)
-    if isinstance(parser, ReadAheadParser):
-        return parser.wait, parser.arrived, parser.nothing
-    return lambda: None, lambda: None, None
+    return parser if isinstance(parser, ReadAheadParser) else None

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from backburner.redis.command import packed
+from backburner.redis.push import ReadAheadParser, Reader
 
 
 class SpareConnections:
@@ -23,7 +24,7 @@ class SpareConnections:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._pid = os.getpid()
-        self._free: list[Any] = []
+        self._free: list[tuple[Any, Reader]] = []
 
     def ask(self, *command: Any) -> Callable[[], Any]:
         """Send a command. Returns a function that reads the reply.
@@ -51,31 +52,26 @@ class SpareConnections:
         if self._pid != os.getpid():
             self._pid, self._free = os.getpid(), []  # the parent's connections are the parent's
         try:
-            connection = self._free.pop()
+            connection, reader = self._free.pop()
         except IndexError:
-            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+            connection, reader = self._connected()
         try:
             connection.send_packed_command((commands,))
         except BaseException:
             connection.disconnect()
             raise
 
-        def reply() -> Any:
-            try:
-                return connection.read_response()
-            except redis.ResponseError as error:
-                return error
-
         def replies() -> list[Any]:
             try:
-                found = [reply() for _ in range(count)]
+                reader.wait()
+                found = reader.read(count)
             except BaseException:
                 connection.disconnect()
                 raise
             if any(isinstance(each, redis.ReadOnlyError) for each in found):
                 connection.disconnect()  # a master that became a replica; a new connection finds the new one
             else:
-                self._free.append(connection)
+                self._free.append((connection, reader))
             return found
 
         return replies
@@ -83,4 +79,14 @@ class SpareConnections:
     def close(self) -> None:
         """Close the connections that are not in use."""
         while self._free:
-            self._free.pop().disconnect()
+            connection, _ = self._free.pop()
+            connection.disconnect()
+
+    def _connected(self) -> tuple[Any, Reader]:
+        connection = self._pool.connection_class(**self._pool.connection_kwargs | {"parser_class": ReadAheadParser})
+        try:
+            connection.connect()
+            return connection, Reader(connection)
+        except BaseException:
+            connection.disconnect()
+            raise
