@@ -182,24 +182,23 @@ class Producer:
             encoded.append(some)
         jobs: list[Job[Any]] = []
 
-        async def arrived(chunk: Chunk, delivery: Delivery) -> None:
+        async def arrived(chunk: Chunk, delivery: Delivery, some: "list[Job[Any]]") -> None:
             try:
                 await delivery()
             except NotEnqueued as error:
                 if jobs:
                     error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
                 raise
-            some = self._jobs(task, terms, chunk.ids)
             await self._tell(port, terms, chunk, some)
             jobs.extend(some)
 
-        under_way: tuple[Chunk, Delivery] | None = None
+        # While a chunk is on its way, its jobs and the next chunk are made.
+        under_way: tuple[Chunk, Delivery, list[Job[Any]]] | None = None
         for part in encoded:
             chunk = self._chunk(setup, template, terms, *part)
             if under_way is not None:
-                # It was on its way while the next one was made.
                 await arrived(*under_way)
-            under_way = chunk, port.begin(chunk)
+            under_way = chunk, port.begin(chunk), self._jobs(task, terms, chunk.ids)
         if under_way is not None:
             await arrived(*under_way)
         return jobs

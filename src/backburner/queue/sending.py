@@ -351,6 +351,8 @@ class _Stream(PipelinedClient):
         return lambda: future
 
     def _begin(self, chunk: Chunk) -> Delivery:
+        if self.is_idle and self._sender.knows(chunk):
+            return self._send_now(chunk)
         sending = self._start(self._send(chunk))
         return lambda: sending
 
@@ -364,7 +366,7 @@ class _Stream(PipelinedClient):
             raise self._sender.not_enqueued(chunk, began, error) from error
 
     def _send_now(self, chunk: Chunk) -> Delivery:
-        """Send a job that comes alone at once; those that come while it is on its way are gathered."""
+        """Send at once, not when the loop comes round: single jobs that come meanwhile are gathered."""
         began = time.monotonic()
         reply = self.execute_now("EVALSHA", ENQUEUE.sha, *chunk.words())
 
