@@ -283,6 +283,24 @@ def test_who_waits_is_told_of_a_new_message_and_asks_nothing_meanwhile(
     assert statistics.median(took) < 0.5, "a machine may stand still; not each time"
 
 
+def test_who_is_told_of_messages_asks_for_them_before_anything_else(
+    reader: MakeReader, send: Send, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = reader()
+    one.drain(1, timeout=0.2)
+    send("now")
+    eventually(lambda: one.channel.claims.connection.can_read(timeout=0))
+    read, is_asked = Claims.read, []
+
+    def noted(claims: Claims) -> None:
+        is_asked.append(claims._asked_at is not None)
+        read(claims)
+
+    monkeypatch.setattr(Claims, "read", noted)
+    assert one.take(1) == ["now"]
+    assert is_asked[0]
+
+
 def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:

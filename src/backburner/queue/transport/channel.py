@@ -198,6 +198,8 @@ class Channel(PublishingChannel):
             return False
         delivered = False
         try:
+            if self._leased_queues and not worker.stopping:
+                claims.awake(self._turns, self.qos.wanted)
             while True:
                 claims.read()
                 delivered |= self._deliver_unseen(claims)

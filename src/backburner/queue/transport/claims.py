@@ -106,6 +106,18 @@ class Claims:
             self._credit = credit
             self._ask(queues, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
+    def awake(self, queues: Sequence[str], credit: int) -> None:
+        """Request messages because something has arrived, which mostly says that there are some. To be called before
+        `read`, so that the server is at work meanwhile.
+
+        Raises:
+            redis.ConnectionError: the connection was lost.
+        """
+        now = monotonic()
+        if self._asked_at is None and credit > 0 and not self.unseen and now >= self._pause_until:
+            self._credit = credit
+            self._ask(queues, credit, now)
+
     def read(self) -> None:
         """Read what has arrived, and add its messages to the `unseen` ones.
 
