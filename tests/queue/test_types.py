@@ -15,9 +15,20 @@ def complaints(*command: str | Path) -> str:
     return checked.stdout + checked.stderr
 
 
+WITHOUT_STUBS = """
+[mypy]
+[mypy-celery.*]
+follow_imports = skip
+follow_imports_for_stubs = true
+"""
+"""All of Celery is `Any`, as for those who installed no stubs of it."""
+
+
 @pytest.mark.slow
-def test_mypy_sees_what_a_task_takes_and_what_its_jobs_give() -> None:
-    mypy = (sys.executable, "-m", "mypy", "--strict", "--no-error-summary")
+@pytest.mark.parametrize("configuration", ["", WITHOUT_STUBS], ids=["stubs", "no-stubs"])
+def test_mypy_sees_what_a_task_takes_and_what_its_jobs_give(configuration: str, tmp_path: Path) -> None:
+    (tmp_path / "mypy.ini").write_text(configuration or "[mypy]")
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", tmp_path / "mypy.ini")
     assert complaints(*mypy, "tests/typing/enqueued.py") == ""
 
 

@@ -85,7 +85,10 @@ async def main() -> None:
     assert_type(count.delay("text").get(), int)
     assert_type(await (await acount.adelay("text")).aget(), int)
     count.delay(None, "text")  # type: ignore[call-arg, arg-type]
-    await JobGroup([add.delay(1), fetch.delay("url")]).aget()
+    assert_type(await JobGroup([add.delay(1), add.delay(2)]).aget(), list[float])
+    assert_type(await JobGroup(add.delay_many([(1,), (2,)])).aget(timeout=1), list[float])
+    several: JobGroup[Any] = JobGroup([add.delay(1), fetch.delay("url")])
+    assert_type(await several.aget(), list[Any])
 
     assert_type(old_way.delay("url"), Job[int])
     assert_type(await new_way.adelay("url", 2), Job[int])

@@ -368,13 +368,13 @@ class EagerJob(celery.result.EagerResult[Any], _Snapshots):
         """Do nothing: the job has ended."""
 
 
-class JobGroup:
+class JobGroup(Generic[T_co]):
     """Several jobs, awaited together with one timeout: ``await JobGroup(jobs).aget(timeout=10)``."""
 
-    def __init__(self, jobs: Iterable[Job[Any]]) -> None:
+    def __init__(self, jobs: Iterable[Job[T_co]]) -> None:
         self.jobs = tuple(jobs)
 
-    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> list[Any]:  # noqa: ASYNC109  # as `get`
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> list[T_co]:  # noqa: ASYNC109  # as `get`
         """The results, in the order of the jobs. The first failure is raised at once, while the other jobs go on; with
         ``propagate=False``, exceptions are returned in place of results.
 

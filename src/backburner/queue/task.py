@@ -51,6 +51,9 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         __header__: Callable[..., None]
         _dump_pydantic_arguments: Callable[..., Call] | None
 
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+            """Call the function, here and now. Said here for those who have no stubs of Celery."""
+
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job[T_co]:
             """Enqueue a job with these arguments."""
 
