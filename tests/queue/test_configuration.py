@@ -140,6 +140,11 @@ def test_a_wrong_url_is_said_at_once() -> None:
         build(broker="redis+sentinel://host").connection_for_write()
 
 
+def test_settings_in_the_place_of_the_name_are_refused_rather_than_not_seen() -> None:
+    with pytest.raises(ConfigError, match=r"settings=settings"):
+        Celery(Settings(redis_url="redis://elsewhere:6379/0"))
+
+
 def test_a_broker_or_backend_that_celery_does_not_know_is_said_where_the_app_is_built() -> None:
     with pytest.raises(ConfigError, match=r"'foo://:\*\*\*@x': there is no broker 'foo'; there are .*amqp"):
         build(settings=Settings(celery_broker_url="foo://:secret@x"))

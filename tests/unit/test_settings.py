@@ -199,6 +199,11 @@ def test_a_cache_without_a_prefix_is_refused() -> None:
         Cache("memory://", prefix="")
 
 
+def test_settings_in_the_place_of_a_url_are_told_where_they_belong() -> None:
+    with pytest.raises(ConfigError, match=r"not Settings; of settings: Cache\.from_settings\(settings\)"):
+        Cache(Settings())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ttl", ["soon", 0, -1, "0s", True])
 def test_a_cache_refuses_a_default_ttl_in_which_nothing_would_be_kept(ttl: object) -> None:
     with pytest.raises(ConfigError, match="default_ttl"):

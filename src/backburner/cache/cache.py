@@ -108,6 +108,10 @@ class Cache(Verbs):
         strict: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not isinstance(url, str):
+            raise ConfigError(
+                f"a cache's URL is text, not {type(url).__name__}; of settings: Cache.from_settings(settings)"
+            )
         if not prefix:
             raise ConfigError(
                 "a cache needs a prefix, or flush() would remove everything on the server; write prefix='cache:'"

@@ -13,6 +13,7 @@ from celery.app import backends
 from celery.fixups.django import DjangoFixup
 from kombu import pools
 
+from backburner.errors import ConfigError
 from backburner.queue import amqp, cancellation, coroutines, dependencies, health, pool, reload
 from backburner.queue.announcing import Announced
 from backburner.queue.arguments import Arguments, positional_checker
@@ -62,6 +63,8 @@ class Celery(celery.Celery):
     def __init__(
         self, *args: Any, settings: Settings | None = None, default_pool: str | None = None, **kwargs: Any
     ) -> None:
+        if args and isinstance(args[0], Settings):  # Celery would take them for its name
+            raise ConfigError('settings are given by name: Celery("shop", settings=settings)')
         self.settings = settings or Settings()
         self._our_defaults = defaults(self.settings)  # here: the signal that configures Celery swallows errors
         self._default_pool = default_pool
