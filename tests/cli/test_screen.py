@@ -1,5 +1,6 @@
 """The log: one line for each line, without the programs' own decoration, and harmless."""
 
+import io
 import os
 
 import pytest
@@ -50,6 +51,13 @@ def test_a_pipe_that_was_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
         screen = Screen()
         screen.log("api", "INFO:     nobody reads this")
         screen.say("stopped")
+
+
+def test_characters_that_a_terminal_lacks_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    Screen().log("worker", "sold: Händler")
+    assert b"| sold: H\\xe4ndler" in written.getvalue()
 
 
 def test_no_color_is_honoured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ rich decides about colours: none without a terminal or with NO_COLOR. Nothing he
 """
 
 import re
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 
 from rich.console import Console
 from rich.text import Text
@@ -34,9 +36,11 @@ class Row:
 
 
 class Screen:
-    """Writes to standard output. A terminal or a pipe that has gone away is no error."""
+    """Writes to standard output. It is no error if a terminal or a pipe has gone away, or lacks a character."""
 
     def __init__(self) -> None:
+        if isinstance(sys.stdout, TextIOWrapper):  # as it is for standard error
+            sys.stdout.reconfigure(errors="backslashreplace")
         self._console = Console(highlight=False, soft_wrap=True)
         self._errors = Console(highlight=False, soft_wrap=True, stderr=True)
         self._styles: dict[str, str] = {}
