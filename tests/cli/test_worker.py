@@ -80,6 +80,11 @@ def test_where_there_is_no_celery_application_that_is_said(project: Path) -> Non
         ("", {"CELERY_BROKER_URL": "foo://x"}, "'foo://x': there is no broker 'foo'; "),
         ("-A wrong:name", {}, "there is no module 'wrong', "),
         ("-A main:wrong", {}, "there is no 'wrong' in the module main"),
+        (
+            "-A os:name",
+            {},
+            "--app=os:name is a str, not a Celery application. Name its variable, as in --app=os:celery_app",
+        ),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_sentence(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from celery import Celery
 from celery.app.utils import find_app
 from celery.bin.base import CLIContext
 from kombu.utils.imports import symbol_by_name
@@ -56,7 +57,7 @@ def found(name: str | None) -> str:
 def application(name: str) -> Any:
     """The application of this name; if there is none, or settings are invalid, the program ends with one sentence."""
     try:
-        return find_app(name)
+        app = find_app(name)
     except ModuleNotFoundError as missing:
         if missing.name == name and ":" in name:
             raise SystemExit("there is no {1!r} in the module {0}".format(*name.split(":", 1))) from None
@@ -68,6 +69,12 @@ def application(name: str) -> Any:
         if not isinstance(wrong, ConfigError):
             raise
         raise SystemExit(str(wrong)) from None
+    if not isinstance(app, Celery):  # in a module Celery takes a variable `app` for its application, whatever it is
+        raise SystemExit(
+            f"--app={name} is a {type(app).__name__}, not a Celery application. Name its variable, as in "
+            f"--app={name.partition(':')[0]}:celery_app"
+        )
+    return app
 
 
 if __name__ == "__main__":
