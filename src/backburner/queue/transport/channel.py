@@ -306,7 +306,9 @@ class Channel(PublishingChannel):
         if put_off:
             if self.claims is not None:
                 self.claims.let_others_first(2 * _UNKNOWN_DELAYS[1])
-            log.warning("nobody here knows the task %r; it is put off, for workers that do", task)
+            log.warning(
+                "nobody here knows the task %r; it is put off, for workers that do. Is its module in include=[…]?", task
+            )
         return bool(put_off)
 
     def restore_from_stock(self) -> None:
