@@ -52,8 +52,9 @@ def test_it_reloads(with_celery: Path, redis_url: str, eventually: Eventually) -
 
 @pytest.mark.slow
 def test_passwords_are_not_shown(with_celery: Path, eventually: Eventually) -> None:
-    with running("backburner worker", with_celery, {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}) as worker:
+    with running("backburner worker -c 1", with_celery, {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}) as worker:
         eventually(lambda: worker.says("Cannot connect"), timeout=30)
+        assert "prefork, one job at a time" in worker.output
         assert "redis://:***@127.0.0.1:1/0" in worker.output
         assert "secret" not in worker.output
 

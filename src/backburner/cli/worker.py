@@ -15,7 +15,8 @@ from backburner.queue import supervised
 from backburner.redis.url import mask_password
 
 _INTERNAL = ("celery.", "backburner.")
-_UNITS = {"prefork": "{} processes", "threads": "{} threads", "solo": "one job at a time"}
+_ONE = "one job at a time"
+_UNITS = {"prefork": "{} processes", "threads": "{} threads", "solo": _ONE}
 _NUMBER = supervised.number()  # among several; read early, because a worker drops it when it starts
 _LONGEST = 100
 """About how many characters a line has."""
@@ -72,7 +73,8 @@ def _pool(instance: Any) -> str:
     names = {where.replace(":", "."): name for name, where in aliases.items() if where and name != "processes"}
     kind = instance.pool_cls
     name = names.get(f"{kind.__module__}.{kind.__qualname__}", kind.__qualname__)
-    return f"{name}, {_UNITS.get(name, '{} jobs at a time').format(f'{instance.concurrency:,}')}"
+    unit = _ONE if instance.concurrency == 1 else _UNITS.get(name, "{} jobs at a time")
+    return f"{name}, {unit.format(f'{instance.concurrency:,}')}"
 
 
 def _wrapped(text: str) -> list[str]:
