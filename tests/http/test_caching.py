@@ -11,6 +11,7 @@ import redis
 from starlette.middleware.gzip import GZipMiddleware
 
 from backburner import Cache
+from backburner.errors import ConfigError
 from backburner.events import Event, Hit, RefreshFailed
 from backburner.http import CacheMiddleware, Policy
 from tests.http.conftest import Clock
@@ -611,6 +612,18 @@ async def test_a_flushed_tag_empties_the_responses_that_a_rule_gave_it(cache: Ca
     await cache.tags("books").aflush()
     assert [(await ask(app, target)).text for target in ("/a", "/b")] == ["/a 3", "/b 2"]
     assert [(await ask(app, "/private")).text for _ in range(2)] == ["/private 4", "/private 5"]
+
+
+async def test_what_is_no_cache_or_no_policy_is_refused_where_it_is_said(cache: Cache, origin: Origin) -> None:
+    url: Any = "redis://:secret@localhost:6379/0"
+    ttl: Any = "1m"
+    with pytest.raises(ConfigError, match="cache is a str: write cache=Cache") as refused:
+        CacheMiddleware(origin, cache=url)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError, match=r"policy='1m': write a Policy"):
+        CacheMiddleware(origin, cache=cache, policy=ttl)
+    with pytest.raises(ConfigError, match=r"rules: '/a\*' has '1m'; write a Policy, .*, or None"):
+        CacheMiddleware(origin, cache=cache, rules={"/a*": ttl})
 
 
 async def test_tags_may_depend_on_the_request(through: Through, cache: Cache, origin: Origin) -> None:

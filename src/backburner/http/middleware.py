@@ -24,7 +24,7 @@ class CacheMiddleware:
             cached. For example ``{"/admin/*": None, "/books*": Policy(ttl="1m", tags=["books"])}``.
 
     Raises:
-        ConfigError: a path does not begin with a slash or ``*``.
+        ConfigError: a path does not begin with a slash or ``*``; a cache or a policy is something else.
     """
 
     def __init__(
@@ -35,11 +35,17 @@ class CacheMiddleware:
         policy: Policy | None = None,
         rules: Mapping[str, Policy | None] | None = None,
     ) -> None:
+        if not isinstance(cache, Cache):  # not shown: it may be a URL with a password
+            raise ConfigError(f"cache is a {type(cache).__name__}: write cache=Cache.from_settings(settings)")
+        if not isinstance(policy, Policy | None):
+            raise ConfigError(f"policy={policy!r}: write a Policy, such as Policy(ttl='1m')")
         self._app = app
         self._policy: Policy | None = policy or Policy()
-        for path in rules or ():
+        for path, rule in (rules or {}).items():
             if not path.startswith(("/", "*")):
                 raise ConfigError(f"rules: {path!r} must begin with a slash, as the paths of requests do")
+            if not isinstance(rule, Policy | None):
+                raise ConfigError(f"rules: {path!r} has {rule!r}; write a Policy, such as Policy(ttl='1m'), or None")
         self._rules = [
             (re.compile(".*".join(map(re.escape, path.split("*"))), re.DOTALL), found)
             for path, found in (rules or {}).items()
