@@ -13,6 +13,7 @@ from celery.exceptions import TimeLimitExceeded
 
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
+from tests.processes import free_port, running
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, runs
 from tests.queue.programs.coroutines import define
 
@@ -115,6 +116,17 @@ def test_who_has_needed_too_much_memory_is_replaced(start: Any, tasks: Any, even
         assert "KiB of memory" in fleet.output
         after = tasks["co.nap"].delay(0).get(timeout=10)[2]
         assert tasks["co.nap"].delay(0).get(timeout=10)[2] == after != before
+
+
+def test_who_is_told_to_stop_before_it_has_taken_a_job_makes_no_fuss(eventually: Eventually) -> None:
+    command = f"celery -A coroutines worker --loglevel=info --processes 1 {POOL}"
+    nowhere = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0", "PYTHONPATH": ""}
+    with running(command, PROGRAMS, nowhere) as fleet:
+        eventually(lambda: fleet.says("Cannot connect"), timeout=30)
+        fleet.process.send_signal(signal.SIGTERM)
+        fleet.process.wait(20)
+        assert "Traceback" not in fleet.output
+        assert "no jobs were returned" not in fleet.output
 
 
 def test_a_number_that_is_none_is_refused(own_server: EmbeddedServer) -> None:

@@ -226,10 +226,12 @@ def _give_up(worker: Any) -> None:
     end.daemon = True
     end.start()
     _stop_taking_jobs(worker)
+    consumer = getattr(worker.consumer, "task_consumer", None)
     try:
-        worker.consumer.task_consumer.channel.qos.restore_unacked()
+        if consumer is not None:  # or nothing was consumed yet
+            consumer.channel.qos.restore_unacked()
     except Exception:
-        # Nothing was consumed yet; or the broker is gone, and then the lease runs out.
+        # The broker is gone, and then the lease runs out.
         log.warning("no jobs were returned to the queue", exc_info=True)
     os.killpg(0, signal.SIGKILL)
 
