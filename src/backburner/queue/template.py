@@ -113,7 +113,12 @@ class Template:
         try:
             body = _base64(f"[{encode(args)}, {encode(kwargs) if kwargs else '{}'}{self._end_of_body}")
         except Exception as error:
-            raise EncodeError(str(error) or repr(error)) from error  # as kombu does
+            refused = EncodeError(str(error) or repr(error))  # as kombu does
+            refused.add_note(
+                f"An argument of the task {self.place.task} cannot be sent. Give plain values, such as the id of a "
+                "row, or annotate the parameter with a type that pydantic turns into JSON."
+            )
+            raise refused from error
         return (
             quote(representation(args, self._args_size, self._levels)),
             quote(representation(kwargs, self._kwargs_size, self._levels)) if kwargs else '"{}"',
