@@ -54,6 +54,11 @@ class Shop:
     def tax(book: int) -> int:
         return book
 
+    @cached()
+    @staticmethod
+    def rounded(price: float) -> int:
+        return round(price)
+
 
 async def main() -> None:
     assert_type(load(5), list[str])
@@ -92,5 +97,6 @@ async def main() -> None:
     assert_type(await shop.stock(book=5), int)
     assert_type(await shop.stock.refresh(5), int)
     assert_type(Shop.tax(5), int)
+    assert_type(Shop.rounded(5), int)
     assert_type(Shop.tax.key(5), str)
     cached(5)  # type: ignore[call-overload]
