@@ -316,6 +316,11 @@ def test_remember_without_a_callback_says_so(cache: Any) -> None:
         cache.remember("key", 60)
 
 
+def test_remember_of_a_value_in_place_of_a_callback_says_what_to_give(cache: Any) -> None:
+    with pytest.raises(TypeError, match=r"is a list, not a function: give load itself, not load\(\)"):
+        cache.remember("key", 60, ["a value"])
+
+
 def test_remember_lets_the_callbacks_error_through_and_stores_nothing(cache: Any) -> None:
     with pytest.raises(LookupError, match="the database is gone"):
         cache.remember("key", 60, fail)

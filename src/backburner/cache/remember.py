@@ -346,6 +346,8 @@ class ReadThrough:
 
 
 def _takes_context(callback: Callable[..., Any]) -> bool:
+    if not callable(callback):
+        raise TypeError(f"the callback is a {type(callback).__name__}, not a function: give load itself, not load()")
     try:
         parameters = inspect.signature(callback).parameters.values()
     except ValueError:  # some functions written in C do not tell
