@@ -684,6 +684,24 @@ async def test_a_query_is_cached_by_its_body(through: Through, origin: Origin) -
     assert (await ask(app, method="QUERY", body=b"x")).text == "/a 6"
 
 
+@pytest.mark.parametrize("method", ["POST", "QUERY"])
+async def test_conditions_of_other_methods_than_get_are_for_the_application_which_gets_none_of_ours(
+    through: Through, origin: Origin, clock: Clock, method: str
+) -> None:
+    origin.headers = {"cache-control": "max-age=60", "etag": '"v"', "last-modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    app = through(methods=frozenset({"POST", "QUERY"}))
+    await ask(app, method=method, body=b"x")
+    since = {"if_modified_since": "Fri, 01 Jan 2100 00:00:00 GMT", "range": "bytes=0-0"}
+    assert (await ask(app, method=method, body=b"x", **since)).text == "/a 1"
+    clock.pass_(61)
+    assert (await ask(app, method=method, body=b"x")).text == "/a 2"
+    assert origin.asked("if-none-match") is None  # an application that obeys would answer 412
+    assert origin.asked("if-modified-since") is None
+    origin.answer = lambda _: (412, {}, b"")
+    assert (await ask(app, method=method, body=b"x", if_none_match='"v"')).status == 412
+    assert origin.asked("if-none-match") == '"v"'
+
+
 async def test_the_application_reads_the_body_that_was_part_of_the_key(through: Through, origin: Origin) -> None:
     read: list[bytes] = []
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from backburner.http.exchange import Message
 from backburner.http.headers import Headers, byte_ranges, names_tag, strong, without
+from backburner.http.request import CONDITIONAL
 from backburner.http.stored import Stored
 
 
@@ -21,7 +22,7 @@ def answer(
     """
     code, body = stored.status, stored.body
     headers: Headers = stored.headers
-    if len(seen) > 1 and code == 200:
+    if len(seen) > 1 and code == 200 and method in CONDITIONAL:
         code, headers, body = _by_conditions(stored, method, seen)
     own = [*headers]
     if now is not None:

@@ -22,7 +22,7 @@ from backburner.http.exchange import Way
 from backburner.http.headers import Headers, entity_tag_of, field
 from backburner.http.place import Found, Place, lasting
 from backburner.http.policy import Policy
-from backburner.http.request import Request
+from backburner.http.request import CONDITIONAL, Request
 from backburner.http.rules import Credentials
 from backburner.http.stored import Stored, Variants
 
@@ -157,7 +157,7 @@ class Call:
     def scope(self) -> Any:
         """The request as the application gets it: unconditional, or conditional if something is stored."""
         conditions = []
-        if self._found is not None:
+        if self._found is not None and self._request.method in CONDITIONAL:
             stored = self._found.stored
             if stored.etag is not None and not stored.own_tag:
                 conditions.append((b"if-none-match", stored.etag))

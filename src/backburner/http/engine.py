@@ -145,7 +145,7 @@ class ResponseCache:
                 break
         tags = policy.tags_of(request.scope)
         key = key_of(request.target, request.method, self._layer)
-        common = request.target and not request.is_uncommon(may_have_body=True)
+        common = request.target and not request.is_uncommon()
         if tags is not None and common and not self._is_computed_further_out(key, request.scope):
             place = Place(self._aengine(), key, request.distinction(policy, body), request.headers, tags)
             await Visit(place, request, policy, self._passing, app, receive, send, body).run()

@@ -33,7 +33,8 @@ _UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 """Request headers with which a request goes to the application unchanged."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
-_OWN_TARGET: Final = frozenset({"GET", "HEAD"})
+CONDITIONAL: Final = frozenset({"GET", "HEAD"})
+"""The methods for which a condition asks whether the client's copy is still good (RFC 9110 sections 13.1.2, 13.1.3)."""
 _LONGEST: Final = MAX_LENGTH // 2
 """Characters of a target in a key at most, so that there is room for what responses vary by."""
 
@@ -116,14 +117,17 @@ class Request:
             return {"no-cache": [None]}
         return None
 
-    def is_uncommon(self, *, may_have_body: bool = False) -> bool:
+    def is_uncommon(self) -> bool:
         """Whether it asks for something no stored response can answer, or has an unexpected body, on which the response
         might depend."""
         seen = self.seen
         if len(seen) == 1:
             return False
-        has_body = b"transfer-encoding" in seen or seen.get(b"content-length", b"0").strip(b"0") != b""
-        return not _UNCOMMON.isdisjoint(seen) or (has_body and not may_have_body)
+        if not _UNCOMMON.isdisjoint(seen):
+            return True
+        if self.method not in CONDITIONAL:
+            return b"if-none-match" in seen  # which then forbids the call, and is answered with 412
+        return b"transfer-encoding" in seen or seen.get(b"content-length", b"0").strip(b"0") != b""
 
     def unconditional(self, extra: list[tuple[bytes, bytes]] | None = None) -> Any:
         """A scope with these headers in place of conditions and ranges, so that the whole response can be stored."""
@@ -133,7 +137,7 @@ class Request:
 
 def key_of(target: str, method: str = "GET", layer: str = "") -> str:
     """The key under which a response is stored, or the entry that tells several apart."""
-    return MARK + fit(target if method in _OWN_TARGET else f"{method} {target}", _LONGEST) + layer
+    return MARK + fit(target if method in CONDITIONAL else f"{method} {target}", _LONGEST) + layer
 
 
 @lru_cache(maxsize=1024)
