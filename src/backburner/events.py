@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from backburner.interruptions import interruptions
+
 __all__ = [
     "BreakerClosed",
     "BreakerOpened",
@@ -205,6 +207,8 @@ class Events:
             if isinstance(event, kinds):
                 try:
                     subscriber(event)
+                except interruptions():
+                    raise
                 except Exception:
                     log.exception("a subscriber of cache events failed on %r", event)
 

@@ -40,6 +40,7 @@ from backburner.cache.converters import (
 )
 from backburner.cache.typemap import Decoder, TypeMap, compile_decoder, map_of_columns, map_of_list, map_of_typed_list
 from backburner.errors import CodecError, ConfigError
+from backburner.interruptions import interruptions
 
 __all__ = ["Codec", "JSONCodec", "PickleCodec", "codec_for", "is_immutable"]
 
@@ -173,6 +174,8 @@ class JSONCodec(Codec):
                 return orjson.loads(data[1:])
         except CodecError:
             raise
+        except interruptions():
+            raise
         except Exception as error:  # damaged bytes can fail anywhere, also in a foreign from_json
             raise CodecError(f"the stored value cannot be read: {type(error).__name__}: {error}") from error
         raise CodecError(f"the stored value is not JSON of this cache: it begins with {data[:1]!r}")
@@ -219,6 +222,8 @@ class JSONCodec(Codec):
             plain = converter.to_json(value)
         except CodecError as error:
             raise _Refused(str(error)) from error
+        except interruptions():
+            raise
         except Exception as error:
             name = name_of(type(value))
             raise _Refused(f"{name} could not be stored: {type(error).__name__}: {error}") from error
@@ -272,6 +277,8 @@ class JSONCodec(Codec):
             return self._walk_each(items, depth)  # the first makes it known
         try:
             plain = [converter.to_json(item) for item in items]
+        except interruptions():
+            raise
         except Exception:  # noqa: BLE001  # says which it was, and why
             return self._walk_each(items, depth)
         if all(map(is_, plain, items)):
@@ -360,6 +367,8 @@ class PickleCodec(Codec):
     def encode(self, value: object, key: str = "") -> bytes:
         try:
             pickled = _pickle(value)
+        except interruptions():
+            raise
         except Exception as error:
             raise CodecError(f"{name_of(type(value))} cannot be pickled: {error}") from error
         return _PICKLE + self._sign(key, pickled) + pickled
@@ -370,6 +379,8 @@ class PickleCodec(Codec):
             raise CodecError("the stored value is not a pickle signed for this cache key with this CACHE_SIGNING_KEY")
         try:
             return pickle.loads(pickled)  # noqa: S301  # the signature was checked
+        except interruptions():
+            raise
         except Exception as error:
             raise CodecError(f"the stored value cannot be unpickled: {type(error).__name__}: {error}") from error
 

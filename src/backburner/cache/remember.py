@@ -22,6 +22,7 @@ from backburner.cache.plan import Plan
 from backburner.cache.stores.base import Turn
 from backburner.errors import CallbackTimeout, StoreError
 from backburner.events import LateCallback, RefreshFailed, StaleServed
+from backburner.interruptions import interruptions
 
 
 class ReadThrough:
@@ -153,6 +154,8 @@ class ReadThrough:
                 self._lead_apart(key, plan, flight, found, may_wait=may_wait)
                 handed_over = True
                 return MISSING
+        except interruptions():
+            raise  # of this caller only: a follower leads
         except Exception as error:
             flight.error = error
             raise
@@ -265,6 +268,8 @@ class ReadThrough:
             if not turn.keys:
                 return found.value  # another process is at it, or was
             value, flight.entry = await self._call(key, plan, flight, turn, found, refresh=True)
+        except interruptions():
+            raise
         except Exception as error:  # noqa: BLE001  # the caller has a good value; whoever wants to know is told
             self._engine.tell(RefreshFailed(key, error))
             return found.value
@@ -277,6 +282,8 @@ class ReadThrough:
         """Call the callback; if it fails, fall back on the previous value, unless that has been invalidated."""
         try:
             return await self._call(key, plan, flight, turn, found)
+        except interruptions():
+            raise
         except Exception as error:
             if found.entry is None or found.value is MISSING or flight.superseded:
                 raise
@@ -311,6 +318,8 @@ class ReadThrough:
                     entry.tags = versions or ()
                     held = await self._engine.finish(turn, {} if versions is None else {key: entry})
                     flight.overtaken = key not in held or versions is None
+        except interruptions():
+            raise
         except Exception:
             rest = plan.throttle if found.value is not MISSING else 0.0
             raise

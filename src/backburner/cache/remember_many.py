@@ -20,6 +20,7 @@ from backburner.cache.remember import ReadThrough
 from backburner.cache.stores.base import Turn
 from backburner.errors import StoreError
 from backburner.events import RefreshFailed, StaleServed
+from backburner.interruptions import interruptions
 
 
 class ReadThroughMany:
@@ -98,6 +99,8 @@ class _Batch:
                     self.apart = True
                 else:
                     await self._compute()
+        except interruptions():
+            raise  # of this caller only: followers lead
         except Exception as error:
             self._fail(error)
             raise
@@ -204,6 +207,8 @@ class _Batch:
                 held = await self._engine.finish(turn, storable)
                 for key in keys:
                     self._led[key].overtaken = key not in held
+        except interruptions():
+            raise
         except Exception as error:
             rest = self._plan.throttle
             if any(self._pending[key].value is MISSING or self._led[key].superseded for key in keys):

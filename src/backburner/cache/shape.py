@@ -13,6 +13,7 @@ from typing import Any, Final, get_origin, get_type_hints
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from backburner.errors import CodecError, ConfigError
+from backburner.interruptions import interruptions
 
 _KEPT: Final = 1024
 """How many annotations are cached: building a validator takes a millisecond."""
@@ -36,6 +37,8 @@ class Shape:
             raise ConfigError(f"type={annotation!r} is text: give the type itself")
         try:
             self._validate = _adapter(annotation).validate_python
+        except interruptions():
+            raise
         except Exception as error:
             problem = str(error).partition("\n")[0]
             raise ConfigError(f"values cannot be checked by the type {self.name}: {problem}") from error
@@ -61,6 +64,8 @@ class Shape:
             raise CodecError(f"it is no {self.name}: {'; '.join(problems[:_TOLD])}{more}") from error
         except PydanticUserError as error:
             raise ConfigError(f"values cannot be checked by the type {self.name}: {error.message}") from error
+        except interruptions():
+            raise
         except Exception as error:  # a validator of the user's, which did not expect such a value
             raise CodecError(f"it is no {self.name}: {type(error).__name__}: {error}") from error
 
