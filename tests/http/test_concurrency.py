@@ -2,12 +2,14 @@
 from those who cannot, and nobody harmed by another one's leaving."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import StreamingResponse
 
 from backburner import Cache
 from backburner.http import CacheMiddleware, Policy
@@ -366,7 +368,7 @@ async def test_what_the_application_does_after_answering_belongs_to_the_request_
     got: asyncio.Queue[Message] = asyncio.Queue()
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await respond(send, 200, {"cache-control": "public, max-age=60"}, b"answered")
+        await respond(send, 200, {"cache-control": "public, max-age=60", "content-length": "8"}, b"answered")
         async with asyncio.timeout(2):
             while got.qsize() < 2:  # noqa: ASYNC110  # a queue has no event for that
                 await asyncio.sleep(0.001)
@@ -381,6 +383,38 @@ async def test_what_the_application_does_after_answering_belongs_to_the_request_
     assert done == ["/a"]
     assert got.qsize() == 2
     assert (await ask(app)).body == b"answered"
+
+
+@pytest.mark.parametrize("before", [[], ["half"]])
+@pytest.mark.parametrize("vary", [{}, {"vary": "accept"}])
+@pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])
+async def test_a_stream_that_breaks_off_and_is_ended_by_a_middleware_as_if_it_were_whole_is_not_kept(
+    through: Through, shown: dict[str, str], vary: dict[str, str], before: list[str]
+) -> None:
+    whole = False
+
+    async def pieces() -> AsyncIterator[str]:
+        for part in before:
+            yield part
+        if not whole:
+            raise OSError("the database is gone")
+        yield "whole"
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        headers = {"cache-control": "public, max-age=60", **vary}
+        await StreamingResponse(pieces(), headers=headers)(scope, receive, send)
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app = through()
+    app._app = BaseHTTPMiddleware(answer, dispatch)
+    with pytest.raises(OSError, match="database"):
+        await ask(app, **shown)
+    whole = True
+    assert (await ask(app, **shown)).text.endswith("whole")
+    whole = False
+    assert (await ask(app, **shown)).text.endswith("whole")  # what is whole is kept
 
 
 @pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])

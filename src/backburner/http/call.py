@@ -105,6 +105,7 @@ class Call:
         self._started = self._engine.runtime.elapsed()
         self._reason = ""
         self._rest = 0.0
+        self._of_unknown_length = False
         self._named: dict[str, bytes] = {}
         self._unfit = ""
 
@@ -235,6 +236,7 @@ class Call:
         else:
             length = field(headers, b"content-length")
             if length is None:
+                self._of_unknown_length = True
                 if status != 204:  # which has none (RFC 9110 section 8.6)
                     headers.append((b"content-length", b"%d" % len(body)))
             elif length != str(len(body)):
@@ -281,6 +283,12 @@ class Call:
         self._land(found.stored, found.entry.tags)
         self.settled()
         return True
+
+    async def retract(self) -> None:
+        """Remove a response that ended before the application failed: unless it said how long it is, it may be cut off.
+        Starlette's `BaseHTTPMiddleware` ends a broken stream as if it were whole."""
+        if self._of_unknown_length:
+            await self._engine.forget((self._place.key,))
 
     def _land(self, stored: Stored, tags: TagVersions, variants: Variants | None = None) -> None:
         landed = self._place.landed(stored, variants or self._place.variants)

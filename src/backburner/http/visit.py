@@ -197,6 +197,7 @@ class Visit:
                 await call.begin(may_wait=False)
             await self._app(call.scope(), self._receive, send)
         except Exception as error:
+            await call.retract()
             if answered or exchange.streamed or not call.stand_in(error):
                 raise
             await self._answer(call, exchange)
@@ -234,6 +235,7 @@ class Visit:
         except Exception as error:
             if exchange.abandoned and isinstance(error, ConnectionResetError):
                 return  # raised in the application because nobody takes its response
+            await call.retract()
             if call.renewal:
                 call.failed(error)  # the client has a good response; the error is reported to the cache's observers
                 return
