@@ -250,6 +250,25 @@ async def test_a_stream_reaches_its_client_piece_by_piece(through: Through, cont
         assert (await ask(app)).body == b"onetwo"
 
 
+async def test_of_a_stream_of_events_that_says_nothing_of_storing_each_client_gets_its_own(through: Through) -> None:
+    app, end = through(ttl=60), asyncio.Event()
+
+    async def events(scope: Any, receive: Any, send: Any) -> None:
+        kind = (b"content-type", b"Text/Event-Stream; charset=utf-8")
+        await send({"type": "http.response.start", "status": 200, "headers": [kind]})
+        await send({"type": "http.response.body", "body": b"data: 1", "more_body": True})
+        await end.wait()
+        await send({"type": "http.response.body"})
+
+    app._app = events
+    clients = [Client(app) for _ in range(2)]
+    for client in clients:
+        assert [(await client.got.get()).get("body") for _ in range(2)] == [None, b"data: 1"]
+    end.set()
+    for client in clients:
+        await client.task
+
+
 async def test_a_stream_that_may_be_stored_is_stored_also_when_its_client_leaves(through: Through) -> None:
     app = through()
     pieces: asyncio.Queue[bytes | None] = asyncio.Queue()

@@ -148,6 +148,8 @@ def freshness_lifetime(
         return 0.0 if ends is None else max(0.0, ends - (now if made is None else made))
     if status not in HEURISTIC and "public" not in directives:
         return None
+    if (field(headers, b"content-type") or "").lower().startswith("text/event-stream"):
+        return None  # it need not have an end, which others would wait for
     if policy.default_freshness is not None:
         return policy.default_freshness
     return heuristic(headers, policy, now)
