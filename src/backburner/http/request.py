@@ -32,6 +32,8 @@ _PARTIAL: Final = frozenset({b"if-none-match", b"if-modified-since", b"range", b
 _UNCOMMON: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 """Request headers with which a request goes to the application unchanged."""
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+_UNSENT: Final = re.compile(r"[^!-~]+")
+"""What stands in the URLs that frameworks show, but in none that is sent."""
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 CONDITIONAL: Final = frozenset({"GET", "HEAD"})
 """The methods for which a condition asks whether the client's copy is still good (RFC 9110 sections 13.1.2, 13.1.3)."""
@@ -155,7 +157,7 @@ def keys_of(target: str) -> list[str]:
 
 
 def target_of(url: str) -> str:
-    """The target of an absolute URL, as `Request.target` has it.
+    """The target of an absolute URL, as `Request.target` has it; characters that clients have to escape may be plain.
 
     Raises:
         ValueError: it is not an absolute URL.
@@ -164,7 +166,8 @@ def target_of(url: str) -> str:
     authority = _authority(parts.scheme, parts.netloc.encode())
     if authority is None or not parts.scheme:
         raise ValueError(f"{url!r} must be a whole URL, such as https://example.com/books?page=1")
-    return f"{authority}{parts.path or '/'}?{parts.query}"
+    path, query = (_UNSENT.sub(lambda match: quote(match[0]), part) for part in (parts.path or "/", parts.query))
+    return f"{authority}{path}?{query}"
 
 
 def digest(*parts: bytes) -> str:
