@@ -3,6 +3,7 @@ from those who cannot, and nobody harmed by another one's leaving."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -160,6 +161,27 @@ async def test_an_error_of_the_application_reaches_all_and_the_next_asks_again(
     assert len(origin.calls) == 1
     origin.answer = None
     assert (await ask(app)).text == "/a 2"
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_after_a_server_error_the_application_is_called_once_for_all_who_ask_at_once(
+    through: Through, origin: Origin, raises: bool
+) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, 500, {}, b"sorry")
+        if raises:  # as frameworks do, for the server's log
+            raise OSError("no database")
+
+    app = through()
+    app._app = fail
+    with pytest.raises(OSError, match="no database") if raises else nullcontext():
+        await ask(app)
+    app._app = origin
+    origin.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(app)) for _ in range(5)]
+    await origin.called(1)
+    origin.gate.set()
+    assert {reply.text for reply in await asyncio.gather(*asking)} == {"/a 1"}
 
 
 async def test_those_who_wait_get_the_variant_that_is_theirs(through: Through, origin: Origin) -> None:
