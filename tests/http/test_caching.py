@@ -684,6 +684,16 @@ async def test_a_query_is_cached_by_its_body(through: Through, origin: Origin) -
     assert (await ask(app, method="QUERY", body=b"x")).text == "/a 6"
 
 
+@pytest.mark.parametrize("shown", [{}, {"cookie": "session=alice"}])
+async def test_nobody_gets_a_length_and_a_transfer_coding_too(
+    through: Through, origin: Origin, shown: dict[str, str]
+) -> None:
+    origin.headers = {"cache-control": "public, max-age=60", "transfer-encoding": "chunked"}
+    app = through()
+    for reply in (await ask(app, **shown), await ask(app)):
+        assert (reply.text, reply["content-length"], reply["transfer-encoding"]) == ("/a 1", "4", None)
+
+
 @pytest.mark.parametrize("method", ["POST", "QUERY"])
 async def test_conditions_of_other_methods_than_get_are_for_the_application_which_gets_none_of_ours(
     through: Through, origin: Origin, clock: Clock, method: str

@@ -19,7 +19,7 @@ from backburner.errors import StoreError
 from backburner.events import RefreshFailed, StaleServed
 from backburner.http import rules
 from backburner.http.exchange import Way
-from backburner.http.headers import Headers, entity_tag_of, field
+from backburner.http.headers import Headers, entity_tag_of, field, without
 from backburner.http.place import Found, Place, lasting
 from backburner.http.policy import Policy
 from backburner.http.request import CONDITIONAL, Request
@@ -225,7 +225,6 @@ class Call:
 
     async def keep(self, status: int, headers: Headers, body: bytes) -> None:
         """Store a complete response, and hand it to the requests that wait."""
-        headers = list(headers)
         directives, _ = rules.cache_control(headers, self._policy)
         own_tag = False
         if status == 304 and self._found is not None:
@@ -236,6 +235,7 @@ class Call:
             self._terms, self._reason = self._judged(status, kept)
             headers = kept + cookies
         else:
+            headers = without(headers, (b"transfer-encoding",))  # this has a length (RFC 9112 section 6.2)
             length = field(headers, b"content-length")
             if length is None:
                 self._of_unknown_length = True
