@@ -530,6 +530,31 @@ async def test_in_plain_starlette_a_function_of_the_request_says_who_asks(
     assert [(await get(app, authorization=one)).text for one in ("a", "b", "a")] == ["1", "2", "1"]
 
 
+class Masked(str):
+    """Stays out of logs."""
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class MaskedNumber(int):
+    def __repr__(self) -> str:
+        return "***"
+
+
+@pytest.mark.parametrize("kind", [Masked, MaskedNumber, lambda text: (0, Masked(text))])
+async def test_identities_that_mask_themselves_are_told_apart(cache: Cache, kind: Callable[[str], object]) -> None:
+    def who(request: Request) -> object:
+        return kind(request.headers["authorization"])
+
+    @cached_response(ttl=60, vary_on=who, cache=cache)
+    def read(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.headers["authorization"])
+
+    app = Starlette(routes=[Route("/", read)])
+    assert [(await get(app, authorization=one)).text for one in ("1", "2", "1")] == ["1", "2", "1"]
+
+
 async def test_an_identity_that_tells_nobody_apart_is_refused(app: FastAPI, cache: Cache) -> None:
     @app.get("/")
     @cached_response(ttl=60, vary_on=object, cache=cache)

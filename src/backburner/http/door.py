@@ -188,14 +188,15 @@ def _identified(scope: Scope) -> str:
     return str(scope[_IDENTITIES])
 
 
-_TELLING: Final = (str, int, bytes, UUID, type(None))
+_TELLING: Final[tuple[Any, ...]] = (str, bool, int, bytes, UUID, type(None))
 
 
 def _identity(name: str, identity: object) -> object:
     if isinstance(identity, tuple):
         return tuple(_identity(name, part) for part in identity)
-    if isinstance(identity, _TELLING):
-        return identity
+    for kind in _TELLING:
+        if isinstance(identity, kind):
+            return kind.__repr__(identity)  # a subclass may mask itself in its own, for logs
     raise TypeError(
         f"{name}(): vary_on gave a {type(identity).__name__}, which cannot tell one client from another for certain; "
         "give its id: text, a number, a UUID, or a tuple of these"
