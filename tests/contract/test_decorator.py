@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import SecretBytes, SecretStr
 
 from backburner import Cache, cached
 from backburner.cache.keys import check_key, fit
@@ -497,6 +498,16 @@ def test_an_argument_that_shows_as_a_memory_address_is_refused_with_advice(memor
     with pytest.raises(TypeError, match="memory address"):
         template([Session()], 5)
     assert left_out(Session(), 5) == left_out(Session(), 5) == 5
+
+
+def test_a_secret_whose_text_hides_it_is_refused_in_a_template(memory: Cache) -> None:
+    @cached(key="session:{token}", cache=memory)
+    def load_session(token: object) -> str:
+        return "of one user"
+
+    for secret in (SecretStr("alice's"), SecretBytes(b"alice's"), (1, SecretStr("alice's"))):
+        with pytest.raises(TypeError, match=r"load_session\(\): \{token\} is a .*would share a key"):
+            load_session(secret)
 
 
 def test_an_argument_may_have_any_name(memory: Cache) -> None:

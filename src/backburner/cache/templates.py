@@ -25,7 +25,11 @@ LONGEST_DEFAULT: Final = 250
 
 _FIELD: Final = re.compile(r"([^\W\d]\w*)((?:\.[^\W\d]\w*|\[[^\[\]]+\])*)")
 _STEP: Final = re.compile(r"\.(\w+)|\[([^\[\]]+)\]")
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_NOT_TELLING: Final = (
+    (re.compile(r" at 0x[0-9a-fA-F]+"), "a memory address makes a key that is never found again"),
+    (re.compile(r"\*{10}"), "so do all secrets of pydantic's, which would share a key"),
+)
+"""Signs that a text does not tell one value from another, and what would come of it."""
 _PLAIN: Final = frozenset({str, int, float, bool, NoneType, bytes})
 _EVERYTHING: Final = JSONCodec()
 _SEPARATOR: Final = ":"
@@ -188,11 +192,15 @@ class Templates:
 
     def _telling(self, value: object, text: str) -> object:
         """Check that a value's text identifies it, and return the value."""
-        if type(value) not in _PLAIN and _ADDRESS.search(str(value)):
-            raise TypeError(
-                f"{self._name}(): {{{text}}} is a {type(value).__qualname__} and shows as {str(value)[:80]!r}: a "
-                f"memory address makes a key that is never found again. Name what matters, such as {{{text}.id}}"
-            )
+        if type(value) in _PLAIN:
+            return value
+        shown = str(value)
+        for sign, problem in _NOT_TELLING:
+            if sign.search(shown):
+                raise TypeError(
+                    f"{self._name}(): {{{text}}} is a {type(value).__qualname__} and shows as {shown[:80]!r}: {problem}"
+                    f". Name what matters, such as {{{text}.id}}"
+                )
         return value
 
     def _part(self, value: object, name: str) -> str:
