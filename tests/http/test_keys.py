@@ -5,6 +5,7 @@ one shows by its body.
 """
 
 import ast
+import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Any
@@ -245,3 +246,17 @@ async def test_a_url_may_be_emptied_as_frameworks_show_it(through: Through) -> N
     assert await app.responses.aexpire("http://shop.example/caf\u00e9 1?q=\u00e9 ")
     assert await app.responses.apurge(url="http://shop.example/caf\u00e9%201?q=%C3%A9 ")
     assert not await app.responses.apurge(url="http://shop.example/caf%C3%A9%201?q=%C3%A9%20")
+
+
+def test_long_urls_fill_no_memory() -> None:
+    scope = {"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b"", "headers": []}
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            long = b"%d" % number + 50_000 * b"x"
+            Request({**scope, "query_string": long, "headers": [(b"host", b"shop.example")]})
+            Request({**scope, "headers": [(b"host", long)]})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000

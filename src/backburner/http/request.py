@@ -38,7 +38,8 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 CONDITIONAL: Final = frozenset({"GET", "HEAD"})
 """The methods for which a condition asks whether the client's copy is still good (RFC 9110 sections 13.1.2, 13.1.3)."""
 _LONGEST: Final = MAX_LENGTH // 2
-"""Characters of a target in a key at most, so that there is room for what responses vary by."""
+"""Characters of a target in a key at most, so that there is room for what responses vary by. Longer ones are not
+remembered either: strangers would fill the memory with them."""
 
 
 class Request:
@@ -63,7 +64,9 @@ class Request:
         root = scope.get("root_path")
         if root and not scope["path"].startswith(root):
             path = quote(root).encode() + path  # stripped by a layer outside, which may have stripped other paths, too
-        self.target, key = _target(scope.get("scheme", "http"), seen.get(b"host"), path, scope["query_string"])
+        host, query = seen.get(b"host", b""), scope["query_string"]
+        target = _target if len(host) + len(path) + len(query) <= _LONGEST else _target.__wrapped__
+        self.target, key = target(scope.get("scheme", "http"), host, path, query)
         """The URL in canonical form, empty if it is invalid."""
         self.key = key + layer
         """The key that responses to a GET have."""
@@ -143,7 +146,7 @@ def key_of(target: str, method: str = "GET", layer: str = "") -> str:
 
 
 @lru_cache(maxsize=1024)
-def _target(scheme: str, host: bytes | None, path: bytes, query: bytes) -> tuple[str, str]:
+def _target(scheme: str, host: bytes, path: bytes, query: bytes) -> tuple[str, str]:
     authority = _authority(scheme, host)
     if authority is None or not path.startswith(b"/") or b"?" in path:
         return "", ""  # the three parts could not be told apart
@@ -179,8 +182,8 @@ def digest(*parts: bytes) -> str:
     return summary.hexdigest()
 
 
-def _authority(scheme: str, host: bytes | None) -> str | None:
+def _authority(scheme: str, host: bytes) -> str | None:
     # One spelling for one host: in lower case, and without the default port.
-    if host is None or _HOST.fullmatch(host) is None:
+    if _HOST.fullmatch(host) is None:
         return None
     return f"{scheme}://{host.decode('ascii').lower().removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"
