@@ -159,6 +159,11 @@ def test_limits_of_time(tasks: Any, tmp_path: Path, eventually: Eventually) -> N
     assert soft.get(timeout=10) == ["SoftTimeLimitExceeded(0.1)", 0]
 
 
+@pytest.mark.parametrize("kind", ["wait_for", "gather", "asyncio", "anyio"])
+def test_a_soft_limit_ends_what_the_coroutine_waits_for(tasks: Any, kind: str) -> None:
+    assert tasks["co.soft_within"].delay(kind).get(timeout=10) == ["SoftTimeLimitExceeded(0.1)", [kind], [0.1]]
+
+
 def test_a_job_that_runs_is_cancelled(tasks: Any, tmp_path: Path, eventually: Eventually) -> None:
     path = tmp_path / "released"
     job = tasks["co.hold"].delay(str(path))

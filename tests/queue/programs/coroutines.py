@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import os
+import pickle
 import threading
 import time
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
+import anyio
 from celery import current_task, signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
@@ -188,6 +190,31 @@ def define(app):
     @task(name="co.soft_unhandled", soft_time_limit=0.1)
     async def soft_unhandled():
         await asyncio.sleep(10)
+
+    @task(name="co.soft_within", soft_time_limit=0.1)
+    async def soft_within(kind):
+        ended = []
+
+        async def part():
+            try:
+                await asyncio.sleep(10)
+            finally:
+                ended.append(kind)
+
+        try:
+            if kind == "wait_for":
+                await asyncio.wait_for(part(), 10)
+            elif kind == "gather":
+                await asyncio.gather(part())
+            elif kind == "asyncio":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(part())
+            else:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(part)
+        except SoftTimeLimitExceeded as error:
+            await asyncio.sleep(0.01)
+            return repr(error), ended, pickle.loads(pickle.dumps(error)).args
 
     @task(name="co.hard", time_limit=0.1)
     async def hard(path):
