@@ -6,9 +6,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Annotated, Any
 
+import anyio
 import celery
 import pytest
 from celery.exceptions import Retry
@@ -19,6 +21,7 @@ from backburner.errors import ConfigError
 from backburner.queue import INJECTED, Celery
 
 told: list[Any] = []
+speaks: ContextVar[str] = ContextVar("speaks", default="nobody")
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +240,88 @@ def test_what_a_dependency_raises_is_the_jobs_failure_before_it_and_after_it(job
         assert told[-1] == "closed"
         assert ("run" in told) is (dependency is late)
         assert "OSError" in told
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_what_one_tells_in_a_context_variable_the_others_and_the_job_know_until_it_is_closed(
+    jobs: Celery, kind: str
+) -> None:
+    async def tenant() -> AsyncIterator[None]:
+        token = speaks.set("tenant")
+        yield
+        told.append(speaks.get())
+        speaks.reset(token)
+
+    async def known(_: Annotated[None, Depends(tenant)]) -> str:
+        before = speaks.get()
+        speaks.set("known")
+        return before
+
+    def plain(before: Annotated[str, Depends(known)]) -> list[str]:
+        return [before, speaks.get()]
+
+    async def coroutine(before: Annotated[str, Depends(known)]) -> list[str]:
+        return [before, speaks.get()]
+
+    assert run(jobs.task(plain if kind == "def" else coroutine)) == ["tenant", "known"]
+    assert told == ["known"]
+    assert speaks.get() == "nobody"
+
+
+def test_generators_of_functions_keep_their_context_too(jobs: Celery) -> None:
+    def tenant() -> Iterator[None]:
+        token = speaks.set("tenant")
+        yield
+        speaks.reset(token)
+
+    async def known(_: Annotated[None, Depends(tenant)]) -> str:
+        return speaks.get()
+
+    @jobs.task
+    def task(before: Annotated[str, Depends(known)]) -> list[str]:
+        return [before, speaks.get()]
+
+    assert run(task) == ["tenant", "tenant"]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_one_task_of_the_loop_enters_and_exits_them(jobs: Celery, kind: str) -> None:
+    async def group() -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            try:
+                yield
+            except ValueError as error:
+                told.append(str(error))
+                raise
+            finally:
+                group.cancel_scope.cancel()
+
+    def plain(fails: bool, _: Annotated[None, Depends(group)] = None) -> None:
+        if fails:
+            raise ValueError("of the task")
+
+    async def coroutine(fails: bool, _: Annotated[None, Depends(group)] = None) -> None:
+        plain(fails)
+
+    task = jobs.task(plain if kind == "def" else coroutine)
+    run(task, fails=False)
+    with pytest.raises((ValueError, ExceptionGroup)):  # anyio's group makes a group of it
+        run(task, fails=True)
+    assert told == ["of the task"]
+
+
+def test_one_that_wants_to_end_the_process_does_not_end_the_loop_of_others(jobs: Celery) -> None:
+    async def leaving() -> AsyncIterator[None]:
+        yield
+        raise SystemExit
+
+    @jobs.task
+    def task(_: Annotated[None, Depends(leaving)]) -> None: ...
+
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            run(task)
 
 
 def test_a_retry_is_seen_as_such(jobs: Celery) -> None:

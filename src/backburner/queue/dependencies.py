@@ -5,12 +5,14 @@ order, even if the job fails: what FastAPI does for a request is done here for a
 unless a function names a dependency; its own solver is not public, and needs a request.
 """
 
+import asyncio
 import contextlib
 import inspect
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache, partial
@@ -66,14 +68,15 @@ class Dependencies:
         """Call a ``def`` function with its dependencies. Those that are coroutine functions run on the process's
         loop."""
         failure: BaseException | None = None
+        context = copy_context()  # one for all, on the loop and in this thread
         with ExitStack() as stack:
             try:
                 plan = self._plan(self._wanted.keys() - given, overrides)
                 values: list[Any] = []
                 for step in plan.steps:
-                    values.append(step.enter(values, stack))
+                    values.append(step.enter(values, stack, context))
                 bound = self._completed(given, plan, values)
-                return self._function(*first, *bound.args, **bound.kwargs)
+                return context.run(self._function, *first, *bound.args, **bound.kwargs)
             except BaseException as error:
                 failure = error
                 raise
@@ -182,17 +185,21 @@ class _Step:
     kind: _Kind
     arguments: dict[str, int]
 
-    def enter(self, values: list[Any], stack: ExitStack) -> Any:
+    def enter(self, values: list[Any], stack: ExitStack, context: Context) -> Any:
         arguments = {name: values[place] for name, place in self.arguments.items()}
         if self.kind is _Kind.GENERATOR:
-            return stack.enter_context(contextmanager(self.function)(**arguments))
-        if self.kind is _Kind.ASYNC_GENERATOR:
-            manager = asynccontextmanager(self.function)(**arguments)
-            value = loop.run(manager.__aenter__())
-            stack.push(lambda *error: loop.run(manager.__aexit__(*error)))
+            manager = contextmanager(self.function)(**arguments)
+            value = context.run(manager.__enter__)
+            stack.push(lambda *error: context.run(manager.__exit__, *error))
             return value
-        value = self.function(**arguments)
-        return loop.run(value) if self.kind is _Kind.COROUTINE else value
+        if self.kind is _Kind.ASYNC_GENERATOR:
+            living = _Living(asynccontextmanager(self.function)(**arguments))
+            value = loop.run(living.enter(context), context)
+            stack.push(lambda *error: loop.run(living.exit(*error), context))
+            return value
+        if self.kind is _Kind.COROUTINE:
+            return loop.run(self.function(**arguments), context)
+        return context.run(self.function, **arguments)
 
     async def aenter(self, values: list[Any], stack: AsyncExitStack) -> Any:
         from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
@@ -208,6 +215,44 @@ class _Step:
         if isinstance(self.function, Lifespan):
             return self.function()
         return await run_in_threadpool(self.function, **arguments)
+
+
+class _Living:
+    """A context manager that one asyncio task enters and exits, because cancel scopes in it require that."""
+
+    _task: asyncio.Task[None]
+    _news: asyncio.Future[Any]
+    _over: asyncio.Future[Any]
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+        self._manager = manager
+
+    async def enter(self, context: Context) -> Any:
+        loop = asyncio.get_running_loop()
+        self._news, self._over = loop.create_future(), loop.create_future()
+        self._task = loop.create_task(self._live(), context=context)
+        return await self._hear()
+
+    async def exit(self, *error: Any) -> Any:
+        self._news = asyncio.get_running_loop().create_future()
+        self._over.set_result(error)
+        return await self._hear()
+
+    async def _hear(self) -> Any:
+        try:
+            return await asyncio.shield(self._news)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            return await self._news  # it may have something to clean up
+
+    async def _live(self) -> None:
+        try:
+            self._news.set_result(await self._manager.__aenter__())
+            error = await self._over
+            self._news.set_result(await self._manager.__aexit__(*error))
+        except BaseException as error:  # noqa: BLE001  # it is for the caller; a SystemExit would end everybody's loop
+            if not self._news.done():  # else the loop ends
+                self._news.set_exception(error)
 
 
 @dataclass(slots=True)

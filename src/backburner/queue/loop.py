@@ -37,7 +37,8 @@ def identify(owner: Any) -> None:
 
 
 def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
-    """Run a coroutine on the loop, and wait for it. Must not be called on the loop itself.
+    """Run a coroutine on the loop, in this context or a copy of the caller's, and wait for it. Must not be called on
+    the loop itself.
 
     An exception raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, and is raised once
     that has ended, unless the coroutine returns or raises something else.
@@ -46,17 +47,17 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
     context.run(_waiting.set, ident())
     loop = _process.loop()
     if _process.rests():
-        return loop.run_until_complete(context.run(loop.create_task, coroutine))
+        return loop.run_until_complete(loop.create_task(coroutine, context=context))
     ended: Future[T] = Future()
     tasks: list[asyncio.Task[None]] = []
 
     def begin() -> None:
-        tasks.append(loop.create_task(_settle(coroutine, ended)))
+        tasks.append(loop.create_task(_settle(coroutine, ended), context=context))
 
     def end() -> None:
         tasks[0].cancel()
 
-    context.run(loop.call_soon_threadsafe, begin)
+    loop.call_soon_threadsafe(begin)
     try:
         return ended.result()
     except BaseException as interruption:
