@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 import httpx2
 import psutil
 import pytest
@@ -333,6 +334,26 @@ def test_a_hanging_server_is_a_503_in_time_and_a_job_that_it_did_not_take_a_publ
         assert [client.post("/sums").status_code, client.get(url).status_code] == [503, 503]
         assert time.monotonic() - began < 2 * 2 + 1.5
         proxy.pass_through()
+
+
+def test_reading_a_job_needs_none_of_the_threads_of_other_routes(app: Celery) -> None:
+    async def nobody() -> str:
+        return "nobody"
+
+    jobs = jobs_router(app, auth=nobody)
+    api = FastAPI()
+    api.include_router(jobs)
+
+    async def main() -> None:
+        job = await app.tasks["add"].aapply_async((1, 2), queue="nobodys")
+        await asyncio.to_thread(jobs.claim, job.id, {"owner": "nobody", "asked": ""}, lasting=True)
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = 1
+        limiter.acquire_on_behalf_of_nowait("another route")
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(api), base_url="http://api") as client:
+            assert (await client.get(f"/jobs/{job.id}")).json()["state"] == "PENDING"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_the_openapi_document_has_the_tasks_return_type(client: httpx2.Client) -> None:

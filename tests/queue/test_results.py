@@ -330,6 +330,27 @@ def test_on_a_loop_too_nobody_waits_for_a_result_that_is_ignored(app: Celery) ->
     assert asyncio.run(app.tasks["add"].apply_async((1, 2), ignore_result=True).aget(timeout=5)) is None
 
 
+def test_asking_about_jobs_needs_none_of_the_loops_own_threads(app: Celery) -> None:
+    occupied = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        task = loop.run_in_executor(None, occupied.wait, 20)
+        job_id = (await app.tasks["add"].aapply_async((1, 2), queue="nobodys")).id
+        assert await app.AsyncResult(job_id).astatus() == "PENDING"
+        assert (await app.AsyncResult(job_id).asnapshot()).name == "add"
+        assert (await anext(app.AsyncResult(job_id).aevents())).data == {"state": "PENDING"}
+        with pytest.raises(ResultTimeout):
+            await app.AsyncResult(job_id).aget(timeout=0.05)
+        await app.AsyncResult(job_id).acancel()
+        assert not task.done()
+        occupied.set()
+        await task
+
+    asyncio.run(main())
+
+
 def test_of_a_group_the_first_failure_is_raised(app: Celery, worker: Program, released: Path) -> None:
     async def main() -> None:
         slow = await app.tasks["wait_for"].adelay(str(released))

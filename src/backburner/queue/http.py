@@ -20,6 +20,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_type_hints
 
@@ -33,6 +34,7 @@ from backburner.extras import extra
 from backburner.queue.app import Celery
 from backburner.queue.arguments import signature_source
 from backburner.queue.defaults import results_kept
+from backburner.queue.executor import in_thread
 from backburner.queue.keys import keys_of
 from backburner.queue.result import Job, reading
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
@@ -155,7 +157,7 @@ class Submission:
         self, task: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> JobAccepted:
         """`accept` without blocking the event loop."""
-        return await asyncio.to_thread(self.accept, task, args, kwargs, **options)
+        return await in_thread(partial(self.accept, task, args, kwargs, **options))
 
 
 class JobsRouter(APIRouter):
@@ -252,9 +254,9 @@ def jobs_router(
 
     router.submission = submission
 
-    def job(job_id: JobId, asker: Asker) -> Job[Any]:
-        with _translated(job_id):
-            return router.job_of(_checked(asker), job_id)
+    async def job(job_id: JobId, asker: Asker) -> Job[Any]:
+        with _translated(job_id):  # in no thread of FastAPI's, which other routes need while the server is silent
+            return await in_thread(router.job_of, _checked(asker), job_id, purpose="read")
 
     Theirs = Annotated[Job[Any], Depends(job)]  # noqa: N806  # as above
 

@@ -26,6 +26,7 @@ from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, Unkno
 from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import check_seconds, deadline
+from backburner.queue.executor import in_thread
 from backburner.queue.outcome import outcome
 from backburner.queue.pool import bridge
 from backburner.queue.publishing import FOREIGN, job_record
@@ -115,7 +116,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
 
     async def asnapshot(self) -> JobSnapshot:
         """`snapshot` without blocking the event loop."""
-        return await asyncio.to_thread(self.snapshot)
+        return await in_thread(self.snapshot, purpose="read")
 
     def _record(self) -> dict[str, str] | None:
         return None
@@ -214,7 +215,7 @@ class Job(_Snapshots, Generic[T_co]):
         ends = math.inf if timeout is None else time.monotonic() + timeout
         if self._needs_check():
             with deadline(ends + _GRACE - time.monotonic()):
-                await asyncio.to_thread(self._check_known)
+                await in_thread(self._check_known, purpose="read")
         if self._cache is None:
             try:
                 async with asyncio.timeout(None if timeout is None else ends - time.monotonic()) as patience:
@@ -254,7 +255,7 @@ class Job(_Snapshots, Generic[T_co]):
 
     async def astatus(self) -> str:
         """`status` without blocking the event loop."""
-        return await asyncio.to_thread(lambda: self.state)
+        return await in_thread(lambda: self.state, purpose="read")
 
     def cancel(self) -> None:
         """Cancel the job: one that waits is REVOKED at once; one that runs is ended if its pool is able to.
@@ -270,7 +271,7 @@ class Job(_Snapshots, Generic[T_co]):
 
     async def acancel(self) -> None:
         """`cancel` without blocking the event loop."""
-        await asyncio.to_thread(self.cancel)
+        await in_thread(self.cancel, purpose="read")
 
     async def aevents(self, after: str = stream.BEGINNING) -> AsyncGenerator[stream.JobEvent]:
         """What the job reports (`progress`, `log`) after the event with this id, and its changes of state, ending with
@@ -283,7 +284,7 @@ class Job(_Snapshots, Generic[T_co]):
         if not stream.is_place(after):
             raise ValueError(f"after={after!r} is no event's id; those are like '1700000000000-0'")
         if self._needs_check():
-            await asyncio.to_thread(self._check_known)
+            await in_thread(self._check_known, purpose="read")
         async with aclosing(stream.follow(self.backend, self.id, after)) as events:
             async for event in events:
                 yield event
