@@ -3,15 +3,17 @@
 import asyncio
 import math
 from contextlib import aclosing
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from celery.app.task import Context
 
 from backburner.errors import UnknownJob
 from backburner.queue import Celery, Job, JobEvent, log, reporting
-from backburner.queue.stream import _Reader
+from backburner.queue.stream import _Reader, stream_key
 from tests.conftest import Eventually
 from tests.processes import Program
 
@@ -142,6 +144,21 @@ def test_progress_that_comes_late_leaves_a_failure_as_it_is_whatever_it_says(url
                 client.set("result", before)
             client.eval(reporting._REPORT.text, 2, "stream", "result", 10, 60, "late", "{}")
             assert client.get("result") == after
+
+
+def test_what_is_told_after_a_job_has_ended_stays_only_until_it_is_sent(app: Celery, eventually: Eventually) -> None:
+    def tell(number: int) -> None:
+        reporting.attach(app.tasks["add"], Context(id=f"job-{number}", called_directly=False))
+        log("late")
+
+    def kept() -> int:
+        copy_context().run(tell, 0)
+        return len(reporting._reports)
+
+    for number in range(20):
+        copy_context().run(tell, number)
+    eventually(lambda: kept() == 1)
+    assert all(len(app.backend.client.xrange(stream_key(app.backend, f"job-{each}"))) for each in range(20))
 
 
 def test_outside_of_a_worker_nothing_happens(app: Celery) -> None:

@@ -191,8 +191,11 @@ class _Sender:
     def _run(self) -> None:
         while True:
             with _lock:
-                waiting = [report for report in _reports.values() if report.waits]
                 now = time.monotonic()
+                for job_id, report in tuple(_reports.items()):
+                    if not report.waits and report.due <= now:
+                        del _reports[job_id]  # its job may have ended before it reported this
+                waiting = [report for report in _reports.values() if report.waits]
                 due = [report for report in waiting if report.due <= now]
                 if not due:
                     self._work.wait(min((report.due for report in waiting), default=now + 3600) - now)
