@@ -1,6 +1,8 @@
 """The lifespan of worker processes: entered before jobs, left after them, on the loop of their coroutines."""
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,29 @@ def test_where_no_jobs_run_there_is_none() -> None:
 
     with pytest.raises(RuntimeError, match=r"number has not been entered: only processes that run jobs do that"):
         number()
+
+
+def test_tasks_run_on_the_spot_are_on_its_loop_wherever_they_are_called() -> None:
+    app = Celery("spot", set_as_current=False, broker="memory://", backend="cache+memory://")
+    app.conf.task_always_eager = True
+
+    @app.lifespan
+    async def home() -> AsyncIterator[asyncio.AbstractEventLoop]:
+        yield asyncio.get_running_loop()
+
+    @app.task(shared=False)
+    async def is_home() -> bool:
+        return asyncio.get_running_loop() is home()
+
+    async def called_in_a_coroutine() -> list[bool]:
+        return [is_home.apply().get(), is_home.delay().get(), await (await is_home.adelay()).aget()]
+
+    app.lifespans.enter()
+    try:
+        assert is_home.delay().get()
+        assert asyncio.run(called_in_a_coroutine()) == [True] * 3
+    finally:
+        app.lifespans.leave()
 
 
 def test_what_is_no_lifespan_is_refused_where_it_is_declared() -> None:

@@ -71,13 +71,12 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
 
 
 def is_busy_with_this() -> bool:
-    """Whether a loop that this thread runs waits for the caller to return."""
+    """Whether the loop waits for the caller to return."""
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    # All of gevent's threads seem to run the loop that one of them runs.
-    return not _process.is_elsewhere(running)
+    return _process.is_driven_here(running)
 
 
 def adopt(loop: asyncio.AbstractEventLoop) -> None:
@@ -130,9 +129,10 @@ class _Process:
         loop = self._loop
         return loop is not None and self._owner is current_thread() and not loop.is_running()
 
-    def is_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this is the loop, and another thread is driving it."""
-        return loop is self._loop and self._thread is not None and self._thread is not current_thread()
+    def is_driven_here(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this is the loop, and this thread is driving it."""
+        # All of gevent's threads seem to run the loop that one of them runs.
+        return loop is self._loop and (self._thread or self._owner) is current_thread()
 
     def close(self) -> None:
         with self._lock:
