@@ -146,6 +146,24 @@ def test_progress_that_comes_late_leaves_a_failure_as_it_is_whatever_it_says(url
             assert client.get("result") == after
 
 
+def test_whatever_the_sending_of_reports_raises_those_that_follow_are_sent(
+    app: Celery, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell(job_id: str) -> None:
+        reporting.attach(app.tasks["add"], Context(id=job_id, called_directly=False))
+        log("here")
+
+    def refuse(*_: Any) -> None:
+        raise KeyError("AccessToken")  # of a provider of logins
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app.backend.client, "eval", refuse)
+        copy_context().run(tell, "first")
+        eventually(lambda: "1 events of add[first] are lost" in caplog.text)
+    copy_context().run(tell, "second")
+    eventually(lambda: app.backend.client.xlen(stream_key(app.backend, "second")) == 1)
+
+
 def test_what_is_told_after_a_job_has_ended_stays_only_until_it_is_sent(app: Celery, eventually: Eventually) -> None:
     def tell(number: int) -> None:
         reporting.attach(app.tasks["add"], Context(id=f"job-{number}", called_directly=False))

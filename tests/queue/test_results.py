@@ -170,6 +170,38 @@ def test_who_waits_outlives_the_loss_of_the_connection(
     assert len(asyncio.run(main())) == 100
 
 
+def test_who_waits_outlives_whatever_a_provider_of_logins_raises(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    class Tokens(redis.CredentialProvider):
+        """As of a cloud, whose service is ill."""
+
+        asked = 0
+        is_ill = False
+
+        def get_credentials(self) -> tuple[str, str]:
+            self.asked += 1
+            if self.is_ill:
+                raise KeyError("AccessToken")
+            return "default", "any"
+
+    waiting_app, working_app, tokens = make_app(url, proxy.url), make_app(url), Tokens()
+    waiting_app.backend.client.connection_pool.connection_kwargs["credential_provider"] = tokens
+    [job] = pending(waiting_app, 1)
+
+    async def main() -> Any:
+        waiting = asyncio.ensure_future(job.aget(timeout=20))
+        await asyncio.to_thread(eventually, lambda: tokens.asked == 1)
+        tokens.is_ill = True
+        await asyncio.to_thread(proxy.reset)
+        await asyncio.to_thread(eventually, lambda: tokens.asked > 1)
+        tokens.is_ill = False
+        await asyncio.to_thread(finish, working_app, [job])
+        return await waiting
+
+    assert asyncio.run(main()) == "JOB-0"
+
+
 @pytest.mark.slow
 def test_a_hundred_that_wait_get_their_results_though_the_server_was_killed_meanwhile(
     make_app: MakeApp, start_worker: StartWorker, tmp_path: Path, released: Path, eventually: Eventually

@@ -222,15 +222,22 @@ def test_that_a_job_has_started_is_told_when_it_goes_on(app: Celery, eventually:
     assert not app.backend.starts.end("the-id"), "the server has heard of it"
 
 
-def test_starts_that_cannot_be_told_are_a_line_in_the_log(
-    caplog: pytest.LogCaptureFixture, eventually: Eventually
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), KeyError("of a provider of logins")])
+def test_starts_that_cannot_be_told_are_a_line_in_the_log_and_those_that_follow_are_told(
+    caplog: pytest.LogCaptureFixture, eventually: Eventually, error: Exception
 ) -> None:
-    def refuse(_: Any) -> None:
-        raise redis.ConnectionError("gone")
+    told: list[Any] = []
 
-    starts = Starts(refuse)
+    def refuse_once(states: Any) -> None:
+        told.append(states)
+        if len(told) == 1:
+            raise error
+
+    starts = Starts(refuse_once)
     starts.add("the-id", "2020", lambda: Stored(b"key", "{}", 1, "2020"))
-    eventually(lambda: "that 1 jobs have started was not stored: gone" in caplog.text)
+    eventually(lambda: "that 1 jobs have started was not stored" in caplog.text)
+    starts.add("another", "2020", lambda: Stored(b"key", "{}", 1, "2020"))
+    eventually(lambda: len(told) == 2)
 
 
 def test_results_expire_as_configured_and_are_published_once(

@@ -143,10 +143,13 @@ class Listener:
                 self.trouble = None
                 log.debug("results from %s are listened to", self._server)
                 self._serve(session)
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # a login's provider may raise anything, and the thread has to go on
                 self.trouble = str(error) or "no answer"
                 if pause == _PAUSE:
-                    log.warning("results from %s are not heard: %s; trying again", self._server, error)
+                    unforeseen = not isinstance(error, redis.RedisError | OSError)
+                    log.warning(
+                        "results from %s are not heard: %s; trying again", self._server, error, exc_info=unforeseen
+                    )
             finally:
                 session.close()
             pause = _PAUSE if session.answered else min(2 * pause, _LONGEST_PAUSE)

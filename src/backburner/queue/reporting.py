@@ -155,6 +155,8 @@ class _Report:
                     "%d events of %s[%s] are lost: %s",
                     len(lines), self._task_name, self.request.id, str(error) or "no answer",
                 )  # fmt: skip
+            except Exception:  # whatever it is, the thread has to go on, and the task must not end
+                logger.exception("%d events of %s[%s] are lost", len(lines), self._task_name, self.request.id)
 
     def _write(self, lines: list[bytes]) -> None:
         backend, job_id = self._backend, self.request.id

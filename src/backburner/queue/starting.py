@@ -105,3 +105,5 @@ class Starts:
                 self._write([state() for state in states])
         except (OutOfTime, redis.RedisError, OSError) as error:
             log.warning("that %d jobs have started was not stored: %s", len(states), str(error) or "no answer")
+        except Exception:  # whatever it is, the thread has to go on
+            log.exception("that %d jobs have started was not stored", len(states))
