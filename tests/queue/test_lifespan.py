@@ -86,6 +86,18 @@ def test_a_worker_that_cannot_enter_says_why_and_takes_no_jobs(
     assert words.count("entered") == words.count("left") > 0, "the first one was left again"
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_whose_lifespan_ends_by_itself_ends_too_before_it_takes_more_jobs(
+    make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path, pool: str
+) -> None:
+    app = make_app(url)
+    with start_worker(url, f"{pool} -Q living", "living", TALE=str(tmp_path / "tale")) as worker:
+        app.send_task("living.lose", queue="living").get(timeout=10)
+        assert worker.process.wait(30) == 1
+        assert "the lifespan has ended by itself, so there are no more jobs for this worker" in worker.output
+        assert "ConnectionError: lost" in worker.output
+
+
 @pytest.mark.slow
 def test_a_process_that_follows_another_enters_too(
     make_app: MakeApp, url: str, start_worker: StartWorker, tmp_path: Path

@@ -7,7 +7,7 @@
 
 Each process that runs tasks enters it before its first task and exits it after its last, on the loop that its
 coroutines run on; there, ``http()`` returns the client. A process in which that fails takes no jobs, and its worker
-ends. Programs that only enqueue are not workers, and enter nothing.
+ends, as it does when a lifespan ends by itself. Programs that only enqueue are not workers, and enter nothing.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -97,7 +98,9 @@ class Lifespans:
         self._over = asyncio.Event()
         self._worker_pid = 0
         self.failures: int | None = None
-        """The file descriptor where a pool process reports why it cannot begin."""
+        """The file descriptor where a pool process reports why it can do no jobs."""
+        self.on_loss: Callable[[], object] = lambda: None
+        """Called when they have ended by themselves."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -159,10 +162,12 @@ class Lifespans:
         except BaseException as error:
             if not entered.done():
                 entered.set_exception(error)
-            elif isinstance(error, Exception):
-                log.exception("the lifespan has not ended well")
-            else:
+                return
+            if not isinstance(error, Exception):
                 raise
+            log.exception("the lifespan has not ended well")
+        if not self._over.is_set():  # a task group in it has failed, say
+            self.on_loss()
 
     # Processes of a pool
 
@@ -173,10 +178,11 @@ class Lifespans:
         # The pool `solo` sends this signal, too, but from the worker's own process.
         if os.getpid() == self._worker_pid or get_current_app() is not self._app:
             return
+        self.on_loss = partial(self._tell_worker, _LOST)
         try:
             self.enter()
         except BaseException as error:  # noqa: BLE001  # the worker ends, whatever it is
-            self._tell_worker("".join(traceback.format_exception(error)))
+            self._tell_worker(_REFUSED, "".join(traceback.format_exception(error)))
             time.sleep(_REST)  # by then the worker has read this, before it starts the next process
             raise SystemExit(_FAILED) from None
 
@@ -184,15 +190,16 @@ class Lifespans:
         if os.getpid() != self._worker_pid:
             self.leave()
 
-    def _tell_worker(self, why: str) -> None:
+    def _tell_worker(self, what: str, why: str = "") -> None:
         if self.failures is not None:
-            os.write(self.failures, why.encode()[-_LONGEST_NOTE:] + b"\0")
+            os.write(self.failures, what.encode() + why.encode()[len(what) - _LONGEST_NOTE :] + b"\0")
         else:  # a process that was not forked has no pipe
-            log.critical(_REFUSED, why)
+            log.critical("%s", what + why)
             os.kill(os.getppid(), signal.SIGTERM)
 
 
-_REFUSED: Final = "the lifespan could not be entered, so there are no jobs for this worker:\n%s"
+_REFUSED: Final = "the lifespan could not be entered, so there are no jobs for this worker:\n"
+_LOST: Final = "the lifespan has ended by itself, so there are no more jobs for this worker"
 
 
 class Living(bootsteps.StartStopStep):
@@ -218,10 +225,11 @@ class Living(bootsteps.StartStopStep):
         """In a worker whose tasks run in its own process: enter them."""
         if self._forks(worker):
             return
+        self._lifespans.on_loss = partial(_end_worker, _LOST)
         try:
             self._lifespans.enter()
         except Exception as error:  # noqa: BLE001  # as above
-            log.critical(_REFUSED, "".join(traceback.format_exception(error)))
+            log.critical("%s", _REFUSED + "".join(traceback.format_exception(error)))
             raise SystemExit(_FAILED) from None
         # Pools still wait for their jobs when this step is asked to stop.
         signals.worker_shutdown.connect(self._leave, weak=False)
@@ -238,5 +246,9 @@ class Living(bootsteps.StartStopStep):
 
 def _end_on_failure(notes: int) -> None:
     why, _, _ = os.read(notes, _LONGEST_NOTE + 1).partition(b"\0")
-    log.critical(_REFUSED, why.decode("utf-8", "replace"))
+    _end_worker(why.decode("utf-8", "replace"))
+
+
+def _end_worker(why: str) -> None:
+    log.critical("%s", why)
     state.should_stop = _FAILED  # type: ignore[assignment]  # the stubs are wrong

@@ -40,6 +40,24 @@ async def words() -> AsyncIterator[str]:
         yield f"second, after {numbers()['process']}"
 
 
+async def fail_when(lost: asyncio.Event) -> None:
+    await lost.wait()
+    raise ConnectionError("lost")
+
+
+@app.lifespan
+async def loss() -> AsyncIterator[asyncio.Event]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(fail_when(lost := asyncio.Event()))
+        yield lost
+        task.cancel()
+
+
+@app.task
+async def lose() -> None:
+    loss().set()
+
+
 @app.task
 def use() -> tuple[dict[str, int], str, int]:
     return numbers(), words(), os.getpid()
