@@ -327,6 +327,28 @@ def test_an_exception_that_does_not_exist_here_is_a_failed_job(app: Celery) -> N
     assert "Traceback: there" in str(failed.value.__cause__)
 
 
+class Refused(Exception):
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (Refused("no entry", status=403), "Refused: no entry"),
+        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: ('several', \"[ValueError('one')]\")"),
+    ],
+)
+def test_an_exception_that_cannot_be_made_again_is_a_failed_job_too(app: Celery, failure: Exception, told: str) -> None:
+    (job,) = pending(app, 1)
+    app.backend.store_result(job.id, failure, "FAILURE")
+    for get in (lambda: asyncio.run(job.aget(timeout=5)), lambda: app.AsyncResult(job.id).get(timeout=5)):
+        with pytest.raises(JobFailed) as failed:
+            get()
+        assert str(failed.value).endswith(f"failed: {told}")
+    assert app.AsyncResult(job.id).snapshot().error == told
+
+
 def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
     with pytest.raises(UnknownJob, match="no-such-job"):
         app.AsyncResult("no-such-job").get(timeout=60)

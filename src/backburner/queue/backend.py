@@ -24,6 +24,7 @@ import redis
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
 from celery.exceptions import BackendStoreError
+from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
@@ -377,6 +378,16 @@ class _Patient:
         self.result_consumer.stop()
         self._spare.close()
         self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def exception_to_python(self, exc: Any) -> Any:
+        """As Celery's; but an exception that its class cannot make again of its arguments (a group, or one that wants
+        keywords) is of a class of that name instead of a plain `Exception`."""
+        error = super().exception_to_python(exc)  # type: ignore[misc]  # of the backend this stands before
+        if type(error) is Exception and isinstance(exc, dict) and exc["exc_type"] != "Exception":
+            told = exc.get("exc_message", "")
+            kind = create_exception_cls(exc["exc_type"], exc.get("exc_module") or __name__)
+            return kind(*told) if isinstance(told, tuple | list) else kind(told)
+        return error
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that it cannot enqueue without the backend."""

@@ -175,7 +175,7 @@ class Job(_Snapshots, Generic[T_co]):
                 ``celery.exceptions.TimeoutError``, and a `ResultUnavailable` if the result backend is away at that
                 moment.
             UnknownJob: nobody enqueued a job with this id.
-            JobFailed: the job failed with an exception whose type does not exist in this process.
+            JobFailed: the job failed with an exception that cannot be made again in this process.
         """
         check_seconds(timeout=timeout)
         if bridge.is_here():
