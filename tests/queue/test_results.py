@@ -455,6 +455,10 @@ def test_a_coroutine_that_runs_is_cancelled(
     assert job.state == "REVOKED"
 
 
+def test_a_retry_ends_as_it_would_alone_though_the_run_before_it_still_cleans_up(app: Celery, worker: Program) -> None:
+    assert app.tasks["retry_and_clean_up"].delay().get(timeout=10) == "retried"
+
+
 def test_a_function_in_a_thread_ends_where_it_reports(
     app: Celery, worker: Program, tmp_path: Path, eventually: Eventually
 ) -> None:

@@ -69,7 +69,7 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
         celery.exceptions.Ignore: it was cancelled, which has already been recorded.
     """
     loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
-    _running[job_id] = lambda: loop.call_soon_threadsafe(task.cancel)
+    end = _running[job_id] = lambda: loop.call_soon_threadsafe(task.cancel)
     try:
         return await coroutine
     except asyncio.CancelledError:
@@ -77,7 +77,8 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
             raise celery.exceptions.Ignore from None
         raise
     finally:
-        del _running[job_id]
+        if _running.get(job_id) is end:  # a retry may have begun while this run still cleans up
+            del _running[job_id]
 
 
 class Request(recording.Request):

@@ -121,6 +121,22 @@ def define(app: Celery) -> Celery:
         finally:
             await asyncio.to_thread(Path(f"{path}.ended").touch)
 
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @task(name="retry_and_clean_up", bind=True)
+    async def retry_and_clean_up(self):
+        """The first run cleans up until the second one has begun, and ends before that does."""
+        if self.request.retries:
+            begun.set()
+            await ended.wait()
+            await asyncio.sleep(0.1)
+            return "retried"
+        try:
+            raise self.retry(countdown=0)
+        finally:
+            await begun.wait()
+            ended.set()
+
     @task(name="count")
     def count(number: int, weight: float):
         return number * weight
