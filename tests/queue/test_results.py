@@ -247,6 +247,19 @@ def test_a_connection_that_falls_silent_is_given_up(
     asyncio.run(main())
 
 
+def test_looking_at_a_job_outlives_connections_that_fell_silent_while_they_rested(
+    make_app: MakeApp, url: str, proxy: FaultProxy
+) -> None:
+    app = make_app(url, proxy.url)
+    [job] = jobs = pending(app, 1)
+    finish(app, jobs)
+    pool = app.backend.client.connection_pool
+    for connection in [pool.get_connection() for _ in range(3)]:
+        pool.release(connection)
+    proxy.silence()
+    assert asyncio.run(job.astatus()) == "SUCCESS"
+
+
 def test_a_timeout_and_a_cancelled_waiter_leave_nothing_behind(
     make_app: MakeApp, url: str, eventually: Eventually
 ) -> None:

@@ -379,6 +379,14 @@ class _Patient:
         self._spare.close()
         self.client.connection_pool.disconnect(inuse_connections=False)
 
+    def get(self, key: Any) -> Any:
+        """What is stored there. If the connection was dead, those that rest may be, too, and a new one is asked."""
+        try:
+            return super().get(key)  # type: ignore[misc]  # of the backend this stands before
+        except self.connection_errors:
+            self.client.connection_pool.disconnect(inuse_connections=False)
+            return super().get(key)  # type: ignore[misc]  # as above
+
     def exception_to_python(self, exc: Any) -> Any:
         """As Celery's; but an exception that its class cannot make again of its arguments (a group, or one that wants
         keywords) is of a class of that name instead of a plain `Exception`."""

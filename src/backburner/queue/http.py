@@ -218,7 +218,7 @@ class JobsRouter(APIRouter):
             ResultUnavailable: the result backend does not answer.
         """
         with reading(job_id):
-            record = self._backend.client.get(keys_of(self._backend).submission(job_id))
+            record = self._backend.get(keys_of(self._backend).submission(job_id))
         if record is None or orjson.loads(record)["owner"] not in {None, str(owner)}:
             raise _not_found(job_id)
         return self.celery_app.AsyncResult(job_id)
