@@ -131,7 +131,7 @@ def test_a_time_limit_cancels_a_coroutine_and_the_process_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, pool: str
 ) -> None:

@@ -1,7 +1,7 @@
 """Exceptions that escape Celery's tracer, such as SystemExit, or the error of a server that is away.
 
 They end the job. But Celery's pools of threads and greenlets report this to nobody, so that the job would occupy one of
-its worker's places for as long as the worker lives.
+its worker's places for as long as the worker lives; and in the pool ``solo`` the worker would end with it.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import bootsteps
-from celery.concurrency.thread import TaskPool
+from celery.concurrency import solo, thread
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from greenlet import GreenletExit
 
@@ -19,12 +19,12 @@ Callback = Callable[..., Any]
 
 
 class Catching(bootsteps.StartStopStep):
-    """Has the pools of threads and greenlets report the end of every job."""
+    """Has the pools ``solo``, of threads and of greenlets report the end of every job."""
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         pool = consumer.pool
-        if isinstance(pool, TaskPool) or getattr(pool, "is_green", False):
+        if isinstance(pool, thread.TaskPool | solo.TaskPool) or getattr(pool, "is_green", False):
             pool.on_apply = partial(_apply, pool.on_apply)
 
 
