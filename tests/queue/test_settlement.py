@@ -152,6 +152,33 @@ def test_a_failure_of_which_not_all_can_be_stored_is_on_record_and_the_job_is_no
     assert stored(app, "the-id") == ("FAILURE" if answers else "PENDING")
 
 
+def test_a_job_whose_end_cannot_be_recorded_is_done_again_after_pauses_that_grow_and_then_kept_as_failed(
+    consumer: Consumer, client: "redis.Redis"
+) -> None:
+    keys = Keys()
+    message = json.dumps({"headers": {"id": "the-id"}, "properties": {"delivery_tag": "t", "delivery_info": {"x": 1}}})
+    pauses, entry = [], f"celery\n{message}".encode()
+    while not client.zcard(keys.failed):
+        client.hset(keys.leased(consumer.name), "3", entry)
+        consumer.unrecorded(3, "no room")
+        consumer.flush()
+        assert client.hkeys(keys.leased(consumer.name)) == [b"1", b"2"]
+        if waiting := client.zpopmin(keys.delayed):
+            [(member, due)] = waiting
+            pauses.append(round(due - client.time()[0]))
+            entry = client.hget(keys.delayed_entries, member)
+            client.hdel(keys.delayed_entries, member)
+            assert member == b"the-id"
+            assert b'"redelivered": true' in entry
+    assert pauses == pytest.approx([1, 4, 16, 64, 256, 600, 600, 600, 600], abs=1)
+    failed = client.hgetall(keys.failure("the-id"))
+    assert (failed[b"reason"], failed[b"detail"].endswith(b"10 times, and how could not be recorded: no room")) == (
+        b"unrecorded",
+        True,
+    )
+    assert not list(client.scan_iter(keys.unrecorded + "*")), "tried again by hand, it has as many attempts as at first"
+
+
 def make_request(app: Celery, done: list[str], body: Any = ((), {}, {})) -> Request:
     """A worker's request for a job of `add`, which notes in `done` what becomes of its message."""
     return Request(

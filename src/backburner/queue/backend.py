@@ -316,8 +316,8 @@ class _Patient:
             return True
         try:
             self._settle([state])
-        except self.connection_errors as error:
-            log.warning("a result could not be stored: %s", error)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with it, its message must be settled
+            log.warning("a result could not be stored: %r", error)
             return False
         return True
 

@@ -1,8 +1,8 @@
 """Jobs that could not be done, and were kept: look at them, have them tried again, let them go.
 
 The transport puts them where they are (`backburner.queue.transport`), with the reason: what keeps killing workers, what
-nobody can read, what its task rejects, and what names a task that nobody knows. A task that raises an exception has
-failed too, but is done with; nothing of it is kept here.
+nobody can read, what its task rejects, what names a task that nobody knows, and what has ended in a way that cannot be
+recorded. A task that raises an exception has failed too, but is done with; nothing of it is kept here.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class FailedJob:
     name: str
     """What it is called here: the job's id, unless another message of that job is here too or there is none."""
     reason: str
-    """``crashed``, ``undecodable``, ``rejected`` or ``unknown task``."""
+    """``crashed``, ``undecodable``, ``rejected``, ``unknown task`` or ``unrecorded``."""
     detail: str
     failed_at: datetime
     queue: str

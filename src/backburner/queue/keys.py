@@ -58,6 +58,11 @@ class Keys:
         """The beginning of the key that counts a message's crashes."""
         return f"{self.prefix}backburner:crashes:"
 
+    @property
+    def unrecorded(self) -> str:
+        """The beginning of the key that counts how often what a message's job came to could not be recorded."""
+        return f"{self.prefix}backburner:unrecorded:"
+
     def leased(self, consumer: str = "") -> str:
         return f"{self.prefix}backburner:leased:{consumer}"
 

@@ -3,6 +3,9 @@
 Celery acknowledges first. If its main process then cannot record the failure, because the result backend is away,
 either the failure is lost with the message, or the message stays with a worker that no longer knows it, and occupies
 one of its places for good.
+
+A message whose job's failure could not be recorded goes back, for the job to be done again: after a pause, which grows,
+and not for ever, where the transport is ours. The backend may be away, or never take this one.
 """
 
 import logging
@@ -14,6 +17,7 @@ from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 from kombu.asynchronous import get_event_loop
 from kombu.exceptions import EncodeError
+from kombu.utils.encoding import safe_repr
 
 log = logging.getLogger("backburner.queue")
 
@@ -26,7 +30,8 @@ class Request(celery.worker.request.Request):
         wrong."""
         if not return_ok and isinstance(getattr(exc_info.exception, "exc", None), TimeLimitExceeded):
             return  # `on_timeout` follows, and does the same again
-        is_due, is_recorded = False, True
+        is_due = False
+        trouble: Exception | None = None
 
         def put_off() -> None:
             nonlocal is_due
@@ -36,19 +41,20 @@ class Request(celery.worker.request.Request):
         own["acknowledge"] = put_off
         try:
             super().on_failure(exc_info, send_failed_event, return_ok)
-        except MemoryError:
+        except MemoryError as error:
             # Celery raises the task's own once more, which the tracer has recorded if it has returned.
-            is_due = is_recorded = return_ok
+            is_due, trouble = return_ok, None if return_ok else error
             log.warning("%s[%s] has run out of memory", self.name, self.id)
         except EncodeError as error:
-            is_due = is_recorded = self._record_without_arguments(error)
-        except Exception:
-            is_recorded = False
+            trouble = self._record_without_arguments(error)
+            is_due = trouble is None
+        except Exception as error:
+            trouble = error
             log.exception("that %s[%s] has failed could not be recorded; its message goes back", self.name, self.id)
         finally:
             del own["acknowledge"]
-        if not is_recorded:
-            self.reject(requeue=True)
+        if trouble is not None:
+            self._give_back(trouble)
         elif is_due:
             self.acknowledge()
 
@@ -63,16 +69,24 @@ class Request(celery.worker.request.Request):
             log.exception("what follows from the time limit of %s[%s] went wrong", self.name, self.id)
             if all(frame.f_code.co_name != "mark_as_failure" for frame, _ in walk_tb(error.__traceback__)):
                 self.acknowledge()  # the error came from one of the task's hooks: the failure is recorded
-            elif isinstance(error, EncodeError) and self._record_without_arguments(error):
+                return
+            trouble = self._record_without_arguments(error) if isinstance(error, EncodeError) else error
+            if trouble is None:
                 self.acknowledge()
             elif hub := get_event_loop():
-                hub.call_soon(self.reject, True)  # later, when the process that runs it has been killed, which is next
+                # Later, when the process that runs it has been killed, which is next.
+                hub.call_soon(self._give_back, trouble)
             else:
-                self.reject(requeue=True)
+                self._give_back(trouble)
 
-    def _record_without_arguments(self, error: EncodeError) -> bool:
+    def _give_back(self, trouble: BaseException) -> None:
+        """Return the message to the queue, because of what kept the failure from being recorded."""
+        self.message.unrecorded = safe_repr(trouble)
+        self.reject(requeue=True)
+
+    def _record_without_arguments(self, error: EncodeError) -> Exception | None:
         """Record a failure without the job's arguments, which `result_extended` stores too and which cannot be encoded:
-        doing the job again would not change that. Returns whether it is recorded.
+        doing the job again would not change that. Returns what kept it from being recorded, if anything did.
         """
         log.error("of %s[%s], which has failed, not all that is to be stored can be: %s", self.name, self.id, error)
         shown = {"args": self.argsrepr, "kwargs": self.kwargsrepr}
@@ -81,7 +95,7 @@ class Request(celery.worker.request.Request):
             self.task.backend.mark_as_failure(self.id, error, request=context, store_result=self.store_errors)
         except EncodeError:
             log.exception("nor can what is to be stored of the jobs that follow it")
-        except Exception:
+        except Exception as trouble:
             log.exception("that %s[%s] has failed could not be recorded; its message goes back", self.name, self.id)
-            return False
-        return True
+            return trouble
+        return None

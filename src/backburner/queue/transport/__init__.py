@@ -19,6 +19,7 @@ All keys are in one database and begin with kombu's `global_keyprefix`, if there
     backburner:consumers          sorted set: consumer to the time when its lease ends. One per process and connection.
     backburner:leased:<consumer>  hash: number to entry, for what the consumer has taken and not acknowledged.
     backburner:crashes:<tag>      string: how many workers the message with this delivery tag has killed. Expires.
+    backburner:unrecorded:<tag>   string: how often what its job came to could not be recorded. Expires.
     backburner:unknown:<tag>      string: when the message was first taken by a worker that does not know its task.
                                   Expires.
     backburner:failed             sorted set: messages that will not be tried again. Score: since when. Member: as for

@@ -53,7 +53,13 @@ _SORTED: Final = 2000
 _OLDEST: Final = 7
 """Of Redis, what the tests run on."""
 _CRASHES_EXPIRE: Final = 7 * 86_400
-"""Seconds for which it is remembered that a message killed a worker."""
+"""Seconds for which it is remembered that a message killed a worker, or that its job's end could not be recorded."""
+
+_ENDS: Final = 10
+"""How often a job is done whose end cannot be recorded, before its message has failed: within about 45 minutes."""
+_FIRST_PAUSE: Final = 1
+_LONGEST_PAUSE: Final = 600
+"""Seconds between two of them."""
 
 _LONGEST_DETAIL: Final = 10_000
 """Characters kept of the reason why a message failed; an error may quote the whole message."""
@@ -64,6 +70,7 @@ _RESTORE = script("restore")
 _POSTPONE = script("postpone")
 _BURY = script("bury")
 _CRASH = script("crash")
+_UNRECORDED = script("unrecorded")
 _UNSORT = script("unsort")
 _LEAVE = script("leave")
 
@@ -241,14 +248,22 @@ class Consumer:
 
     def bury(self, number: int, reason: str, detail: object) -> None:
         """Move the message to the failed ones. The detail may be any text that came with it."""
-        text = str(detail)[:_LONGEST_DETAIL].encode(errors="backslashreplace")
-        self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, text)
+        self._decisions.decide(_BURY, 2, self._leased, self._keys.failed, number, reason, _detail(detail))
 
     def crashed(self, number: int) -> None:
         """Note that a process died of the message, which goes back to its queue, or to the failed ones."""
         keys = self._keys
         arguments = (number, keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
         self._decisions.decide(_CRASH, 2, self._leased, keys.failed, *arguments)
+
+    def unrecorded(self, number: int, detail: object) -> None:
+        """Note that what the message's job came to could not be recorded. The message is delivered again after a pause,
+        or goes to the failed ones."""
+        keys = self._keys
+        places = (self._leased, keys.failed, keys.delayed, keys.delayed_entries)
+        pauses = (_FIRST_PAUSE, _LONGEST_PAUSE)
+        arguments = (number, keys.unrecorded, _ENDS, _CRASHES_EXPIRE, *pauses, _detail(detail))
+        self._decisions.decide(_UNRECORDED, len(places), *places, *arguments)
 
     def take_acks(self) -> list[int]:
         """Take acknowledgements for the caller to send, which returns those that may not have arrived to
@@ -413,6 +428,10 @@ class Consumer:
             )
         self._hung = hung
         return hung
+
+
+def _detail(told: object) -> bytes:
+    return str(told)[:_LONGEST_DETAIL].encode(errors="backslashreplace")
 
 
 def _text(name: Any) -> str:

@@ -36,6 +36,8 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 
     killed = False
     """Whether a process died of it; see `backburner.queue.transport.request`."""
+    unrecorded = ""
+    """Why what its job came to could not be recorded; see `backburner.queue.recording`."""
 
     def begin(self) -> bool:
         """Whether its task may be run: it was not given back, and nobody else can have it. Makes no request."""
@@ -103,10 +105,13 @@ class Message(virtual.Message):  # type: ignore[misc]  # as above
 
     def reject(self, requeue: bool = False) -> None:
         task = self.headers.get("task", "")
-        if self.acknowledged or (requeue and not self.killed):
+        if self.acknowledged or (requeue and not (self.killed or self.unrecorded)):
             super().reject(requeue)
         elif requeue:
-            self.channel.qos.crashed(self.delivery_tag)
+            if self.killed:
+                self.channel.qos.crashed(self.delivery_tag)
+            else:
+                self.channel.qos.unrecorded(self.delivery_tag, self.unrecorded)
             self._state = "REQUEUED"
         else:
             reason, detail = ("rejected", "") if worker.knows(task) else ("unknown task", task)
@@ -210,6 +215,11 @@ class QoS(stock.QoS):  # type: ignore[misc]  # as above
         """Note that a process died of the message."""
         if consumer := self._let_go(delivery_tag):
             consumer.crashed(delivery_tag)
+
+    def unrecorded(self, delivery_tag: Any, detail: str) -> None:
+        """Note that what the message's job came to could not be recorded."""
+        if consumer := self._let_go(delivery_tag):
+            consumer.unrecorded(delivery_tag, detail)
 
     def restore_unacked(self) -> list[Any]:
         """Put everything back, now.

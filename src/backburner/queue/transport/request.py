@@ -59,6 +59,7 @@ class _Leased:
         if carried is not None and carried.state is None:
             self.message.forget()
         elif carried is not None and not self.task.backend.store_carried(carried.state):
+            self.message.unrecorded = "the result could not be stored"
             self.reject(requeue=True)  # the job must run again
             return
         done = getattr(self.message, "done", None)
