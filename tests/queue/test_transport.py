@@ -1213,6 +1213,29 @@ def test_what_is_due_goes_to_its_queue_also_if_who_finds_it_may_not_put_it_there
 
 @pytest.mark.slow
 @on_both_servers
+def test_as_many_are_suspected_as_a_dead_worker_ran_when_it_died_and_not_when_it_started(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        send(number)
+    dead, survivor = reader(lease=1), reader("elsewhere", lease=1)
+    dead.drain(4)
+    monkeypatch.setattr(worker, "slots", lambda: 3)  # by --autoscale, or `control pool_grow`
+    dead.channel.tick()
+    eventually(lambda: client.hgetall(KEYS.slots) == {dead.consumer.name: "3"})
+    dead.die()
+    survivor.channel.tick()
+    eventually(lambda: not client.exists(dead.leased))
+    assert len(list(client.scan_iter(f"{KEYS.crashes}*"))) == 3
+    monkeypatch.setattr(worker, "slots", lambda: 2)
+    survivor.channel.tick()
+    eventually(lambda: client.hvals(KEYS.slots) == ["2"])
+    survivor.close()
+    assert not client.exists(KEYS.slots), "who leaves or was recovered leaves nothing here"
+
+
+@pytest.mark.slow
+@on_both_servers
 @pytest.mark.parametrize("why", ["another user", "another type"])
 def test_what_a_dead_consumer_held_and_cannot_be_put_back_is_recovered_later_by_who_can(
     team: str, reader: MakeReader, send: Send, client: Any, eventually: Eventually, why: str

@@ -66,6 +66,11 @@ class Keys:
     def leased(self, consumer: str = "") -> str:
         return f"{self.prefix}backburner:leased:{consumer}"
 
+    @property
+    def slots(self) -> str:
+        """How many messages consumers run at a time, of those of which that has changed."""
+        return f"{self.prefix}backburner:slots"
+
     def unknown(self, delivery_tag: str) -> str:
         return f"{self.prefix}backburner:unknown:{delivery_tag}"
 

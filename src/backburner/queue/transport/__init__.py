@@ -18,6 +18,7 @@ All keys are in one database and begin with kombu's `global_keyprefix`, if there
     backburner:delayed:entries    hash: member to entry. An entry is the list to push to, a newline, the message.
     backburner:consumers          sorted set: consumer to the time when its lease ends. One per process and connection.
     backburner:leased:<consumer>  hash: number to entry, for what the consumer has taken and not acknowledged.
+    backburner:slots              hash: consumer to how many messages it runs at a time, if not what its name says.
     backburner:crashes:<tag>      string: how many workers the message with this delivery tag has killed. Expires.
     backburner:unrecorded:<tag>   string: how often what its job came to could not be recorded. Expires.
     backburner:unknown:<tag>      string: when the message was first taken by a worker that does not know its task.

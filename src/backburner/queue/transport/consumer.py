@@ -73,6 +73,7 @@ _CRASH = script("crash")
 _UNRECORDED = script("unrecorded")
 _UNSORT = script("unsort")
 _LEAVE = script("leave")
+_RESIZE = script("resize")
 
 _RANGE: Final = 2**32
 """Numbers of one consumer's messages. The server keeps them exactly up to 2**53."""
@@ -141,7 +142,8 @@ class Consumer:
     def __init__(
         self, connect: Callable[..., Any], keys: Keys, *, lease: float, max_deliveries: int, watchdog: float
     ) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{worker.slots()}:{secrets.token_hex(6)}"
+        self._slots = worker.slots()
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{self._slots}:{secrets.token_hex(6)}"
         range_ = next(_ranges)
         _consumers[range_] = self
         self.number = self._first = range_ * _RANGE + 1
@@ -207,8 +209,11 @@ class Consumer:
         atexit.register(self.stop)
 
     def beat(self) -> None:
-        """Note that the event loop is running."""
+        """Note that the event loop is running, and how many tasks the worker runs at a time."""
         self._beat = worker.signs.tick = monotonic()
+        if (slots := worker.slots()) != self._slots:  # it scales by itself, or was told to
+            self._slots = slots
+            self._decisions.decide(_RESIZE, 2, self._keys.consumers, self._keys.slots, self.name, slots)
 
     def rest(self) -> None:
         """Note that the event loop need not run from now on."""
@@ -306,7 +311,7 @@ class Consumer:
             self._thread.join(self.lease)
         try:
             self.flush()
-            self._call((_LEAVE, 2, self._keys.consumers, self._leased, self.name))
+            self._call((_LEAVE, 3, self._keys.consumers, self._leased, self._keys.slots, self.name))
             self._unsort()
         except (redis.RedisError, OSError) as error:
             log.warning("consumer %s could not say goodbye, its lease runs out: %s", self.name, error)
@@ -401,7 +406,7 @@ class Consumer:
         while dead and sweep:
             keys = self._keys
             arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
-            call = (_RECOVER, 2, keys.consumers, keys.failed, *arguments)
+            call = (_RECOVER, 3, keys.consumers, keys.failed, keys.slots, *arguments)
             name, restored, *failed = self._decisions.ask(call)
             if not name:
                 break

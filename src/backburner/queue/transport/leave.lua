@@ -3,6 +3,7 @@
 --
 -- KEYS[1] the consumers
 -- KEYS[2] the consumer's leases
+-- KEYS[3] how many messages consumers run at a time
 -- ARGV[1] the consumer
 --
 -- Returns how many messages went back. Those that could not are left to the recovery of dead consumers. O(m log m) for
@@ -12,6 +13,7 @@ local leases, restored = leases_of(KEYS[2]), 0
 -- Removed first: a server whose memory is full refuses a script that begins by adding.
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2])
+redis.call('HDEL', KEYS[3], ARGV[1])
 for _, lease in ipairs(leases) do
     local list, message = split(lease.entry)
     if push('RPUSH', list, mark_redelivered(message)) then

@@ -2,11 +2,12 @@
 -- set.
 --
 -- A consumer starts its messages in the order in which it leased them. So the oldest leases, as many as it runs at a
--- time (the number in its name), had been started when it died; no others are suspected. What cannot be put back is
--- tried again some seconds later.
+-- time (the number in its name, unless it has said another one since), had been started when it died; no others are
+-- suspected. What cannot be put back is tried again some seconds later.
 --
 -- KEYS[1] the consumers
 -- KEYS[2] the failed set
+-- KEYS[3] how many messages consumers run at a time
 -- ARGV[1] prefix of the keys that hold a consumer's leases
 -- ARGV[2] prefix of the keys that count a message's crashes
 -- ARGV[3] the number of crashes at which a message has failed
@@ -22,12 +23,14 @@ end
 
 local leased = ARGV[1] .. dead
 local leases = leases_of(leased)
+local slots = redis.call('HGET', KEYS[3], dead) or string.match(dead, ':(%d+):%x+$') or 1
 
 -- Removed first: a server whose memory is full refuses a script that begins by adding.
 redis.call('DEL', leased)
 redis.call('ZREM', consumers, dead)
+redis.call('HDEL', KEYS[3], dead)
 
-local started = #leases - tonumber(string.match(dead, ':(%d+):%x+$') or 1)
+local started = #leases - tonumber(slots)
 local reply = {dead, 0}
 for i, lease in ipairs(leases) do
     local list, message = split(lease.entry)
