@@ -215,6 +215,13 @@ def test_an_error_past_the_tracer_is_told_by_a_pool_of_threads() -> None:
 
 
 @pytest.mark.slow
+def test_an_operator_sees_what_each_connection_is_for(worker: Program, app: Celery, eventually: Eventually) -> None:
+    assert worker.says("ready.")
+    app.tasks["add"].delay(1, 2).get(timeout=10)
+    names = {f"backburner-{role}" for role in ("producer", "claims", "leases", "broker", "results")}
+    eventually(lambda: {each["name"] for each in app.backend.client.client_list()} >= names)
+
+
 def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "pong" in celery_command("-A jobs.app inspect ping", url)
     usage = celery_command("-A jobs worker --help", url)

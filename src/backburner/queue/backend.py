@@ -443,6 +443,8 @@ class _Patient:
     def _get_pool(self, **options: Any) -> Any:
         pool = super()._get_pool(**options)  # type: ignore[misc]  # of the backend this stands before
         pool.connection_class = limited(pool.connection_class)
+        if not pool.connection_kwargs.get("client_name"):
+            pool.connection_kwargs["client_name"] = "backburner-results"
         return pool
 
 

@@ -344,11 +344,16 @@ class Channel(PublishingChannel):
 
     def _connector(self) -> Callable[..., Any]:
         """A function that makes connections, and can outlive this channel."""
-        pool = self.pool
-        return lambda **options: pool.connection_class(**pool.connection_kwargs | options)
+        pool, named = self.pool, self._named
+        return lambda **options: pool.connection_class(**pool.connection_kwargs | options | named)
 
     def _connect_async(self, **options: Any) -> Any:
-        return self.async_pool.connection_class(**self.async_pool.connection_kwargs | options)
+        return self.async_pool.connection_class(**self.async_pool.connection_kwargs | options | self._named)
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """The name of all connections, if the user has given one."""
+        return {"client_name": self.client_name} if self.client_name else {}
 
     @property
     def _server(self) -> str:

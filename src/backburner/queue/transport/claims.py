@@ -64,7 +64,8 @@ class Claims:
     def __init__(self, connect: Callable[..., Any], consumer: Consumer, keys: Keys) -> None:
         self.consumer = consumer
         self._keys = keys
-        self._wire = Wire(connect, protocol=3, parser_class=PushParser, socket_timeout=_ANSWER)
+        options = {"protocol": 3, "parser_class": PushParser, "socket_timeout": _ANSWER}
+        self._wire = Wire(connect, client_name="backburner-claims", **options)
         self.connection = self._wire.connection
         self._is_told = self._ask_to_be_told()
         self._asked_at: float | None = None

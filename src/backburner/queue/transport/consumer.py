@@ -337,7 +337,8 @@ class Consumer:
         worker.on_stop.discard(self._decisions.hurry)
 
     def _wire(self) -> Wire:
-        return Wire(self.connect, socket_timeout=max(0.5, min(_ANSWER, self.lease / 4)))
+        patience = max(0.5, min(_ANSWER, self.lease / 4))
+        return Wire(self.connect, client_name="backburner-leases", socket_timeout=patience)
 
     def _call(self, call: Call) -> Any:
         wire = self._wire()

@@ -223,7 +223,11 @@ class PublishingChannel(stock.Channel):
             raise redis.ConnectionError("the connection was lost")
         pool = super()._get_pool(asynchronous=asynchronous)  # type: ignore[misc]  # as above
         pool.connection_class = limited(pool.connection_class)
-        pool.connection_kwargs.update(driver(), retry=_NOT_RETRIED if asynchronous else _RETRIED_ONCE)
+        pool.connection_kwargs.update(
+            driver(),
+            client_name=self.client_name or "backburner-broker",
+            retry=_NOT_RETRIED if asynchronous else _RETRIED_ONCE,
+        )
         return pool
 
 
