@@ -885,7 +885,7 @@ def test_what_never_can_be_told_is_logged_and_holds_up_nothing(
     assert "cannot be told" in caplog.text
 
 
-def test_a_message_whose_result_cannot_be_stored_is_not_acknowledged_and_holds_up_no_other(
+def test_a_message_whose_result_cannot_be_stored_is_kept_as_failed_and_holds_up_no_other(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:
     client.lpush("celery-task-meta-0", "somebody else's")
@@ -903,10 +903,13 @@ def test_a_message_whose_result_cannot_be_stored_is_not_acknowledged_and_holds_u
     others[1].ack()
     eventually(lambda: mine.consumer._decisions.are_told)
     assert client.exists("celery-task-meta-1", "celery-task-meta-2") == 2
-    assert client.hkeys(mine.leased) == [str(late.delivery_tag)]
-    mine.messages.clear()
-    mine.connection.release()
-    assert client.llen("q") == 1
+    assert not client.exists(mine.leased)
+    (record,) = failed(client)
+    assert (record["reason"], json.loads(record["message"])["properties"]["delivery_info"]) == (
+        "unrecorded",
+        late.delivery_info,
+    )
+    assert "WRONGTYPE" in record["detail"]
 
 
 def test_what_is_the_servers_state_and_not_the_calls_fault_is_told_again(
@@ -1417,7 +1420,7 @@ def test_acknowledgements_that_another_thread_takes_meanwhile_are_no_error(reade
 
 
 def test_nobody_acknowledges_what_waits_again_for_its_result_since_somebody_has_looked() -> None:
-    mine = decisions.Decisions("leases")
+    mine = decisions.Decisions("leases", Mock())
 
     class WaitingAgain(deque[Stored]):
         """The connection is lost on which the result was, just after it was asked whether one waits."""

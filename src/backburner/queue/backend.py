@@ -317,7 +317,7 @@ class _Patient:
         try:
             self._settle([state])
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, its message must be settled
-            log.warning("a result could not be stored: %r", error)
+            log.warning("a result could not be stored: %s", str(error) or repr(error))
             return False
         return True
 

@@ -17,7 +17,7 @@ from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 from kombu.asynchronous import get_event_loop
 from kombu.exceptions import EncodeError
-from kombu.utils.encoding import safe_repr
+from kombu.utils.encoding import safe_str
 
 log = logging.getLogger("backburner.queue")
 
@@ -81,7 +81,7 @@ class Request(celery.worker.request.Request):
 
     def _give_back(self, trouble: BaseException) -> None:
         """Return the message to the queue, because of what kept the failure from being recorded."""
-        self.message.unrecorded = safe_repr(trouble)
+        self.message.unrecorded = f"{type(trouble).__name__}: {safe_str(trouble)}"
         self.reject(requeue=True)
 
     def _record_without_arguments(self, error: EncodeError) -> Exception | None:

@@ -169,7 +169,7 @@ class Consumer:
         self._sweep_from = 0.0
         self.server: tuple[Any, ...] = ()
         """See `server_of`."""
-        self._decisions = Decisions(self._leased)
+        self._decisions = Decisions(self._leased, lambda number, error: self.bury(number, "unrecorded", error))
         self._held_until = 0.0
         self._stopping = False
         self._pid = os.getpid()

@@ -5,12 +5,12 @@ consumer's thread sends the decisions, many at a time, and reads the replies. A 
 sent by the thread that made it: waking another one would take longer, and somebody may wait for the result. Nothing is
 forgotten before the server has answered, and each decision takes effect only once, however often it is sent. A decision
 that the server will never accept holds up nothing else: it is logged, and its message stays leased until the consumer
-ends.
+ends, but for that of a result, which goes to the failed ones.
 """
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
@@ -53,16 +53,18 @@ class Decisions:
 
     Args:
         leased: the hash of its leases.
+        refused: called with the number of a message and the error, if the result of its job will never be accepted.
     """
 
     line: Wire | None = None
     """The connection of the consumer's thread, which makes it; ``None`` again when it is lost. With gevent, only that
     thread could use it."""
 
-    def __init__(self, leased: str) -> None:
+    def __init__(self, leased: str, refused: Callable[[int, Exception], None]) -> None:
         self.heard = 0
         """The number of messages whose decisions the server has confirmed."""
         self._leased = leased
+        self._refused = refused
         self._acks: deque[int] = deque()
         self._states: deque[Stored] = deque()
         self._others: deque[Call] = deque()
@@ -277,9 +279,10 @@ class Decisions:
     def _give_up(self, part: _Batch, error: Exception) -> None:
         if part.states:
             [state] = part.states
-            log.error("the result %r cannot be stored, and its message is not acknowledged: %s", state.key, error)
+            log.error("the result %r cannot be stored, and its message is kept as failed: %s", state.key, error)
             if state.number is not None:
                 self._without_result.add(state.number)
+                self._refused(state.number, error)
         else:
             log.error("what was decided about a message cannot be told, and it stays leased: %s", error)
 
