@@ -1,12 +1,14 @@
 """Waiting for results: by one connection for the whole process, without missing one."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -150,6 +152,17 @@ def test_what_is_called_when_a_result_is_there_cannot_wait_for_another_and_holds
     assert third.get(timeout=5) == "JOB-2"
     assert first.get(timeout=5) == "JOB-0"
     assert told == ["JOB-0"]
+
+
+def test_a_result_that_was_waited_for_is_kept_by_nobody(app: Celery, eventually: Eventually) -> None:
+    jobs = pending(app, 3)
+    group = celery.result.ResultSet(jobs[:2], app=app)
+    finish(app, jobs)
+    assert group.get(timeout=5) == ["JOB-0", "JOB-1"]
+    assert jobs[2].get(timeout=5) == "JOB-2"
+    left = [weakref.ref(job) for job in jobs]
+    del jobs, group
+    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in left))
 
 
 def test_who_waits_outlives_the_loss_of_the_connection(

@@ -86,10 +86,14 @@ class ResultConsumer(BaseResultConsumer):
         """Whether anybody here waits for a job, or did and has not left yet."""
         return task_id in self._subscriptions
 
+    def is_awaited(self, task_id: str) -> bool:
+        """Whether a result object waits for the job, or has not been told yet that it has ended."""
+        return any(task_id in waiting for waiting in self._pending_results)
+
     def cancel_for(self, task_id: str) -> None:
         """Stop listening for it. Takes no lock, because the garbage collector calls this, too."""
         self._forget(task_id)
-        if any(task_id in waiting for waiting in self._pending_results):
+        if self.is_awaited(task_id):
             self.consume_from(task_id)  # somebody has begun to wait since the caller saw that nobody did
 
     def stop(self) -> None:
@@ -402,7 +406,7 @@ class _Patient:
 
     def remove_pending_result(self, result: Any) -> Any:
         """Stop waiting. Called for each job that is garbage-collected; most were never waited for."""
-        if not self.result_consumer.hears_of(result.id):
+        if not (self.result_consumer.hears_of(result.id) or self.result_consumer.is_awaited(result.id)):
             return result
         return super().remove_pending_result(result)  # type: ignore[misc]  # of the backend this stands before
 
