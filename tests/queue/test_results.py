@@ -165,6 +165,17 @@ def test_a_result_that_was_waited_for_is_kept_by_nobody(app: Celery, eventually:
     eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in left))
 
 
+def test_each_thread_that_waits_for_the_same_group_gets_all_results(app: Celery, eventually: Eventually) -> None:
+    group = celery.result.ResultSet(pending(app, 3), app=app)
+    same = celery.result.ResultSet(pending(app, 3), app=app)
+    app.backend.store_result("job-0", "JOB-0", "SUCCESS")
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(each.get, 10) for each in (group, group, same)]
+        eventually(lambda: len(app.backend.result_consumer._audience.get("job-2", ())) == 3)
+        finish(app, group.results[1:])
+        assert [each.result(10) for each in waiting] == [["JOB-0", "JOB-1", "JOB-2"]] * 3
+
+
 def test_who_waits_outlives_the_loss_of_the_connection(
     make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
 ) -> None:

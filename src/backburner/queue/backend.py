@@ -116,7 +116,7 @@ class ResultConsumer(BaseResultConsumer):
                 yield from waiting
                 return
             told = False
-            with self._hearing(result) as heard:
+            with self.hearing(result) as heard:
                 for _ in itertools.chain(waiting, (None,)):
                     while heard:
                         told = True
@@ -128,7 +128,7 @@ class ResultConsumer(BaseResultConsumer):
             self._here.ends = outer  # of the wait whose callback waits here
 
     @contextmanager
-    def _hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
+    def hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
         """Collect each state that arrives for the result, or for the results of a group."""
         heard: deque[dict[str, Any]] = deque()
         job_ids = {each.id for each in getattr(result, "results", [result])}
@@ -255,6 +255,7 @@ class _Patient:
     encode_result: Any
     current_task_children: Any
     get_key_for_task: Any
+    meta_from_decoded: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -403,6 +404,21 @@ class _Patient:
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that it cannot enqueue without the backend."""
+
+    def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Any]]:  # type: ignore[misc]  # as Celery's
+        """Each job of a group, as it ends, and what became of it; last the groups in it. Celery's has one place where a
+        job's end is noted, of which a second thread that waits for the job would find nothing."""
+        left = {each.id: each for each in result.results}
+        with self.result_consumer.hearing(result) as heard:
+            for job_id in [each.id for each in left.values() if getattr(each, "_cache", None)]:
+                yield job_id, left.pop(job_id)._cache  # noqa: SLF001  # as Celery's does
+            for _ in self.result_consumer._wait_for_pending(result, **options):  # noqa: SLF001  # as Celery's does
+                while heard:
+                    meta = heard.popleft()
+                    if meta["status"] in states.READY_STATES and (job := left.pop(meta["task_id"], None)):
+                        yield job.id, job._cache or job._set_cache(self.meta_from_decoded(meta))  # noqa: SLF001
+        for each in left.values():
+            yield each.id, getattr(each, "_cache", None) or each.children
 
     def remove_pending_result(self, result: Any) -> Any:
         """Stop waiting. Called for each job that is garbage-collected; most were never waited for."""
