@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 from tests.processes import Program, free_port
-from tests.queue.conftest import MakeApp, StartWorker, close
+from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close
 
 
 @pytest.fixture
@@ -392,6 +393,15 @@ def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
     with pytest.raises(UnknownJob, match="no-such-job"):
         asyncio.run(app.AsyncResult("no-such-job").aget(timeout=60))
     assert asyncio.run(app.AsyncResult("no-such-job").astatus()) == "UNKNOWN"
+
+
+def test_the_command_line_says_in_one_line_that_nobody_enqueued_it(url: str) -> None:
+    command = [sys.executable, "-m", "celery", "-A", "jobs", "result", "no-such-job"]
+    env = os.environ | {"REDIS_URL": url}
+    said = subprocess.run(command, cwd=PROGRAMS, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 1
+    assert said.stderr.startswith("Error: no job no-such-job was ever enqueued")
+    assert said.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

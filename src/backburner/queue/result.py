@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import celery.exceptions
 import celery.result
+import click
 from celery import states
 from vine import promise
 
@@ -35,8 +36,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 UNKNOWN = "UNKNOWN"
 
-_UNKNOWN = "no job {} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)"
-
 _READ_TIMEOUT = 2.0
 """Seconds that reading a state may take, whatever is wrong with the servers."""
 
@@ -51,6 +50,13 @@ class JobTimeout(ResultTimeout, celery.exceptions.TimeoutError):
 
 class ResultUnread(JobTimeout, ResultUnavailable):
     """The time is up, and the job's state could not be read within it."""
+
+
+class JobUnknown(click.ClickException, UnknownJob):
+    """An `UnknownJob` that ``celery result`` says in one line."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
                     raise
                 record = None  # without the broker, only the task's name and the time of enqueueing are missing
         if meta["status"] == states.PENDING and record == {}:
-            raise UnknownJob(_UNKNOWN.format(self.id))
+            raise JobUnknown(self.id)
         return _snapshot(self.id, meta, record or {})
 
     async def asnapshot(self) -> JobSnapshot:
@@ -320,7 +326,7 @@ class Job(_Snapshots, Generic[T_co]):
         if self._needs_check():
             with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this must, too
                 if self.state == UNKNOWN:
-                    raise UnknownJob(_UNKNOWN.format(self.id))
+                    raise JobUnknown(self.id)
 
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
