@@ -12,7 +12,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,20 +139,42 @@ def test_who_is_told_may_wait_for_another_job_and_what_goes_wrong_there_is_raise
     assert job.get(timeout=5) == "JOB-0"
 
 
-def test_what_is_called_when_a_result_is_there_cannot_wait_for_another_and_holds_up_nobody(app: Celery) -> None:
-    first, second, third = pending(app, 3)
-    told: list[str] = []
-
-    def wait(_: Job) -> None:
-        with pytest.raises(RuntimeError, match="would wait for itself"):
-            second.get(timeout=60)
-        told.append(first.get())
-
-    first.then(wait)
+@pytest.mark.parametrize("kind", [Job, celery.result.AsyncResult])
+def test_what_is_called_when_a_result_is_there_may_wait_for_others_holds_up_nobody_and_keeps_its_order(
+    app: Celery, kind: type[Any], eventually: Eventually
+) -> None:
+    jobs = pending(app, 4)
+    first, second, third, fourth = jobs if kind is Job else [kind(job.id, app=app) for job in jobs]
+    group = celery.result.ResultSet([first, second], app=app)
+    told: list[Any] = []
+    first.then(lambda _: told.append(second.get(timeout=10)))
+    first.then(lambda _: told.append(group.get(timeout=10)))
+    group.then(lambda _: told.append(fourth.get(timeout=10)))
+    third.then(lambda job: told.append(job.get()))
     finish(app, [first, third])
     assert third.get(timeout=5) == "JOB-2"
     assert first.get(timeout=5) == "JOB-0"
-    assert told == ["JOB-0"]
+    assert told == []
+    finish(app, [second, fourth])
+    eventually(lambda: told == ["JOB-1", ["JOB-0", "JOB-1"], "JOB-2", "JOB-3"])
+
+
+def test_what_goes_wrong_when_a_result_is_there_is_logged_and_the_next_is_told(
+    app: Celery, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = pending(app, 2)
+    told: list[Any] = []
+    first.then(lambda _: told.append(1 / 0))
+    second.then(lambda job: told.append(job.get()))
+    finish(app, [first, second])
+    eventually(lambda: told == ["JOB-1"])
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_backend_itself_waits_for_a_result_that_nobody_has_asked_for(app: Celery) -> None:
+    (job,) = pending(app, 1)
+    threading.Timer(0.1, finish, (app, [job])).start()
+    assert app.backend.wait_for_pending(job, timeout=5) == "JOB-0"
 
 
 def test_a_result_that_was_waited_for_is_kept_by_nobody(app: Celery, eventually: Eventually) -> None:
@@ -539,10 +561,12 @@ def test_a_closed_app_leaves_no_connection_and_no_thread_behind_and_can_be_used_
     def left() -> list[Any]:
         with redis.Redis.from_url(url) as client:
             connections = [each for each in client.client_list() if each["db"] == "6"]
-        return connections + [each for each in threading.enumerate() if each.name == f"backburner-results {url[:-1]}6"]
+        return connections + [each for each in threading.enumerate() if each.name.endswith(f" {url[:-1]}6")]
 
     for _ in range(2):
-        job = app.tasks["add"].delay(1, 2)
+        job, other = app.tasks["add"].delay(1, 2), pending(app, 1)[0]
+        other.then(lambda _: None)
+        finish(app, [other])
         with pytest.raises(ResultTimeout):
             job.get(timeout=0.01)
         with pytest.raises(ResultTimeout):
@@ -585,6 +609,29 @@ def test_threads_of_a_forked_child_that_listen_at_the_same_moment_all_hear(app: 
             os._exit(not all(each.looked.wait(5) for each in several))
         assert os.waitpid(child, 0)[1] == 0
     listener.remove(parents)
+
+
+def test_a_forked_child_calls_what_its_own_results_are_for_and_not_its_parents(
+    app: Celery, tmp_path: Path, eventually: Eventually
+) -> None:
+    first, second, third = pending(app, 3)
+    may_go_on, told = threading.Event(), []
+    first.then(lambda _: may_go_on.wait(10))
+    second.then(lambda _: told.append(os.getpid()))
+    finish(app, [first, second])
+    assert second.get(timeout=5) == "JOB-1"
+    child = os.fork()
+    if not child:
+        third.then(lambda job: told.append(job.get()))
+        finish(app, [third])
+        with suppress(BaseException):
+            eventually(lambda: told)
+            (tmp_path / "told").write_text(str(told))
+        os._exit(0)
+    os.waitpid(child, 0)
+    may_go_on.set()
+    eventually(lambda: told == [os.getpid()])
+    assert (tmp_path / "told").read_text() == "['JOB-2']"
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import celery.backends.redis as stock
+import celery.exceptions
 import redis
 from celery import states
 from celery.backends.asynchronous import BaseResultConsumer
-from celery.exceptions import BackendStoreError
 from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
@@ -101,31 +101,41 @@ class ResultConsumer(BaseResultConsumer):
         self._subscriptions.clear()
 
     def _wait_for_pending(
-        self, result: Any, *args: Any, on_message: Callable[[dict[str, Any]], object] | None = None, **options: Any
+        self,
+        result: Any,
+        timeout: float | None = None,
+        on_interval: Callable[[], object] | None = None,
+        on_message: Callable[[dict[str, Any]], object] | None = None,
+        **_options: Any,
     ) -> Iterator[None]:
-        if self.backend.listener.is_here and not result.on_ready.ready:
-            raise RuntimeError(
-                "what is called when a result is there (`then`) runs in the thread that hears of all results, which "
-                "would wait for itself: have it start a thread that waits for the other result"
-            )
-        # Celery's calls `on_message` wherever the news comes from: that is one thread here, for all that wait.
+        # Celery's waits for promises, which another thread fulfils here, and calls `on_message` wherever the news comes
+        # from: that is one thread here, for all that wait.
         outer = self._here.ends
-        waiting = super()._wait_for_pending(result, *args, **options)  # type: ignore[misc]  # the stubs leave it out
         try:
             if on_message is None:
-                yield from waiting
+                yield from self._wait(result, timeout, on_interval)
                 return
             told = False
             with self.hearing(result) as heard:
-                for _ in itertools.chain(waiting, (None,)):
+                for _ in itertools.chain(self._wait(result, timeout, on_interval), (None,)):
                     while heard:
                         told = True
                         on_message(heard.popleft())
                     yield
-            if not told and (ended := getattr(result, "_cache", None)):  # before anybody could hear of it
-                on_message(ended)
+            if not told and (last := getattr(result, "_cache", None)):  # before anybody could hear of it
+                on_message(last)
         finally:
             self._here.ends = outer  # of the wait whose callback waits here
+
+    def _wait(self, result: Any, timeout: float | None, on_interval: Callable[[], object] | None) -> Iterator[None]:
+        for each in jobs_of(result):
+            if not _has_ended(each):
+                self.backend.add_pending_result(each)
+        self.on_wait_for_pending(result, timeout)
+        try:
+            yield from self.drain_events_until(_Ended(result), timeout, on_interval)
+        except TimeoutError as error:
+            raise celery.exceptions.TimeoutError("the operation timed out") from error
 
     @contextmanager
     def hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
@@ -168,7 +178,7 @@ class ResultConsumer(BaseResultConsumer):
             self._news.wait_for(lambda: self._count != here.count, left if timeout is None else min(timeout, left))
             here.count = self._count
 
-    def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
+    def on_state_change(self, meta: dict[str, Any], message: Any) -> None:  # noqa: ARG002  # Celery's name
         """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
         with self._news:  # before anybody's wait is over by it
@@ -178,7 +188,9 @@ class ResultConsumer(BaseResultConsumer):
                 heard.append(meta)
         if meta["status"] in self.backend.READY_STATES:
             self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
-        super().on_state_change(meta, message)
+            for result in [each for waiting in self._pending_results for each in [*waiting.get(job_id, {}).values()]]:
+                result._set_cache(self.backend.meta_from_decoded(meta))  # noqa: SLF001  # as Celery's does
+                self.backend.listener.callbacks.add(partial(result.on_ready, result))
         with self._news:
             self._count += 1
             self._news.notify_all()
@@ -199,6 +211,32 @@ class _Waiter(threading.local):
     """How much of the news it has seen."""
     ends = math.inf
     """When it gives up."""
+
+
+class _Ended:
+    """Whether a job, or each of a group, has ended: what Celery asks a promise."""
+
+    def __init__(self, result: Any) -> None:
+        self._left = [each for each in jobs_of(result) if not _has_ended(each)]
+
+    @property
+    def ready(self) -> bool:
+        while self._left and _has_ended(self._left[-1]):
+            self._left.pop()
+        return not self._left
+
+
+def jobs_of(result: Any) -> Iterator[Any]:
+    """A job, or those of a group and of the groups in it."""
+    if not hasattr(result, "results"):
+        yield result
+        return
+    for each in result.results:
+        yield from jobs_of(each)
+
+
+def _has_ended(job: Any) -> bool:
+    return job._cache is not None  # noqa: SLF001  # all else would ask the server
 
 
 class _Watched:
@@ -300,7 +338,7 @@ class _Patient:
             except Exception as error:
                 raise EncodeError(str(error) or repr(error)) from error  # as kombu does
             if len(json) > self._MAX_STR_VALUE_SIZE:
-                raise BackendStoreError("the result is too large for a server")
+                raise celery.exceptions.BackendStoreError("the result is too large for a server")
             keep = self.failure_expires if state == states.FAILURE else self.expires
             number = (getattr(request, "properties", None) or {}).get("delivery_tag")
             return Stored(self.get_key_for_task(task_id), json, keep or 0, began, number)
@@ -405,7 +443,7 @@ class _Patient:
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that it cannot enqueue without the backend."""
 
-    def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Any]]:  # type: ignore[misc]  # as Celery's
+    def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Any]]:
         """Each job of a group, as it ends, and what became of it; last the groups in it. Celery's has one place where a
         job's end is noted, of which a second thread that waits for the job would find nothing."""
         left = {each.id: each for each in result.results}
@@ -468,13 +506,13 @@ class _Patient:
         return pool
 
 
-class RedisBackend(_Patient, stock.RedisBackend):
+class RedisBackend(_Patient, stock.RedisBackend):  # type: ignore[misc]  # stubs of `iter_native`
     """Results in a Redis or Valkey server."""
 
     ResultConsumer = ResultConsumer
 
 
-class SentinelBackend(_Patient, stock.SentinelBackend):
+class SentinelBackend(_Patient, stock.SentinelBackend):  # type: ignore[misc]  # as above
     """Results in the master that Sentinels name."""
 
     ResultConsumer = ResultConsumer

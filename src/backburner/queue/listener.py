@@ -12,7 +12,7 @@ import os
 import selectors
 from collections import deque
 from collections.abc import Callable
-from threading import Event, Lock, Thread, current_thread
+from threading import Event, Lock, Thread
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
@@ -24,6 +24,7 @@ import redis.retry
 from hiredis import PushNotification
 
 from backburner.forking import in_forked_child
+from backburner.queue.callbacks import Callbacks
 from backburner.redis.push import PushParser
 
 log = logging.getLogger("backburner.queue")
@@ -77,6 +78,8 @@ class Listener:
         self._rung = False
         self._looks_soon = False
         self._channels: dict[bytes, list[Subscription]] = {}
+        self.callbacks = Callbacks(self._server)
+        """For what a subscription's news gives rise to and is not quick."""
         self.trouble: str | None = None
         """Why nothing can be heard; ``None`` if nothing is known to be wrong."""
 
@@ -105,11 +108,7 @@ class Listener:
             self._bells, self._rung = (), False
             self._changes.clear()
             self._channels.clear()
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is its thread."""
-        return current_thread() is self._thread
+            self.callbacks.stop()
 
     @property
     def subscriptions(self) -> int:
