@@ -188,6 +188,25 @@ def test_a_result_that_was_waited_for_is_kept_by_nobody(app: Celery, eventually:
     eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in left))
 
 
+def test_who_gives_up_leaves_nothing_behind_and_whoever_waits_with_the_same_object_goes_on(
+    app: Celery, eventually: Eventually
+) -> None:
+    first, second = pending(app, 2)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(first.get, 10)
+        eventually(lambda: app.backend.listener.subscriptions == 1)
+        for job in (first, second, app.AsyncResult("job-0", parent=second)):
+            with pytest.raises(ResultTimeout):
+                job.get(timeout=0.01)
+        eventually(lambda: app.backend.listener.subscriptions == 1)
+        finish(app, [first])
+        assert waiting.result(10) == "JOB-0"
+    eventually(lambda: app.backend.listener.subscriptions == 0)
+    left = weakref.ref(second)
+    del second, job
+    eventually(lambda: gc.collect() >= 0 and left() is None)
+
+
 def test_each_thread_that_waits_for_the_same_group_gets_all_results(app: Celery, eventually: Eventually) -> None:
     group = celery.result.ResultSet(pending(app, 3), app=app)
     same = celery.result.ResultSet(pending(app, 3), app=app)

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -69,6 +69,8 @@ class ResultConsumer(BaseResultConsumer):
         self._subscriptions: dict[str, _Watched] = {}
         self._audience: dict[str, list[deque[dict[str, Any]]]] = {}
         """What is to be told to threads that want to hear of each state, by job."""
+        self._waiting: Counter[int] = Counter()
+        """How many threads wait with each result object, by its `id`."""
         self._news = threading.Condition()
         self._count = 0
         self._here = _Waiter()
@@ -128,14 +130,31 @@ class ResultConsumer(BaseResultConsumer):
             self._here.ends = outer  # of the wait whose callback waits here
 
     def _wait(self, result: Any, timeout: float | None, on_interval: Callable[[], object] | None) -> Iterator[None]:
-        for each in jobs_of(result):
-            if not _has_ended(each):
-                self.backend.add_pending_result(each)
-        self.on_wait_for_pending(result, timeout)
+        jobs = [each for each in jobs_of(result) if not _has_ended(each)]
+        with self._expecting(jobs):
+            self.on_wait_for_pending(result, timeout)
+            try:
+                yield from self.drain_events_until(_Ended(jobs), timeout, on_interval)
+            except TimeoutError as error:
+                raise celery.exceptions.TimeoutError("the operation timed out") from error
+
+    @contextmanager
+    def _expecting(self, jobs: Sequence[Any]) -> Iterator[None]:
+        """Have these result objects told, until no thread waits with them any more."""
+        with self._news:
+            self._waiting.update(map(id, jobs))
+            for job in jobs:
+                self.backend.add_pending_result(job)
         try:
-            yield from self.drain_events_until(_Ended(result), timeout, on_interval)
-        except TimeoutError as error:
-            raise celery.exceptions.TimeoutError("the operation timed out") from error
+            yield
+        finally:
+            with self._news:
+                self._waiting.subtract(map(id, jobs))
+                for job in jobs:
+                    if self._waiting[id(job)] == 0:
+                        del self._waiting[id(job)]
+                        if not (_has_ended(job) or any(job.on_ready.listeners)):
+                            self.backend.remove_pending_result(job)
 
     @contextmanager
     def hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
@@ -214,10 +233,10 @@ class _Waiter(threading.local):
 
 
 class _Ended:
-    """Whether a job, or each of a group, has ended: what Celery asks a promise."""
+    """Whether each of several jobs has ended: what Celery asks a promise."""
 
-    def __init__(self, result: Any) -> None:
-        self._left = [each for each in jobs_of(result) if not _has_ended(each)]
+    def __init__(self, jobs: Sequence[Any]) -> None:
+        self._left = [*jobs]
 
     @property
     def ready(self) -> bool:
