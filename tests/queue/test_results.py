@@ -207,6 +207,17 @@ def test_who_gives_up_leaves_nothing_behind_and_whoever_waits_with_the_same_obje
     eventually(lambda: gc.collect() >= 0 and left() is None)
 
 
+def test_each_thread_that_waits_for_a_job_that_fails_raises_an_exception_of_its_own(
+    app: Celery, eventually: Eventually
+) -> None:
+    jobs = [pending(app, 1)[0] for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(job.get, 10) for job in jobs]
+        eventually(lambda: len(app.backend._pending_results.concrete.get("job-0", ())) == 3)
+        app.backend.store_result("job-0", KeyError("failed"), "FAILURE")
+        assert len({id(each.exception(10)) for each in waiting}) == 3
+
+
 def test_each_thread_that_waits_for_the_same_group_gets_all_results(app: Celery, eventually: Eventually) -> None:
     group = celery.result.ResultSet(pending(app, 3), app=app)
     same = celery.result.ResultSet(pending(app, 3), app=app)

@@ -197,7 +197,7 @@ class ResultConsumer(BaseResultConsumer):
             self._news.wait_for(lambda: self._count != here.count, left if timeout is None else min(timeout, left))
             here.count = self._count
 
-    def on_state_change(self, meta: dict[str, Any], message: Any) -> None:  # noqa: ARG002  # Celery's name
+    def on_state_change(self, meta: dict[str, Any], message: bytes) -> None:
         """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
         with self._news:  # before anybody's wait is over by it
@@ -207,8 +207,10 @@ class ResultConsumer(BaseResultConsumer):
                 heard.append(meta)
         if meta["status"] in self.backend.READY_STATES:
             self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
-            for result in [each for waiting in self._pending_results for each in [*waiting.get(job_id, {}).values()]]:
-                result._set_cache(self.backend.meta_from_decoded(meta))  # noqa: SLF001  # as Celery's does
+            results = [each for waiting in self._pending_results for each in [*waiting.get(job_id, {}).values()]]
+            for number, result in enumerate(results):
+                # An exception must not be raised in several threads: each result has its own.
+                result._set_cache(self.backend.decode_result(message) if number else meta)  # noqa: SLF001  # as Celery's
                 self.backend.listener.callbacks.add(partial(result.on_ready, result))
         with self._news:
             self._count += 1
@@ -281,7 +283,7 @@ class _Watched:
 
     def heard(self, message: bytes) -> None:
         if self._consumer.watches(self):
-            self._consumer.on_state_change(self._consumer.backend.decode_result(message), None)
+            self._consumer.on_state_change(self._consumer.backend.decode_result(message), message)
 
 
 class _Form(NamedTuple):
