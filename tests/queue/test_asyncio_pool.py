@@ -121,6 +121,7 @@ def test_a_coroutine_that_waits_as_functions_do_blocks_nobody(tasks: Any) -> Non
     assert wait.delay(disable_sync_subtasks=False, interval=0.1).get(timeout=10) == 3
     with pytest.raises(RuntimeError, match="Never call"):
         wait.delay().get(timeout=10)
+    assert len(tasks["co.wait_for_group"].delay(0.1).get(timeout=10)) == 3
 
 
 def test_what_a_task_raises_is_its_own_affair(tasks: Any, pool: Program) -> None:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import celery.backends.redis as stock
 import celery.exceptions
 import redis
 from celery import states
-from celery.backends.asynchronous import BaseResultConsumer
+from celery.backends.asynchronous import BaseResultConsumer, Drainer
 from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
@@ -44,6 +44,8 @@ from backburner.redis.spare import SpareConnections
 
 log = logging.getLogger("backburner.queue")
 
+T = TypeVar("T")
+
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
 _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
@@ -53,6 +55,8 @@ _AWHILE = 0.25
 """Seconds within which a pool process stores its job's outcome on the server; after that, the main process has to."""
 _PATIENCE = 2.0
 """Seconds for the first check whether results are there."""
+_INTERVAL = 1.0
+"""Seconds after which who waits without news is given a turn."""
 
 
 class ResultConsumer(BaseResultConsumer):
@@ -63,6 +67,7 @@ class ResultConsumer(BaseResultConsumer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.drainer = Drainer(self)  # gevent's has a greenlet that looks for news, which the listener brings
         self.on_after_fork()
 
     def on_after_fork(self) -> None:
@@ -73,7 +78,6 @@ class ResultConsumer(BaseResultConsumer):
         """How many threads wait with each result object, by its `id`."""
         self._news = threading.Condition()
         self._count = 0
-        self._here = _Waiter()
 
     def start(self, initial_task_id: str, **_: Any) -> None:
         self.consume_from(initial_task_id)
@@ -112,31 +116,47 @@ class ResultConsumer(BaseResultConsumer):
     ) -> Iterator[None]:
         # Celery's waits for promises, which another thread fulfils here, and calls `on_message` wherever the news comes
         # from: that is one thread here, for all that wait.
-        outer = self._here.ends
-        try:
-            if on_message is None:
-                yield from self._wait(result, timeout, on_interval)
-                return
-            told = False
-            with self.hearing(result) as heard:
-                for _ in itertools.chain(self._wait(result, timeout, on_interval), (None,)):
-                    while heard:
-                        told = True
-                        on_message(heard.popleft())
-                    yield
-            if not told and (last := getattr(result, "_cache", None)):  # before anybody could hear of it
-                on_message(last)
-        finally:
-            self._here.ends = outer  # of the wait whose callback waits here
+        if on_message is None:
+            yield from self._wait(result, timeout, on_interval)
+            return
+        told = False
+        with self.hearing(result) as heard:
+            for _ in itertools.chain(self._wait(result, timeout, on_interval), (None,)):
+                while heard:
+                    told = True
+                    on_message(heard.popleft())
+                yield
+        if not told and (last := getattr(result, "_cache", None)):  # before anybody could hear of it
+            on_message(last)
 
     def _wait(self, result: Any, timeout: float | None, on_interval: Callable[[], object] | None) -> Iterator[None]:
+        ends = math.inf if timeout is None else time.monotonic() + timeout
         jobs = [each for each in jobs_of(result) if not _has_ended(each)]
         with self._expecting(jobs):
-            self.on_wait_for_pending(result, timeout)
-            try:
-                yield from self.drain_events_until(_Ended(jobs), timeout, on_interval)
-            except TimeoutError as error:
-                raise celery.exceptions.TimeoutError("the operation timed out") from error
+            _block(self._look, jobs)
+            ended, seen = _Ended(jobs), -1
+            while not ended.ready:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise celery.exceptions.TimeoutError("the operation timed out")
+                seen = _block(self._next, seen, min(left, _INTERVAL))
+                yield
+                if on_interval is not None:
+                    on_interval()
+
+    def _look(self, jobs: Sequence[Any]) -> None:
+        """Allow results that are already there to be read, however short the timeout."""
+        left = remaining()
+        ends = time.monotonic() + (_PATIENCE if left is None else left)
+        for job in jobs:
+            if subscription := self._subscriptions.get(job.id):
+                subscription.looked.wait(max(0.0, ends - time.monotonic()))
+
+    def _next(self, seen: int, seconds: float) -> int:
+        """Wait until there is more news than this, at most so long. Returns how much there is."""
+        with self._news:
+            self._news.wait_for(lambda: self._count != seen, seconds)
+            return self._count
 
     @contextmanager
     def _expecting(self, jobs: Sequence[Any]) -> Iterator[None]:
@@ -175,28 +195,6 @@ class ResultConsumer(BaseResultConsumer):
                     if others:
                         self._audience[job_id] = others
 
-    def on_wait_for_pending(self, result: Any, timeout: float | None = None, **_: Any) -> None:
-        """Allow a result that is already there to be read, however short the timeout."""
-        began, left = time.monotonic(), remaining()
-        self._here.ends = began + (math.inf if timeout is None else timeout)
-        looks_until = began + (_PATIENCE if left is None else left)
-        for each in getattr(result, "results", [result]):
-            if subscription := self._subscriptions.get(each.id):
-                subscription.looked.wait(max(0.0, looks_until - time.monotonic()))
-
-    def drain_events_until(self, p: Any, timeout: float | None = None, on_interval: Any = None) -> Any:
-        """Wait for the promise, for what the first check has left of the timeout."""
-        left = None if timeout is None else max(0.0, self._here.ends - time.monotonic())
-        return super().drain_events_until(p, left, on_interval)
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Wait until there is news that this thread has not waited for yet."""
-        here = self._here
-        left = max(0.0, here.ends - time.monotonic())
-        with self._news:
-            self._news.wait_for(lambda: self._count != here.count, left if timeout is None else min(timeout, left))
-            here.count = self._count
-
     def on_state_change(self, meta: dict[str, Any], message: bytes) -> None:
         """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
@@ -225,15 +223,6 @@ class ResultConsumer(BaseResultConsumer):
             self.backend.listener.remove(subscription)
 
 
-class _Waiter(threading.local):
-    """The state of one waiting thread."""
-
-    count = 0
-    """How much of the news it has seen."""
-    ends = math.inf
-    """When it gives up."""
-
-
 class _Ended:
     """Whether each of several jobs has ended: what Celery asks a promise."""
 
@@ -254,6 +243,11 @@ def jobs_of(result: Any) -> Iterator[Any]:
         return
     for each in result.results:
         yield from jobs_of(each)
+
+
+def _block(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that blocks, but not the asyncio pool's loop."""
+    return bridge.in_thread(function, *args) if bridge.is_here() else function(*args)
 
 
 def _has_ended(job: Any) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-from celery import current_task, signals
+from celery import current_task, group, signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
@@ -70,6 +70,11 @@ def define(app):
     async def wait(**options):
         """The result of another job."""
         return add.delay(1, 2).get(timeout=5, **options)
+
+    @task(name="co.wait_for_group")
+    async def wait_for_group(seconds):
+        """The results of other jobs, which need the loop."""
+        return group(nap.s(seconds) for _ in range(3))().get(timeout=5, disable_sync_subtasks=False)
 
     @task(name="co.plain_thread")
     def plain_thread():
