@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -387,7 +388,7 @@ def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(
 def test_for_a_group_the_first_look_is_one_for_all(
     make_app: MakeApp, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backburner.queue.backend._PATIENCE", 0.2)
+    monkeypatch.setattr("backburner.queue.waiting._PATIENCE", 0.2)
     jobs = pending(make_app(url, f"redis://127.0.0.1:{free_port()}/0"), 20)
     began = time.monotonic()
     with pytest.raises(celery.exceptions.TimeoutError):
@@ -440,8 +441,9 @@ def test_an_exception_that_cannot_be_made_again_is_a_failed_job_too(app: Celery,
 
 
 def test_waiting_for_what_nobody_enqueued_ends_at_once(app: Celery) -> None:
-    with pytest.raises(UnknownJob, match="no-such-job"):
+    with pytest.raises(UnknownJob, match="no-such-job") as unknown:
         app.AsyncResult("no-such-job").get(timeout=60)
+    assert str(pickle.loads(pickle.dumps(unknown.value))) == str(unknown.value)
     with pytest.raises(UnknownJob, match="no-such-job"):
         asyncio.run(app.AsyncResult("no-such-job").aget(timeout=60))
     assert asyncio.run(app.AsyncResult("no-such-job").astatus()) == "UNKNOWN"

@@ -19,7 +19,8 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     shutdown                  signals that end a worker, where its jobs need the thread that gets them
     failed                    jobs that could not be done: looked at, tried again, let go
 
-    backend, listener         storing results; hearing of them on one connection; `callbacks`: what ``then`` is given
+    backend, listener         storing results; hearing of them on one connection
+    waiting, callbacks        threads that wait for results; what ``then`` is given
     settlement, carrying      `settle.lua`; results on their way from child processes; `starting`: the state STARTED
     result, outcome, stream   `Job`; waiting for its end; its events
     reporting                 `progress` and `log`, called by running tasks

@@ -1,7 +1,7 @@
 """Celery's Redis result backend, with fewer requests to the server, and able to survive its outages.
 
-Enqueueing a job subscribes to nothing. Whoever waits for a result, blocking or on an event loop, hears of it through
-the process's one `Listener`. The server may go away and come back meanwhile: only the waiter's own timeout counts.
+Enqueueing a job subscribes to nothing. Whoever waits for a result (`waiting`) hears of it through the process's one
+`Listener`. The server may go away and come back meanwhile: only the waiter's own timeout counts.
 Storing a state takes one round trip, and a final state is never overwritten. Keys, messages and chords are stock
 Celery's.
 """
@@ -9,21 +9,15 @@ Celery's.
 import asyncio
 import itertools
 import logging
-import math
-import threading
-import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import celery.backends.redis as stock
 import celery.exceptions
 import redis
 from celery import states
-from celery.backends.asynchronous import BaseResultConsumer, Drainer
 from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
@@ -40,11 +34,10 @@ from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
 from backburner.queue.transport.wire import tried_again
+from backburner.queue.waiting import ResultConsumer
 from backburner.redis.spare import SpareConnections
 
 log = logging.getLogger("backburner.queue")
-
-T = TypeVar("T")
 
 _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
@@ -53,231 +46,6 @@ _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
 
 _AWHILE = 0.25
 """Seconds within which a pool process stores its job's outcome on the server; after that, the main process has to."""
-_PATIENCE = 2.0
-"""Seconds for the first check whether results are there."""
-_INTERVAL = 1.0
-"""Seconds after which who waits without news is given a turn."""
-
-
-class ResultConsumer(BaseResultConsumer):
-    """What Celery asks for results: here, it passes the listener's news to the threads that wait."""
-
-    backend: Any
-    _pending_results: Any
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.drainer = Drainer(self)  # gevent's has a greenlet that looks for news, which the listener brings
-        self.on_after_fork()
-
-    def on_after_fork(self) -> None:
-        self._subscriptions: dict[str, _Watched] = {}
-        self._audience: dict[str, list[deque[dict[str, Any]]]] = {}
-        """What is to be told to threads that want to hear of each state, by job."""
-        self._waiting: Counter[int] = Counter()
-        """How many threads wait with each result object, by its `id`."""
-        self._news = threading.Condition()
-        self._count = 0
-
-    def start(self, initial_task_id: str, **_: Any) -> None:
-        self.consume_from(initial_task_id)
-
-    def consume_from(self, task_id: str) -> None:
-        """Listen for a job's result from now on. Repeating it does nothing."""
-        new = _Watched(self, task_id)
-        if self._subscriptions.setdefault(task_id, new) is new:
-            self.backend.listener.add(new)
-
-    def hears_of(self, task_id: str) -> bool:
-        """Whether anybody here waits for a job, or did and has not left yet."""
-        return task_id in self._subscriptions
-
-    def is_awaited(self, task_id: str) -> bool:
-        """Whether a result object waits for the job, or has not been told yet that it has ended."""
-        return any(task_id in waiting for waiting in self._pending_results)
-
-    def cancel_for(self, task_id: str) -> None:
-        """Stop listening for it. Takes no lock, because the garbage collector calls this, too."""
-        self._forget(task_id)
-        if self.is_awaited(task_id):
-            self.consume_from(task_id)  # somebody has begun to wait since the caller saw that nobody did
-
-    def stop(self) -> None:
-        self.backend.listener.stop()
-        self._subscriptions.clear()
-
-    def _wait_for_pending(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        on_interval: Callable[[], object] | None = None,
-        on_message: Callable[[dict[str, Any]], object] | None = None,
-        **_options: Any,
-    ) -> Iterator[None]:
-        # Celery's waits for promises, which another thread fulfils here, and calls `on_message` wherever the news comes
-        # from: that is one thread here, for all that wait.
-        if on_message is None:
-            yield from self._wait(result, timeout, on_interval)
-            return
-        told = False
-        with self.hearing(result) as heard:
-            for _ in itertools.chain(self._wait(result, timeout, on_interval), (None,)):
-                while heard:
-                    told = True
-                    on_message(heard.popleft())
-                yield
-        if not told and (last := getattr(result, "_cache", None)):  # before anybody could hear of it
-            on_message(last)
-
-    def _wait(self, result: Any, timeout: float | None, on_interval: Callable[[], object] | None) -> Iterator[None]:
-        ends = math.inf if timeout is None else time.monotonic() + timeout
-        jobs = [each for each in jobs_of(result) if not _has_ended(each)]
-        with self._expecting(jobs):
-            _block(self._look, jobs)
-            ended, seen = _Ended(jobs), -1
-            while not ended.ready:
-                left = ends - time.monotonic()
-                if left <= 0:
-                    raise celery.exceptions.TimeoutError("the operation timed out")
-                seen = _block(self._next, seen, min(left, _INTERVAL))
-                yield
-                if on_interval is not None:
-                    on_interval()
-
-    def _look(self, jobs: Sequence[Any]) -> None:
-        """Allow results that are already there to be read, however short the timeout."""
-        left = remaining()
-        ends = time.monotonic() + (_PATIENCE if left is None else left)
-        for job in jobs:
-            if subscription := self._subscriptions.get(job.id):
-                subscription.looked.wait(max(0.0, ends - time.monotonic()))
-
-    def _next(self, seen: int, seconds: float) -> int:
-        """Wait until there is more news than this, at most so long. Returns how much there is."""
-        with self._news:
-            self._news.wait_for(lambda: self._count != seen, seconds)
-            return self._count
-
-    @contextmanager
-    def _expecting(self, jobs: Sequence[Any]) -> Iterator[None]:
-        """Have these result objects told, until no thread waits with them any more."""
-        with self._news:
-            self._waiting.update(map(id, jobs))
-            for job in jobs:
-                self.backend.add_pending_result(job)
-        try:
-            yield
-        finally:
-            with self._news:
-                self._waiting.subtract(map(id, jobs))
-                for job in jobs:
-                    if self._waiting[id(job)] == 0:
-                        del self._waiting[id(job)]
-                        if not (_has_ended(job) or any(job.on_ready.listeners)):
-                            self.backend.remove_pending_result(job)
-
-    @contextmanager
-    def hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
-        """Collect each state that arrives for the result, or for the results of a group."""
-        heard: deque[dict[str, Any]] = deque()
-        job_ids = {each.id for each in getattr(result, "results", [result])}
-        with self._news:
-            for job_id in job_ids:
-                self._audience.setdefault(job_id, []).append(heard)
-                if (subscription := self._subscriptions.get(job_id)) and subscription.state:
-                    heard.append(subscription.state)
-        try:
-            yield heard
-        finally:
-            with self._news:
-                for job_id in job_ids:
-                    others = [each for each in self._audience.pop(job_id, ()) if each is not heard]
-                    if others:
-                        self._audience[job_id] = others
-
-    def on_state_change(self, meta: dict[str, Any], message: bytes) -> None:
-        """Pass the state on to the job's result objects. Runs in the listener's thread."""
-        job_id = meta["task_id"]
-        with self._news:  # before anybody's wait is over by it
-            if subscription := self._subscriptions.get(job_id):
-                subscription.state = meta
-            for heard in self._audience.get(job_id, ()):
-                heard.append(meta)
-        if meta["status"] in self.backend.READY_STATES:
-            self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
-            results = [each for waiting in self._pending_results for each in [*waiting.get(job_id, {}).values()]]
-            for number, result in enumerate(results):
-                # An exception must not be raised in several threads: each result has its own.
-                result._set_cache(self.backend.decode_result(message) if number else meta)  # noqa: SLF001  # as Celery's
-                self.backend.listener.callbacks.add(partial(result.on_ready, result))
-        with self._news:
-            self._count += 1
-            self._news.notify_all()
-
-    def watches(self, subscription: "_Watched") -> bool:
-        """Whether the subscription is still wanted."""
-        return self._subscriptions.get(subscription.task_id) is subscription
-
-    def _forget(self, task_id: str) -> None:
-        if subscription := self._subscriptions.pop(task_id, None):
-            self.backend.listener.remove(subscription)
-
-
-class _Ended:
-    """Whether each of several jobs has ended: what Celery asks a promise."""
-
-    def __init__(self, jobs: Sequence[Any]) -> None:
-        self._left = [*jobs]
-
-    @property
-    def ready(self) -> bool:
-        while self._left and _has_ended(self._left[-1]):
-            self._left.pop()
-        return not self._left
-
-
-def jobs_of(result: Any) -> Iterator[Any]:
-    """A job, or those of a group and of the groups in it."""
-    if not hasattr(result, "results"):
-        yield result
-        return
-    for each in result.results:
-        yield from jobs_of(each)
-
-
-def _block(function: Callable[..., T], *args: Any) -> T:
-    """Call a function that blocks, but not the asyncio pool's loop."""
-    return bridge.in_thread(function, *args) if bridge.is_here() else function(*args)
-
-
-def _has_ended(job: Any) -> bool:
-    return job._cache is not None  # noqa: SLF001  # all else would ask the server
-
-
-class _Watched:
-    """A job that threads wait for."""
-
-    def __init__(self, consumer: ResultConsumer, task_id: str) -> None:
-        self.channel: bytes = consumer.backend.get_key_for_task(task_id)
-        self.task_id = task_id
-        self.looked = threading.Event()
-        self.state: dict[str, Any] | None = None
-        """The last one that was heard of."""
-        self._consumer = consumer
-
-    def question(self) -> tuple[str, bytes]:
-        return ("GET", self.channel)
-
-    def answered(self, reply: bytes | None) -> None:
-        try:
-            if reply is not None:
-                self.heard(reply)
-        finally:
-            self.looked.set()
-
-    def heard(self, message: bytes) -> None:
-        if self._consumer.watches(self):
-            self._consumer.on_state_change(self._consumer.backend.decode_result(message), message)
 
 
 class _Form(NamedTuple):

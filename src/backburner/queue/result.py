@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import celery.exceptions
 import celery.result
@@ -55,8 +55,9 @@ class ResultUnread(JobTimeout, ResultUnavailable):
 class JobUnknown(click.ClickException, UnknownJob):
     """An `UnknownJob` that ``celery result`` says in one line."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job {job_id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
+    @classmethod
+    def named(cls, job_id: str) -> Self:
+        return cls(f"no job {job_id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
                     raise
                 record = None  # without the broker, only the task's name and the time of enqueueing are missing
         if meta["status"] == states.PENDING and record == {}:
-            raise JobUnknown(self.id)
+            raise JobUnknown.named(self.id)
         return _snapshot(self.id, meta, record or {})
 
     async def asnapshot(self) -> JobSnapshot:
@@ -326,7 +327,7 @@ class Job(_Snapshots, Generic[T_co]):
         if self._needs_check():
             with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this must, too
                 if self.state == UNKNOWN:
-                    raise JobUnknown(self.id)
+                    raise JobUnknown.named(self.id)
 
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
