@@ -163,12 +163,12 @@ async def test_an_error_of_the_application_reaches_all_and_the_next_asks_again(
     assert (await ask(app)).text == "/a 2"
 
 
-@pytest.mark.parametrize("raises", [False, True])
-async def test_after_a_server_error_the_application_is_called_once_for_all_who_ask_at_once(
-    through: Through, origin: Origin, raises: bool
+@pytest.mark.parametrize(("status", "raises"), [(500, False), (500, True), (429, False), (403, False)])
+async def test_after_an_error_the_application_is_called_once_for_all_who_ask_at_once(
+    through: Through, origin: Origin, status: int, raises: bool
 ) -> None:
     async def fail(scope: Any, receive: Any, send: Any) -> None:
-        await respond(send, 500, {}, b"sorry")
+        await respond(send, status, {}, b"sorry")
         if raises:  # as frameworks do, for the server's log
             raise OSError("no database")
 

@@ -201,8 +201,8 @@ class Call:
         if status == 304 and self._validates and self._found is not None:
             return Way.KEEP
         self._terms, self._reason = self._judged(status, headers)
-        if status in rules.SERVER_ERRORS:
-            self._reason = ""  # of a failure, which tells nothing about the next response
+        if status >= 400 and status not in rules.HEURISTIC:
+            self._reason = ""  # a failure, or a client's mistake, tells nothing about the next response
         return Way.PASS if self._terms is None else Way.KEEP
 
     def _judged(self, status: int, headers: Headers) -> tuple[rules.Terms | None, str]:
