@@ -123,6 +123,17 @@ def test_what_a_thread_asks_to_be_told_while_it_waits_is_told_there_and_of_nothi
             each.result(10)
 
 
+def test_of_a_group_those_that_ended_before_are_told_to_on_message_too(app: Celery, eventually: Eventually) -> None:
+    jobs = pending(app, 3)
+    group = celery.result.ResultSet(jobs, app=app)
+    finish(app, jobs[:1])
+    eventually(lambda: jobs[0]._cache)
+    told: list[str] = []
+    threading.Timer(0.1, finish, (app, jobs[1:])).start()
+    assert group.get(timeout=5, on_message=lambda meta: told.append(meta["task_id"])) == ["JOB-0", "JOB-1", "JOB-2"]
+    assert sorted(told) == ["job-0", "job-1", "job-2"]
+
+
 def test_who_is_told_may_wait_for_another_job_and_what_goes_wrong_there_is_raised(app: Celery) -> None:
     first, second = pending(app, 2)
     finish(app, [second])

@@ -89,15 +89,18 @@ class ResultConsumer(BaseResultConsumer):
         if on_message is None:
             yield from self._wait(result, timeout, on_interval)
             return
-        told = False
+        told = set()
         with self.hearing(result) as heard:
             for _ in itertools.chain(self._wait(result, timeout, on_interval), (None,)):
                 while heard:
-                    told = True
-                    on_message(heard.popleft())
+                    meta = heard.popleft()
+                    if meta["status"] in self.backend.READY_STATES:
+                        told.add(meta["task_id"])
+                    on_message(meta)
                 yield
-        if not told and (last := getattr(result, "_cache", None)):  # before anybody could hear of it
-            on_message(last)
+        for job in jobs_of(result):
+            if job.id not in told:  # it ended before anybody could hear of it
+                on_message(job._cache)  # noqa: SLF001  # as below
 
     def _wait(self, result: Any, timeout: float | None, on_interval: Callable[[], object] | None) -> Iterator[None]:
         ends = math.inf if timeout is None else time.monotonic() + timeout
