@@ -654,6 +654,21 @@ def test_threads_of_a_forked_child_that_listen_at_the_same_moment_all_hear(app: 
     listener.remove(parents)
 
 
+def test_a_forked_child_hears_of_a_job_that_its_parent_waits_for(app: Celery, eventually: Eventually) -> None:
+    (job,) = pending(app, 1)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(job.get, 20)
+        eventually(lambda: app.backend.listener.subscriptions == 1)
+        child = os.fork()
+        if not child:
+            threading.Timer(0.1, finish, (app, [job])).start()
+            with suppress(BaseException):
+                os._exit(job.get(timeout=5) != "JOB-0")
+            os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert waiting.result(10) == "JOB-0"
+
+
 def test_a_forked_child_calls_what_its_own_results_are_for_and_not_its_parents(
     app: Celery, tmp_path: Path, eventually: Eventually
 ) -> None:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import celery.exceptions
 from celery.backends.asynchronous import BaseResultConsumer, Drainer
 
+from backburner.forking import in_forked_child
 from backburner.queue.deadline import remaining
 from backburner.queue.pool import bridge
 
@@ -39,8 +41,11 @@ class ResultConsumer(BaseResultConsumer):
         super().__init__(*args)
         self.drainer = Drainer(self)  # gevent's has a greenlet that looks for news, which the listener brings
         self.on_after_fork()
+        _all.add(self)
 
     def on_after_fork(self) -> None:
+        for results in self._pending_results:
+            results.clear()
         self._subscriptions: dict[str, _Watched] = {}
         self._audience: dict[str, list[deque[dict[str, Any]]]] = {}
         """What is to be told to threads that want to hear of each state, by job."""
@@ -194,6 +199,17 @@ class ResultConsumer(BaseResultConsumer):
     def _forget(self, task_id: str) -> None:
         if subscription := self._subscriptions.pop(task_id, None):
             self.backend.listener.remove(subscription)
+
+
+_all: WeakSet[ResultConsumer] = WeakSet()
+
+
+def _after_fork() -> None:
+    for consumer in list(_all):
+        consumer.on_after_fork()
+
+
+in_forked_child(_after_fork)
 
 
 class _Ended:
