@@ -465,7 +465,7 @@ def test_a_write_at_the_last_moment_wins_over_what_was_computed(cache: Cache, mo
 
 @pytest.mark.slow
 def test_an_event_loop_may_wait_for_any_number_of_keys_that_another_process_computes(redis_url: str) -> None:
-    cache, other = (Cache(redis_url, l1=False, strict=True) for _ in range(2))
+    cache, other = (Cache(redis_url, l1=False, strict=True, timeout=5) for _ in range(2))
     keys = [f"key:{number}" for number in range(400)]
 
     async def main() -> list[str]:
