@@ -11,19 +11,22 @@ import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import celery.exceptions
 import celery.result
 import pytest
 import redis
+from hiredis import PushNotification
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
-from backburner.queue import Celery, Job, JobGroup
+from backburner.queue import Celery, Job, JobGroup, listener
 from backburner.queue.http import jobs_router
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
@@ -634,6 +637,41 @@ class Heard:
         self.looked.set()
 
     def heard(self, _message: bytes) -> None: ...
+
+
+def test_what_comes_before_the_answer_to_a_question_is_part_of_that_answer() -> None:
+    said = [
+        PushNotification([b"message", b"channel", b"before"]),
+        PushNotification([b"subscribe", b"channel", 1]),
+        b"answer",
+        PushNotification([b"message", b"channel", b"after"]),
+    ]
+    connection = SimpleNamespace(
+        pack_commands=list, send_packed_command=lambda *_, **__: None, read_response=lambda **_: said.pop(0)
+    )
+    first, second = Asking(b"channel"), Asking(b"channel")
+    session = listener._Session(lambda: connection, {b"channel": [first]})
+    session.apply(deque([(second, True)]))
+    while said:
+        session._hand_out(connection)
+    assert first.news == [b"before", b"after"]
+    assert second.news == [b"answer", b"after"]
+
+
+class Asking:
+    """A subscription that keeps what it is told."""
+
+    def __init__(self, channel: bytes) -> None:
+        self.channel = channel
+        self.news: list[bytes] = []
+
+    def question(self) -> tuple[bytes, bytes]:
+        return b"GET", self.channel
+
+    def answered(self, reply: bytes) -> None:
+        self.news.append(reply)
+
+    heard = answered
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class Subscription(Protocol):
         """Take the reply to the question."""
 
     def heard(self, message: bytes) -> None:
-        """Take a message from the channel."""
+        """Take a message from the channel that came after the answer."""
 
 
 class Listener:
@@ -199,6 +199,9 @@ class _Session:
         self._connection = connection()
         self._channels = channels
         self._asked: deque[Subscription | None] = deque()
+        """Whose questions have been sent, in order; ``None`` for a ping."""
+        self._unanswered: set[Subscription | None] = set()
+        """The same."""
 
     def open(self, changes: deque[tuple[Subscription, bool]]) -> None:
         """Connect, and subscribe to everything that was wanted in the previous session.
@@ -232,7 +235,7 @@ class _Session:
         if new:
             channels = {each.channel for each in new}
             self._send([("SUBSCRIBE", *channels), *(each.question() for each in new)])
-            self._asked.extend(new)
+            self._await_answers(new)
 
     def read(self) -> bool:
         """Deliver everything that has arrived. Returns whether there was anything."""
@@ -276,7 +279,7 @@ class _Session:
             connection.connect()
             questions = connection.pack_commands([each.question() for each in subscriptions])
             connection.send_packed_command(questions, check_health=False)
-            self._asked.extend(subscriptions)
+            self._await_answers(subscriptions)
             while self._asked:
                 self._hand_out(connection)
         finally:
@@ -289,16 +292,27 @@ class _Session:
         except redis.exceptions.NoPermissionError:
             raise  # not the answer to a question: the subscription itself was refused
         except redis.ResponseError as error:
-            self._asked.popleft()
+            self._answered()
             log.warning("a question about a job was refused: %s", error)
             return
         if not isinstance(reply, PushNotification):
-            asker = self._asked.popleft()
+            asker = self._answered()
             if asker is not None and asker in self._channels.get(asker.channel, ()):
                 _tell(asker.answered, reply)
         elif reply[0] == b"message":
             for subscription in tuple(self._channels.get(reply[1], ())):
-                _tell(subscription.heard, reply[2])
+                # What comes before an answer, because others have subscribed to the channel already, is part of it.
+                if subscription not in self._unanswered:
+                    _tell(subscription.heard, reply[2])
+
+    def _await_answers(self, subscriptions: list[Subscription]) -> None:
+        self._asked.extend(subscriptions)
+        self._unanswered.update(subscriptions)
+
+    def _answered(self) -> Subscription | None:
+        asker = self._asked.popleft()
+        self._unanswered.discard(asker)
+        return asker
 
     def _read_response(self, connection: Any) -> Any:
         self.answered = True
