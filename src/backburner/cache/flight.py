@@ -94,7 +94,9 @@ class Flights:
         self._under_way: dict[str, Flight] = {}
         self._renewals: dict[str, Flight] = {}
         self._going_on: dict[str, list[Flight]] = {}  # all of these, and superseded ones
-        self._lock = Lock()  # held for operations on these only
+        # Held for operations on these only. Whatever loops under it is a function of its own: where a loop jumps back,
+        # Python 3.13 would leave it locked if a signal's handler raises just then (python/cpython#130279).
+        self._lock = Lock()
 
     def join(
         self, key: str, loop: asyncio.AbstractEventLoop | None, tags: Collection[str] | None = None
@@ -148,35 +150,46 @@ class Flights:
         if not self._under_way and not self._renewals:
             return
         with self._lock:
-            for flights in (self._under_way, self._renewals):
-                for key in keys:
-                    flight = flights.pop(key, None)
-                    if flight is not None:
-                        flight.superseded = True
+            self._supersede(keys)
 
     def flush(self, tags: Collection[str]) -> None:
         """Report that everything with any of these tags was removed; without tags, everything."""
         _forget_in_scope(self, None)
         with self._lock:
-            for flights in (self._under_way, self._renewals):
-                for key in [key for key, flight in flights.items() if not tags or flight.carries(tags)]:
-                    flights.pop(key).superseded = True
+            self._supersede_tagged(tags)
 
     def land(self, flight: Flight) -> None:
         """Report that the leader is done, with or without success, and wake its followers. May be repeated."""
         with self._lock:
-            others = self._going_on.get(flight.key)
-            if others is not None:
-                if flight in others:
-                    others.remove(flight)
-                if not others:
-                    del self._going_on[flight.key]
-            for flights in (self._under_way, self._renewals):
-                if flights.get(flight.key) is flight:
-                    del flights[flight.key]
+            self._remove(flight)
             landed = flight.landed.done()
         if not landed:
             flight.landed.set_result(None)
+
+    # Under the lock
+
+    def _supersede(self, keys: Iterable[str]) -> None:
+        for flights in (self._under_way, self._renewals):
+            for key in keys:
+                flight = flights.pop(key, None)
+                if flight is not None:
+                    flight.superseded = True
+
+    def _supersede_tagged(self, tags: Collection[str]) -> None:
+        for flights in (self._under_way, self._renewals):
+            for key in [key for key, flight in flights.items() if not tags or flight.carries(tags)]:
+                flights.pop(key).superseded = True
+
+    def _remove(self, flight: Flight) -> None:
+        others = self._going_on.get(flight.key)
+        if others is not None:
+            if flight in others:
+                others.remove(flight)
+            if not others:
+                del self._going_on[flight.key]
+        for flights in (self._under_way, self._renewals):
+            if flights.get(flight.key) is flight:
+                del flights[flight.key]
 
 
 class leading:  # noqa: N801  # reads as a statement: `with leading(flight):`
