@@ -194,10 +194,15 @@ class FaultProxy:
             self._server = await asyncio.start_server(self._accept, sock=self._socket)
 
     async def _stop_listening(self) -> None:
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.close()
-        self._server = None
+        # Whoever is just being accepted gets a transport first: asyncio cannot attach it to a closed server, and would
+        # never close it.
+        for sock in server.sockets:
+            self._loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)
+        server.close()
         # Bound but not listening: connections are refused, and nobody else gets the port meanwhile.
         self._socket = _bind(self.port)
 

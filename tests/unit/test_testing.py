@@ -1,10 +1,12 @@
 """FaultProxy against a server that echoes what it gets, over real sockets."""
 
 import asyncio
+import gc
 import socket
 import socketserver
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -269,3 +271,16 @@ def test_a_connection_that_is_dropped_before_it_was_looked_at_is_closed(proxy: F
 
     proxy._run(accept_and_drop())
     assert closed == [True]
+
+
+def test_who_is_just_being_accepted_when_the_proxy_closes_is_closed_too() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(50):
+            proxy = FaultProxy("127.0.0.1", 1)
+            clients = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(3)]
+            proxy.close()
+            for client in clients:
+                client.close()
+        gc.collect()
+    assert [str(each.message) for each in said] == []
