@@ -696,12 +696,14 @@ def test_a_forked_child_hears_of_a_job_that_its_parent_waits_for(app: Celery, ev
     (job,) = pending(app, 1)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(job.get, 20)
-        eventually(lambda: app.backend.listener.subscriptions == 1)
+        # Until then a thread is connecting, and a child would be left with what it holds in C libraries.
+        heard = app.backend.result_consumer._subscriptions
+        eventually(lambda: job.id in heard and heard[job.id].looked.is_set())
         child = os.fork()
         if not child:
             threading.Timer(0.1, finish, (app, [job])).start()
             with suppress(BaseException):
-                os._exit(job.get(timeout=5) != "JOB-0")
+                os._exit(job.get(timeout=20) != "JOB-0")
             os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         assert waiting.result(10) == "JOB-0"
