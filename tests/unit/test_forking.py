@@ -1,13 +1,15 @@
 """What is done in forked children, and systems that have none."""
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import pytest
 
-from backburner.forking import in_forked_child
+from backburner.forking import in_forked_child, renew_in_forked_child
 
 
 def test_it_is_called_in_a_forked_child_before_anything_else_and_nowhere_else() -> None:
@@ -18,6 +20,27 @@ def test_it_is_called_in_a_forked_child_before_anything_else_and_nowhere_else() 
         os._exit(calls != [os.getpid()])
     assert os.waitpid(child, 0)[1] == 0
     assert not calls
+
+
+def test_an_object_is_renewed_in_a_forked_child_and_not_kept_alive_for_that() -> None:
+    class Server:
+        pid = os.getpid()
+
+        def renew(self) -> None:
+            self.pid = os.getpid()
+
+    server = Server()
+    renew_in_forked_child(server, Server.renew)
+    child = os.fork()
+    if not child:
+        os._exit(server.pid != os.getpid())
+    assert os.waitpid(child, 0)[1] == 0
+    assert server.pid == os.getpid()
+
+    alive = weakref.ref(server)
+    del server
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
-from weakref import WeakKeyDictionary, WeakSet, finalize, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from backburner.cache.codec import codec_for
 from backburner.cache.compression import Compression
@@ -33,7 +33,7 @@ from backburner.cache.trouble import TROUBLE, TroubleLog
 from backburner.cache.verbs import Verbs
 from backburner.errors import CodecError, ConfigError
 from backburner.events import BreakerClosed, BreakerOpened, Events, Hit
-from backburner.forking import in_forked_child
+from backburner.forking import renew_in_forked_child
 from backburner.redis.blocking import BlockingClient
 from backburner.redis.breaker import Breaker
 from backburner.redis.client import connect
@@ -156,7 +156,7 @@ class Cache(Verbs):
             self._local.on_evicted = self._counters.evicted
             self.events.on_listening = self._local.forget_counts
         self._start()
-        _all_caches.add(self)
+        renew_in_forked_child(self, Cache._after_fork)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, strict: bool = False) -> Self:
@@ -423,14 +423,3 @@ class TaggedCache(Verbs):
     async def aflush(self) -> bool:
         """As `flush`."""
         return await self._aengine().flush_tags(self._tags)
-
-
-_all_caches: WeakSet[Cache] = WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for cache in list(_all_caches):
-        cache._after_fork()  # noqa: SLF001  # same module
-
-
-in_forked_child(_reset_after_fork)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Any, Final, Protocol
-from weakref import WeakSet
 
 import redis
 import redis.backoff
@@ -23,7 +22,7 @@ import redis.exceptions
 import redis.retry
 from hiredis import PushNotification
 
-from backburner.forking import in_forked_child
+from backburner.forking import renew_in_forked_child
 from backburner.queue.callbacks import Callbacks
 from backburner.redis.push import PushParser
 
@@ -66,7 +65,7 @@ class Listener:
         self._pool = pool
         self._server = server
         self.begin()
-        _all.add(self)
+        renew_in_forked_child(self, Listener.begin)
 
     def begin(self) -> None:
         """Start without subscriptions: an earlier thread and its connection, if any, belong to the parent process."""
@@ -176,17 +175,6 @@ class Listener:
                     self._rung = False
                 elif not ready and not self._looks_soon:
                     session.prove_alive()
-
-
-_all: WeakSet[Listener] = WeakSet()
-
-
-def _after_fork() -> None:
-    for listener in list(_all):
-        listener.begin()
-
-
-in_forked_child(_after_fork)
 
 
 class _Session:

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
 
 import celery.exceptions
 from celery.backends.asynchronous import BaseResultConsumer, Drainer
 
-from backburner.forking import in_forked_child
+from backburner.forking import renew_in_forked_child
 from backburner.queue.deadline import remaining
 from backburner.queue.pool import bridge
 
@@ -41,7 +40,7 @@ class ResultConsumer(BaseResultConsumer):
         super().__init__(*args)
         self.drainer = Drainer(self)  # gevent's has a greenlet that looks for news, which the listener brings
         self.on_after_fork()
-        _all.add(self)
+        renew_in_forked_child(self, ResultConsumer.on_after_fork)
 
     def on_after_fork(self) -> None:
         for results in self._pending_results:
@@ -199,17 +198,6 @@ class ResultConsumer(BaseResultConsumer):
     def _forget(self, task_id: str) -> None:
         if subscription := self._subscriptions.pop(task_id, None):
             self.backend.listener.remove(subscription)
-
-
-_all: WeakSet[ResultConsumer] = WeakSet()
-
-
-def _after_fork() -> None:
-    for consumer in list(_all):
-        consumer.on_after_fork()
-
-
-in_forked_child(_after_fork)
 
 
 class _Ended:

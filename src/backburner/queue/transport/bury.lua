@@ -7,10 +7,9 @@
 -- ARGV[3] the reason, in detail
 --
 -- Returns 1, or 0 if the message is no longer leased. O(log failed).
-local entry = redis.call('HGET', KEYS[1], ARGV[1])
+local entry = take(KEYS[1], ARGV[1])
 if not entry then
     return 0
 end
-redis.call('HDEL', KEYS[1], ARGV[1])
 bury(KEYS[2], entry, ARGV[2], ARGV[3])
 return 1

@@ -104,8 +104,7 @@ class Claims:
             if now - self._asked_at > _ANSWER and not self.connection.can_read(timeout=0):
                 raise redis.ConnectionError(f"the server has not answered for {_ANSWER:g} s")
         elif credit > 0 and not self.unseen and now >= self.next_at:
-            self._credit = credit
-            self._ask(queues, max(credit, self._pace.ask(now)) if ahead else credit, now)
+            self._ask(queues, credit, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
     def awake(self, queues: Sequence[str], credit: int) -> None:
         """Request messages because something has arrived, which mostly says that there are some. To be called before
@@ -116,8 +115,7 @@ class Claims:
         """
         now = monotonic()
         if self._asked_at is None and credit > 0 and not self.unseen and now >= self._pause_until:
-            self._credit = credit
-            self._ask(queues, credit, now)
+            self._ask(queues, credit, credit, now)
 
     def read(self) -> None:
         """Read what has arrived, and add its messages to the `unseen` ones.
@@ -194,7 +192,7 @@ class Claims:
             return False
         return True
 
-    def _ask(self, queues: Sequence[str], credit: int, now: float) -> None:
+    def _ask(self, queues: Sequence[str], credit: int, count: int, now: float) -> None:
         keys = self._keys
         lists = keys.lists(*queues)
         self._acks = self.consumer.take_acks()
@@ -207,11 +205,12 @@ class Claims:
             keys.delayed_entries,
             *lists,
             self.consumer.name,
-            min(credit, MOST),
+            min(count, MOST),
             self.consumer.number,
             len(queues),
             *self._acks,
         )
+        self._credit = credit
         self._asked_at = now
         self._wire.send(self._asked)
 

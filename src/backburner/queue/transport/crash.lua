@@ -10,15 +10,12 @@
 --
 -- Returns 1, 0 if the message has failed, or -1 if it is no longer leased. It stays leased if its list does not take
 -- it. O(log failed).
-local entry = redis.call('HGET', KEYS[1], ARGV[1])
+local entry = take(KEYS[1], ARGV[1])
 if not entry then
     return -1
 end
-redis.call('HDEL', KEYS[1], ARGV[1])
 local list, message = split(entry)
-local key = ARGV[2] .. delivery_tag(message)
-local crashes = redis.call('INCR', key)
-redis.call('EXPIRE', key, ARGV[4])
+local crashes = count(ARGV[2], message, ARGV[4])
 if crashes >= tonumber(ARGV[3]) then
     bury(KEYS[2], entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was a process of the pool')
     return 0

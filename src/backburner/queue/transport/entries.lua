@@ -44,6 +44,24 @@ local function time()
     return now[1] + now[2] / 1000000
 end
 
+-- Remove a lease, and return its entry; false if the message is no longer leased. Scripts that move a message do this
+-- first: a server whose memory is full refuses one that begins by adding.
+local function take(leased, number)
+    local entry = redis.call('HGET', leased, number)
+    if entry then
+        redis.call('HDEL', leased, number)
+    end
+    return entry
+end
+
+-- How often this has happened to a message, this time included; remembered for some seconds.
+local function count(prefix, message, seconds)
+    local key = prefix .. delivery_tag(message)
+    local times = redis.call('INCR', key)
+    redis.call('EXPIRE', key, seconds)
+    return times
+end
+
 -- Everything that a consumer has leased, the latest first.
 local function leases_of(leased)
     local all, leases = redis.call('HGETALL', leased), {}

@@ -7,10 +7,9 @@
 -- ARGV[2] when it is due, in seconds since 1970
 --
 -- Returns 1, or 0 if it is no longer leased. O(log delayed).
-local entry = redis.call('HGET', KEYS[1], ARGV[1])
+local entry = take(KEYS[1], ARGV[1])
 if not entry then
     return 0
 end
-redis.call('HDEL', KEYS[1], ARGV[1])
 delay(KEYS[2], KEYS[3], entry, tonumber(ARGV[2]))
 return 1

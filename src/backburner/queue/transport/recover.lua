@@ -36,9 +36,7 @@ for i, lease in ipairs(leases) do
     local list, message = split(lease.entry)
     local crashes = 0
     if i > started then
-        local key = ARGV[2] .. delivery_tag(message)
-        crashes = redis.call('INCR', key)
-        redis.call('EXPIRE', key, ARGV[4])
+        crashes = count(ARGV[2], message, ARGV[4])
     end
     if crashes >= limit then
         bury(failed, lease.entry, 'crashed', 'its worker died ' .. crashes .. ' times; the last was ' .. dead)

@@ -8,10 +8,9 @@
 -- O(messages).
 local restored = 0
 for i = 2, #ARGV do
-    local entry = redis.call('HGET', KEYS[1], ARGV[i])
+    local entry = take(KEYS[1], ARGV[i])
     if entry then
         local list, message = split(entry)
-        redis.call('HDEL', KEYS[1], ARGV[i])
         if push('RPUSH', list, ARGV[1] == '1' and mark_redelivered(message) or message) then
             restored = restored + 1
         else

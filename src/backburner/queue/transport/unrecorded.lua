@@ -14,20 +14,17 @@
 -- ARGV[7] why it could not be recorded
 --
 -- Returns 1, 0 if the message has failed, or -1 if it is no longer leased. O(log delayed + log failed).
-local entry = redis.call('HGET', KEYS[1], ARGV[1])
+local entry = take(KEYS[1], ARGV[1])
 if not entry then
     return -1
 end
-redis.call('HDEL', KEYS[1], ARGV[1])
 local list, message = split(entry)
-local key = ARGV[2] .. delivery_tag(message)
-local times = redis.call('INCR', key)
+local times = count(ARGV[2], message, ARGV[4])
 if times >= tonumber(ARGV[3]) then
-    redis.call('DEL', key)
+    redis.call('DEL', ARGV[2] .. delivery_tag(message))
     bury(KEYS[2], entry, 'unrecorded', 'it has ended ' .. times .. ' times, and how could not be recorded: ' .. ARGV[7])
     return 0
 end
-redis.call('EXPIRE', key, ARGV[4])
 local pause = math.min(ARGV[5] * 4 ^ (times - 1), tonumber(ARGV[6]))
 delay(KEYS[3], KEYS[4], list .. '\n' .. mark_redelivered(message), time() + pause)
 return 1
