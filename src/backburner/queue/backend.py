@@ -94,10 +94,7 @@ class _Patient:
     ) -> Any:
         """Store a state, after everything that the job has reported before."""
         if state in _FOLLOWS_REPORTS and has_reports(task_id):
-            if bridge.is_here():
-                bridge.in_thread(settle, task_id)
-            else:
-                settle(task_id)
+            bridge.block(settle, task_id)
         form = self._form()
         if form is None:
             return super().store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]

@@ -80,9 +80,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         jobs = self._publish([(args, kwargs)], options)
         if jobs is not None:
             return jobs[0]
-        # A job of the asyncio pool must not keep the loop waiting.
-        celerys = partial(super().apply_async, args, kwargs, **options)
-        job: Any = bridge.in_thread(celerys) if bridge.is_here() else celerys()
+        job: Any = bridge.block(partial(super().apply_async, args, kwargs, **options))
         if isinstance(job, EagerJob) and self.arguments is not None:
             job.decode(self.arguments)  # not in `apply`, whose results a canvas passes on as they are sent
         return cast("Job[T_co]", job)

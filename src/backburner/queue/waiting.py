@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import celery.exceptions
 from celery.backends.asynchronous import BaseResultConsumer, Drainer
@@ -21,8 +21,6 @@ from celery.backends.asynchronous import BaseResultConsumer, Drainer
 from backburner.forking import renew_in_forked_child
 from backburner.queue.deadline import remaining
 from backburner.queue.pool import bridge
-
-T = TypeVar("T")
 
 _PATIENCE: Final = 2.0
 """Seconds for the first check whether results are there."""
@@ -110,13 +108,13 @@ class ResultConsumer(BaseResultConsumer):
         ends = math.inf if timeout is None else time.monotonic() + timeout
         jobs = [each for each in jobs_of(result) if not _has_ended(each)]
         with self._expecting(jobs):
-            _block(self._look, jobs)
+            bridge.block(self._look, jobs)
             ended, seen = _Ended(jobs), -1
             while not ended.ready:
                 left = ends - time.monotonic()
                 if left <= 0:
                     raise celery.exceptions.TimeoutError("the operation timed out")
-                seen = _block(self._next, seen, min(left, _INTERVAL))
+                seen = bridge.block(self._next, seen, min(left, _INTERVAL))
                 yield
                 if on_interval is not None:
                     on_interval()
@@ -220,11 +218,6 @@ def jobs_of(result: Any) -> Iterator[Any]:
         return
     for each in result.results:
         yield from jobs_of(each)
-
-
-def _block(function: Callable[..., T], *args: Any) -> T:
-    """Call a function that blocks, but not the asyncio pool's loop."""
-    return bridge.in_thread(function, *args) if bridge.is_here() else function(*args)
 
 
 def _has_ended(job: Any) -> bool:

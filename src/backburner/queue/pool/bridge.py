@@ -93,6 +93,11 @@ def in_thread(function: Callable[..., T], *args: Any) -> T:
     return wait_for(asyncio.get_running_loop().run_in_executor(None, copy_context().run, function, *args))
 
 
+def block(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that blocks: `in_thread` if the caller runs inside `cross`, whose loop is to go on; else here."""
+    return in_thread(function, *args) if is_here() else function(*args)
+
+
 def give_way() -> None:
     """Let other tasks have a turn."""
     bridge: Any = getcurrent()

@@ -1,4 +1,4 @@
-"""The kombu side of consuming: channels whose messages are leased, and the poller that serves them in any event loop.
+"""The kombu side of consuming: channels whose messages are leased, and the transports that have such channels.
 
 Stock kombu does the rest: bindings, broadcasts, remote control, queue lengths and purging, and consumers that do not
 acknowledge (replies to remote control), where a lost message does no harm.
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import kombu.transport.redis
 import redis
@@ -27,21 +27,15 @@ from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
+from backburner.queue.transport.polling import CLAIM, TICK, ChannelPoller
 from backburner.queue.transport.reading import check, read
 from backburner.queue.transport.redis import PublishingChannel, unix_time
 from backburner.queue.transport.wire import Wire, script, tried_again
-
-T = TypeVar("T")
 
 log = logging.getLogger("backburner.queue")
 
 stock: Any = kombu.transport.redis  # the stubs leave out most of what is used here
 
-_CLAIM = "CLAIM"
-_TICK = 0.5
-"""Seconds between two rounds of the event loop if nothing happens."""
-_RESTORE = 60.0
-"""Seconds between two checks for messages that stock workers have left behind."""
 _UNKNOWN_DELAYS = (1.0, 10.0)
 """Seconds for which a message is postponed if its task is unknown here, at least and at most."""
 
@@ -87,7 +81,7 @@ class Channel(PublishingChannel):
         self._leased_queues: dict[str, str] = {}
         self._turns: deque[str] = deque()
         super().__init__(*args, **kwargs)
-        self.handlers[_CLAIM] = self._claimed
+        self.handlers[CLAIM] = self._claimed
         _check(self)
 
     # What is consumed
@@ -165,8 +159,8 @@ class Channel(PublishingChannel):
     def wait(self) -> float:
         """Seconds until `tick` has something to do, if nothing happens before."""
         if self.claims is None or not self._leased_queues or self.qos.wanted <= 0:
-            return _TICK
-        return min(_TICK, max(0.0, self.claims.next_at - monotonic()))
+            return TICK
+        return min(TICK, max(0.0, self.claims.next_at - monotonic()))
 
     def _tell_consumer(self) -> None:
         if self.consumer is not None:
@@ -326,7 +320,7 @@ class Channel(PublishingChannel):
         """The delayed messages of these queues among the first so many: when each is due, in Unix time, and the
         message."""
         lists = set(self.keys.lists(*queues))
-        return _ask(lambda: self._due_next(lists, most))
+        return bridge.block(lambda: self._due_next(lists, most))
 
     def _due_next(self, lists: set[str], most: int) -> list[tuple[float, Any]]:
         client: Any = self.plain_client
@@ -409,75 +403,12 @@ class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # 
         return super()._sentinel_managed_pool(asynchronous)
 
 
-class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # as above
-    """Polls the connections of leased and of stock consumers, in Celery's event loop or without one."""
-
-    loop: Any = None
-    """Celery's event loop, if there is one."""
-    _wakes_at = 0.0
-    _restores_at = 0.0
-
-    def serve(self, channel: Channel) -> None:
-        """Watch the connection that the channel's claims are made on."""
-        self._register(channel, channel.claims, _CLAIM)
-
-    def leave(self, channel: Channel) -> None:
-        """Stop watching it: once the connection is closed, its file descriptor may be reused."""
-        sock = self._chan_to_sock.pop((channel, channel.claims, _CLAIM), None)
-        if sock is not None:
-            for fd, whose in list(self._fd_to_chan.items()):
-                if whose == (channel, _CLAIM):
-                    del self._fd_to_chan[fd]
-            with suppress(OSError, ValueError, KeyError):  # it is closed already
-                self.poller.unregister(sock)
-
-    def on_poll_start(self) -> None:
-        super().on_poll_start()
-        for channel in list(self._channels):
-            channel.tick()
-
-    def on_readable(self, fileno: int) -> Any:
-        channel, kind = self._fd_to_chan.get(fileno, (None, None))
-        if kind != _CLAIM:
-            return super().on_readable(fileno)
-        return channel._claimed()  # noqa: SLF001  # handlers are the channel's, as in kombu
-
-    def wake_in(self, seconds: float) -> None:
-        """Have the event loop check its channels in so many seconds. It does so every `_TICK` seconds anyway."""
-        at = monotonic() + seconds
-        if self.loop is not None and 0 < seconds < _TICK and not monotonic() < self._wakes_at <= at:
-            self._wakes_at = at
-            self.loop.call_later(seconds, _nothing)
-
-    def get(self, callback: Any, timeout: float | None = None) -> Any:
-        self.on_poll_start()
-        wait = min((channel.wait() for channel in self._channels), default=_TICK)
-        return super().get(callback, wait if timeout is None else min(timeout, wait))
-
-    def maybe_restore_messages(self) -> None:
-        """Put back what stock workers took and never acknowledged, as each of them does: there may be none left."""
-        if monotonic() < self._restores_at:
-            return
-        self._restores_at = monotonic() + _RESTORE
-        for channel in list(self._channels):
-            _ask(channel.restore_from_stock)
-
-    def maybe_refresh_binding_expiry(self) -> None:
-        _ask(super().maybe_refresh_binding_expiry)
-
-    def maybe_check_subclient_health(self) -> None:
-        _ask(super().maybe_check_subclient_health)
-
-    def on_poll_init(self, poller: Any) -> None:
-        self.poller = poller
-
-
 class _Leasing:
     """What both transports below have in common; a mixin in front of one of kombu's transports."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle = Poller()
+        self.cycle = ChannelPoller()
         self.lost = False
         """Whether the server has failed to answer."""
 
@@ -489,8 +420,7 @@ class _Leasing:
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Serve this connection in Celery's event loop."""
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
-        self.cycle.loop = loop
-        loop.call_repeatedly(_TICK, _nothing)
+        self.cycle.run_in(loop)
 
 
 class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
@@ -519,15 +449,6 @@ def _lease_requests() -> None:
     scheduled.answer()
     task: Any = current_app.Task
     task.Request = leased(symbol_by_name(task.Request))
-
-
-def _ask(question: Callable[[], T]) -> T:
-    """Call a function that waits for the server; meanwhile, the asyncio pool's jobs go on."""
-    return bridge.in_thread(question) if bridge.is_here() else question()
-
-
-def _nothing() -> None:
-    """Wake the event loop."""
 
 
 def _check(channel: Channel) -> None:
