@@ -2,8 +2,13 @@
 
 import random
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
+from types import CodeType
+from typing import Any
 
 
 class Alarm(BaseException):
@@ -34,3 +39,42 @@ def storm(work: Callable[[], object], seconds: float, longest: float = 0.0006) -
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return struck
+
+
+def strikes(work: Callable[[], object]) -> Iterator[str]:
+    """Do something again and again, each time with an alarm at the next place where one could strike: where a function
+    begins, after a call of one in C, and where a loop jumps back. Yields each of these places. Needs Python 3.12."""
+    monitoring: Any = sys.__dict__["monitoring"]
+    events, tool, thread = monitoring.events, monitoring.OPTIMIZER_ID, threading.get_ident()
+    left, place = 0, ""
+
+    def strike(code: CodeType, offset: int, *_: object) -> None:
+        nonlocal left, place
+        if threading.get_ident() == thread and code is not work.__code__ and code.co_filename != __file__:
+            left -= 1
+            if left == 0:
+                place = f"{code.co_filename}, {code.co_qualname} {offset}"
+                raise Alarm
+
+    def back(code: CodeType, offset: int, destination: int) -> None:
+        if destination < offset:
+            strike(code, offset)
+
+    monitoring.use_tool_id(tool, "strikes")
+    try:
+        for event, callback in ((events.PY_START, strike), (events.C_RETURN, strike), (events.JUMP, back)):
+            monitoring.register_callback(tool, event, callback)
+        for number in count(1):
+            left, place = number, ""
+            monitoring.set_events(tool, events.PY_START | events.CALL | events.JUMP)
+            try:
+                work()
+            except Alarm:
+                pass
+            finally:
+                monitoring.set_events(tool, events.NO_EVENTS)
+            if not place:
+                return
+            yield place
+    finally:
+        monitoring.free_tool_id(tool)

@@ -212,6 +212,41 @@ def test_who_needs_an_extra_is_told_which(missing: str, program: str, says: str)
     assert says in ran.stderr.splitlines()[-1]
 
 
+LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "allocate_lock"}
+LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp)
+
+
+def name_of(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def in_this_frame(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.GeneratorExp):
+            yield child
+            yield from in_this_frame(child)
+
+
+def test_what_loops_under_a_lock_is_a_function_of_its_own() -> None:
+    """Where a loop jumps back, Python 3.12 and 3.13 may leave the lock held if a signal's handler raises just then."""
+    nodes = [(path, node) for path in modules(LIBRARY) for node in ast.walk(ast.parse(path.read_text()))]
+    locks = {
+        name_of(target)
+        for _, node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and name_of(node.value.func) in LOCKS
+        for target in node.targets
+    }
+    assert len(locks) > 5, "they are found"
+    loops = [
+        f"{label(path)}:{inner.lineno}"
+        for path, node in nodes
+        if isinstance(node, ast.With) and any(name_of(item.context_expr) in locks for item in node.items)
+        for inner in in_this_frame(node)
+        if isinstance(inner, LOOPS)
+    ]
+    assert not loops
+
+
 def tracked_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0:

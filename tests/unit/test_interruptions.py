@@ -1,7 +1,8 @@
 """Celery's soft time limit may strike anywhere, and reaches the job: it is no error of what is called just then."""
 
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any, NoReturn
 
 import pytest
@@ -12,6 +13,7 @@ from backburner import Cache
 from backburner.cache.codec import JSONCodec, PickleCodec
 from backburner.cache.shape import Shape
 from backburner.events import Miss
+from tests.alarms import strikes
 from tests.conftest import Eventually
 
 
@@ -117,3 +119,37 @@ def test_the_limit_of_a_leader_does_not_reach_those_who_wait_for_it(verb: str, e
 def test_a_limit_that_strikes_while_a_value_is_stored_or_read_is_no_error_of_the_value(work: Any) -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         work()
+
+
+def _release_awaited(cache: Cache) -> None:
+    lock = cache.lock("import", ttl=60)
+    lock.acquire()
+    cache._memory.locks._held["import"].waiters.extend(Future() for _ in range(2))
+    cache._memory.locks._held["import"].waiters[0].cancel()
+    lock.release()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs sys.monitoring")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(lambda cache: cache.tags("a", "b").flush(), id="flush"),
+        pytest.param(lambda cache: cache.forget_many(["a", "b"]), id="forget_many"),
+        pytest.param(lambda cache: cache.remember("a", 60, lambda: 1), id="remember"),
+        pytest.param(lambda cache: cache.remember_many(["a", "b"], 60, lambda _: {"a": 1}), id="remember_many"),
+        pytest.param(_release_awaited, id="lock"),
+    ],
+)
+def test_a_limit_that_strikes_anywhere_leaves_no_lock_held(work: Any) -> None:
+    cache = Cache("memory://")
+    locks = [each._lock for each in (cache._memory, cache._memory.locks, cache._flights, cache._leases)]
+
+    def afresh() -> None:
+        cache._memory._entries.clear()
+        cache._memory.locks._held.clear()
+        work(cache)
+
+    afresh()
+    held = [place for place in strikes(afresh) if any(lock.locked() for lock in locks)]
+    assert not held

@@ -95,7 +95,7 @@ class Flights:
         self._renewals: dict[str, Flight] = {}
         self._going_on: dict[str, list[Flight]] = {}  # all of these, and superseded ones
         # Held for operations on these only. Whatever loops under it is a function of its own: where a loop jumps back,
-        # Python 3.13 would leave it locked if a signal's handler raises just then (python/cpython#130279).
+        # Python 3.12 and 3.13 leave it locked if a signal's handler raises just then (python/cpython#130279).
         self._lock = Lock()
 
     def join(

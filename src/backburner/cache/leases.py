@@ -46,9 +46,7 @@ class Leases:
     def let_go(self, keys: tuple[str, ...], token: str) -> None:
         """Stop renewing the leases of keys."""
         with self._lock:
-            for key in keys:
-                if (held := self._held.get(key)) and held[0] == token:
-                    del self._held[key]
+            self._drop(keys, token)
 
     def _watch(self) -> None:
         while True:
@@ -58,7 +56,17 @@ class Leases:
                 if not self._held:
                     self._watched = False
                     return
-                due = {key: token for key, (token, since) in self._held.items() if now - since > self.seconds / _ROUNDS}
+                due = self._due(now)
             if due:
                 for key in self._renew(due):
                     self.let_go((key,), due[key])
+
+    # Under the lock
+
+    def _drop(self, keys: tuple[str, ...], token: str) -> None:
+        for key in keys:
+            if (held := self._held.get(key)) and held[0] == token:
+                del self._held[key]
+
+    def _due(self, now: float) -> dict[str, str]:
+        return {key: token for key, (token, since) in self._held.items() if now - since > self.seconds / _ROUNDS}

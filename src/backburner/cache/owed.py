@@ -107,13 +107,17 @@ class Owed:
     ) -> None:
         """Strike out what was noted by then. What was noted once more since may be later than the store was told."""
         with self._lock:
-            for noted, names in ((self._keys, keys), (self._tags, tags)):
-                for name in names:
-                    if noted.get(name, math.inf) <= notes:
-                        del noted[name]
+            _strike_out(self._keys, keys, notes)
+            _strike_out(self._tags, tags, notes)
             if everything and self._everything <= notes:
                 self._everything = 0
             self.some = bool(self._keys or self._tags or self._everything)
+
+
+def _strike_out(noted: dict[str, int], names: Iterable[str], notes: int) -> None:
+    for name in names:
+        if noted.get(name, math.inf) <= notes:
+            del noted[name]
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -39,17 +39,20 @@ class Scope:
         """Report that keys of an owner, or all of them, were written or removed."""
         with self._lock:
             self.writes += 1
-            if keys is None:
-                self._values = {place: value for place, value in self._values.items() if place[0] is not owner}
-            else:
-                for key in keys:
-                    self._values.pop((owner, key), None)
+            self._drop(owner, keys)
 
     def end(self) -> None:
         """Drop everything. Whatever still runs in this context is without a scope from now on."""
         with self._lock:
             self.ended = True
             self._values = {}
+
+    def _drop(self, owner: object, keys: Iterable[str] | None) -> None:
+        if keys is None:
+            self._values = {place: value for place, value in self._values.items() if place[0] is not owner}
+        else:
+            for key in keys:
+                self._values.pop((owner, key), None)
 
 
 def current_scope() -> Scope | None:

@@ -102,13 +102,16 @@ class Announcing:
                 event, producer, routing_key, options = self._waiting.popleft()
                 self._busy = True
                 if routing_key == _TASKS:
-                    event = list(event)
-                    while self._waiting and self._waiting[0][2] == _TASKS and len(event) < _MANY:
-                        event += self._waiting.popleft()[0]
+                    event = self._with_those_behind(list(event))
             try:
                 self._publish(event, producer, routing_key, **options)
             except Exception:
                 log.exception("events could not be sent")
+
+    def _with_those_behind(self, events: list[Any]) -> list[Any]:
+        while self._waiting and self._waiting[0][2] == _TASKS and len(events) < _MANY:
+            events += self._waiting.popleft()[0]
+        return events
 
     def _heard(self, routing_key: str, listeners: int) -> None:
         if routing_key == _TASKS:

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from threading import Condition, Lock, Thread
@@ -149,7 +150,7 @@ class _Report:
                 return
             try:
                 with deadline(_TIMEOUT):
-                    self._write([line for _, line in lines])
+                    self._write(lines)
             except (OutOfTime, redis.RedisError, OSError) as error:
                 logger.warning(
                     "%d events of %s[%s] are lost: %s",
@@ -158,7 +159,7 @@ class _Report:
             except Exception:  # whatever it is, the thread has to go on, and the task must not end
                 logger.exception("%d events of %s[%s] are lost", len(lines), self._task_name, self.request.id)
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write(self, lines: Iterable[tuple[str, bytes]]) -> None:
         backend, job_id = self._backend, self.request.id
         backend.starts.tell(job_id)
         meta = ""
@@ -174,7 +175,8 @@ class _Report:
                 | {"task_id": job_id}
             )
         keys = [stream_key(backend, job_id), backend.get_key_for_task(job_id)]
-        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, results_kept(backend.app.conf), meta, *lines)
+        events = [line for _, line in lines]
+        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, results_kept(backend.app.conf), meta, *events)
 
 
 class _Sender:
@@ -193,16 +195,21 @@ class _Sender:
     def _run(self) -> None:
         while True:
             with _lock:
-                now = time.monotonic()
-                for job_id, report in tuple(_reports.items()):
-                    if not report.waits and report.due <= now:
-                        del _reports[job_id]  # its job may have ended before it reported this
-                waiting = [report for report in _reports.values() if report.waits]
-                due = [report for report in waiting if report.due <= now]
-                if not due:
-                    self._work.wait(min((report.due for report in waiting), default=now + 3600) - now)
+                due = self._due()
             for report in due:
                 report.send()
+
+    def _due(self) -> list[_Report]:
+        """What is to be sent now. Waits if there is nothing."""
+        now = time.monotonic()
+        for job_id, report in tuple(_reports.items()):
+            if not report.waits and report.due <= now:
+                del _reports[job_id]  # its job may have ended before it reported this
+        waiting = [report for report in _reports.values() if report.waits]
+        due = [report for report in waiting if report.due <= now]
+        if not due:
+            self._work.wait(min((report.due for report in waiting), default=now + 3600) - now)
+        return due
 
 
 _lock = Lock()

@@ -23,6 +23,9 @@ _MOMENT: Final = 0.02
 """Seconds."""
 _TIMEOUT: Final = 2.0
 
+_Waiting = dict[str, tuple[float, str, Callable[[], Stored]]]
+"""By job: when its start is to be told, when it began, and what makes the state."""
+
 
 class Starts:
     """The jobs that have started here without the server knowing it.
@@ -37,7 +40,7 @@ class Starts:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._waiting: dict[str, tuple[float, str, Callable[[], Stored]]] = {}
+        self._waiting: _Waiting = {}
         self._any = Event()
         self._telling = Lock()
         self._starting = Lock()
@@ -89,17 +92,19 @@ class Starts:
             self._any.wait()
             time.sleep(_MOMENT)
             with self._telling:
-                now = time.monotonic()
-                due = [job_id for job_id, (at, _, _) in waiting.copy().items() if at <= now]
-                found = [waiting.pop(job_id, None) for job_id in due]
-                if states := [each[2] for each in found if each is not None]:
-                    self._tell(states)
+                self._tell_those_that_are_due(waiting)
             if not waiting:
                 self._any.clear()
                 if waiting:
                     self._any.set()  # one has come in between
 
-    def _tell(self, states: Sequence[Callable[[], Stored]]) -> None:
+    def _tell_those_that_are_due(self, waiting: _Waiting) -> None:
+        now = time.monotonic()
+        due = [job_id for job_id, (at, _, _) in waiting.copy().items() if at <= now]
+        found = [waiting.pop(job_id, None) for job_id in due]
+        states = [each[2] for each in found if each is not None]
+        if not states:
+            return
         try:
             with deadline(_TIMEOUT):
                 self._write([state() for state in states])

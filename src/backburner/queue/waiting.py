@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -137,19 +137,12 @@ class ResultConsumer(BaseResultConsumer):
     def _expecting(self, jobs: Sequence[Any]) -> Iterator[None]:
         """Have these result objects told, until no thread waits with them any more."""
         with self._news:
-            self._waiting.update(map(id, jobs))
-            for job in jobs:
-                self.backend.add_pending_result(job)
+            self._expect(jobs)
         try:
             yield
         finally:
             with self._news:
-                self._waiting.subtract(map(id, jobs))
-                for job in jobs:
-                    if self._waiting[id(job)] == 0:
-                        del self._waiting[id(job)]
-                        if not (_has_ended(job) or any(job.on_ready.listeners)):
-                            self.backend.remove_pending_result(job)
+                self._expect_no_more(jobs)
 
     @contextmanager
     def hearing(self, result: Any) -> Iterator[deque[dict[str, Any]]]:
@@ -157,27 +150,18 @@ class ResultConsumer(BaseResultConsumer):
         heard: deque[dict[str, Any]] = deque()
         job_ids = {each.id for each in getattr(result, "results", [result])}
         with self._news:
-            for job_id in job_ids:
-                self._audience.setdefault(job_id, []).append(heard)
-                if (subscription := self._subscriptions.get(job_id)) and subscription.state:
-                    heard.append(subscription.state)
+            self._join_audience(job_ids, heard)
         try:
             yield heard
         finally:
             with self._news:
-                for job_id in job_ids:
-                    others = [each for each in self._audience.pop(job_id, ()) if each is not heard]
-                    if others:
-                        self._audience[job_id] = others
+                self._leave_audience(job_ids, heard)
 
     def on_state_change(self, meta: dict[str, Any], message: bytes) -> None:
         """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
         with self._news:  # before anybody's wait is over by it
-            if subscription := self._subscriptions.get(job_id):
-                subscription.state = meta
-            for heard in self._audience.get(job_id, ()):
-                heard.append(meta)
+            self._tell_audience(job_id, meta)
         if meta["status"] in self.backend.READY_STATES:
             self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
             results = [each for waiting in self._pending_results for each in [*waiting.get(job_id, {}).values()]]
@@ -188,6 +172,41 @@ class ResultConsumer(BaseResultConsumer):
         with self._news:
             self._count += 1
             self._news.notify_all()
+
+    # Under the lock
+
+    def _expect(self, jobs: Sequence[Any]) -> None:
+        self._waiting.update(map(id, jobs))
+        for job in jobs:
+            self.backend.add_pending_result(job)
+
+    def _expect_no_more(self, jobs: Sequence[Any]) -> None:
+        self._waiting.subtract(map(id, jobs))
+        for job in jobs:
+            if self._waiting[id(job)] == 0:
+                del self._waiting[id(job)]
+                if not (_has_ended(job) or any(job.on_ready.listeners)):
+                    self.backend.remove_pending_result(job)
+
+    def _join_audience(self, job_ids: Collection[str], heard: deque[dict[str, Any]]) -> None:
+        for job_id in job_ids:
+            self._audience.setdefault(job_id, []).append(heard)
+            if (subscription := self._subscriptions.get(job_id)) and subscription.state:
+                heard.append(subscription.state)
+
+    def _leave_audience(self, job_ids: Collection[str], heard: deque[dict[str, Any]]) -> None:
+        for job_id in job_ids:
+            others = [each for each in self._audience.pop(job_id, ()) if each is not heard]
+            if others:
+                self._audience[job_id] = others
+
+    def _tell_audience(self, job_id: str, meta: dict[str, Any]) -> None:
+        if subscription := self._subscriptions.get(job_id):
+            subscription.state = meta
+        for heard in self._audience.get(job_id, ()):
+            heard.append(meta)
+
+    # Of subscriptions
 
     def watches(self, subscription: "_Watched") -> bool:
         """Whether the subscription is still wanted."""

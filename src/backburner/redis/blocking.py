@@ -217,8 +217,8 @@ class _Line:
                     self._busy = False
                     if self._closed:
                         self._disconnect()
-            elif not request.done:  # it gives up
-                self._waiting = [other for other in self._waiting if other is not request]
+            elif request in self._waiting:  # it gives up
+                self._waiting.remove(request)
 
     def _connected(self) -> Reader:
         if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and _is_over(self._connection):

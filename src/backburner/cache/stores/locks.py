@@ -126,12 +126,8 @@ class MemoryLocks:
             if not mine and held.until > now:
                 return False
             held.owner, held.until = "", 0.0
-            while held.waiters:
-                # False: it has given up just now.
-                if (waiter := held.waiters.popleft()).set_running_or_notify_cancel():
-                    waiter.set_result(None)
-                    return mine
-            del self._held[name]
+            if not _wake_one(held.waiters):
+                del self._held[name]
             return mine
 
     async def held(self, name: str) -> bool:
@@ -156,6 +152,15 @@ class MemoryLocks:
         if len(self._held) >= self._most:
             self._held = {name: held for name, held in self._held.items() if held.until > now or held.waiters}
             self._most = max(_FEWEST, 2 * len(self._held))
+
+
+def _wake_one(waiters: deque[Future[None]]) -> bool:
+    while waiters:
+        # False: it has given up just now.
+        if (waiter := waiters.popleft()).set_running_or_notify_cancel():
+            waiter.set_result(None)
+            return True
+    return False
 
 
 class RedisLocks:

@@ -123,8 +123,9 @@ class MemoryStore:
     def forget_counts(self) -> None:
         """Make the next hit of each entry count as its first."""
         with self._lock:
-            for entry in list(self._entries.values()):  # hits of other threads may change their order meanwhile
-                entry.counts = None
+            entries = list(self._entries.values())  # hits of other threads may change their order meanwhile
+        for entry in entries:
+            entry.counts = None
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread of the parent held would never be released here, and what that
@@ -223,35 +224,14 @@ class MemoryStore:
 
     async def finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
         with self._lock:
-            held = [key for key in turn.keys if self._computing.get(key) == turn.token]
-            computed = {}
-            for key in held:
-                del self._computing[key]
-                match outcomes.get(key):
-                    case None:
-                        pass
-                    case Rest(until):
-                        if (entry := self._entries.get(key)) is not None:
-                            self._entries[key] = replace(entry, refresh_at=until)
-                    case entry if entry.expires_at <= now:
-                        self._remove(key)
-                    case entry:
-                        computed[key] = entry
-            self._put_all(computed, now)
-            return held
+            return self._finish(turn, outcomes, now)
 
     async def wait(self, taken: Taken) -> None:
         raise NotImplementedError("nobody else computes for a store in memory")
 
     async def flush_tags(self, tags: Sequence[str]) -> None:
         with self._lock:
-            self.generation += 1
-            for tag in tags:
-                self._tags.flush(tag)
-                self._flushed[tag] = self.generation
-                self._flushed.move_to_end(tag)
-            while len(self._flushed) > MOST_IDLE:
-                _, self._flushes_forgotten = self._flushed.popitem(last=False)
+            self._flush_tags(tags)
 
     async def flush(self) -> None:
         with self._lock:
@@ -260,6 +240,35 @@ class MemoryStore:
 
     async def close(self) -> None:
         pass
+
+    # Under the lock
+
+    def _finish(self, turn: Turn, outcomes: Mapping[str, Outcome], now: float) -> list[str]:
+        held = [key for key in turn.keys if self._computing.get(key) == turn.token]
+        computed = {}
+        for key in held:
+            del self._computing[key]
+            match outcomes.get(key):
+                case None:
+                    pass
+                case Rest(until):
+                    if (entry := self._entries.get(key)) is not None:
+                        self._entries[key] = replace(entry, refresh_at=until)
+                case entry if entry.expires_at <= now:
+                    self._remove(key)
+                case entry:
+                    computed[key] = entry
+        self._put_all(computed, now)
+        return held
+
+    def _flush_tags(self, tags: Sequence[str]) -> None:
+        self.generation += 1
+        for tag in tags:
+            self._tags.flush(tag)
+            self._flushed[tag] = self.generation
+            self._flushed.move_to_end(tag)
+        while len(self._flushed) > MOST_IDLE:
+            _, self._flushes_forgotten = self._flushed.popitem(last=False)
 
     def _overrule(self, keys: Iterable[str]) -> None:
         """Take away the turns to compute these keys: what is being computed must not overwrite a later write."""

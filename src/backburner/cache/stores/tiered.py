@@ -96,7 +96,7 @@ class Near(MemoryStore):
     def ask(self, names: Iterable[str]) -> dict[str, object]:
         """Leave tokens for names that are about to be read; none while changes are not heard."""
         with self._guard:  # else trust could be lost in between, and the copy be kept
-            return {name: self._tokens.setdefault(name, object()) for name in names} if self._trusted else {}
+            return self._leave_tokens(names) if self._trusted else {}
 
     def keep_entry(self, key: str, entry: Entry, token: object, now: float) -> None:
         """Keep an entry that a read has brought, if its token is still there."""
@@ -117,27 +117,40 @@ class Near(MemoryStore):
     def let_go(self, tokens: Mapping[str, object]) -> None:
         """Remove the tokens of a read that failed or found nothing."""
         with self._guard:
-            for name, token in tokens.items():
-                if self._tokens.get(name) is token:
-                    del self._tokens[name]
+            self._take_tokens(tokens)
 
     def drop(self, names: Iterable[str]) -> None:
         """Drop copies by their names on the server; results of reads in progress will not be kept."""
         with self._guard, self._lock:
-            tags = False
-            for name in names:
-                self._tokens.pop(name, None)
-                if (tag := self._keyspace.tag_of(name)) is not None:
-                    tags |= self._tags.flush(tag)
-                else:
-                    self._remove(self._keyspace.key_of(name))
-            self.generation += tags
+            self._drop(names)
 
     def drop_all(self) -> None:
         """Drop everything; results of reads in progress will not be kept."""
         with self._guard, self._lock:
             self._tokens.clear()
             self._clear()
+
+    # Under the guard
+
+    def _leave_tokens(self, names: Iterable[str]) -> dict[str, object]:
+        return {name: self._tokens.setdefault(name, object()) for name in names}
+
+    def _take_tokens(self, tokens: Mapping[str, object]) -> None:
+        for name, token in tokens.items():
+            if self._tokens.get(name) is token:
+                del self._tokens[name]
+
+    def _drop(self, names: Iterable[str]) -> None:
+        tags = False
+        for name in names:
+            self._tokens.pop(name, None)
+            if (tag := self._keyspace.tag_of(name)) is not None:
+                tags |= self._tags.flush(tag)
+            else:
+                self._remove(self._keyspace.key_of(name))
+        self.generation += tags
+
+    # Called back
 
     def _heard(self, names: list[bytes] | None) -> None:
         if names is None:
