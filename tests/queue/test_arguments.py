@@ -106,12 +106,12 @@ def test_a_wrong_call_is_a_type_error_of_the_caller(
 
 def test_positional_only_arguments_are_not_given_by_name(app: Celery) -> None:
     @app.task(shared=False, bind=True)
-    def halve(self: Any, number: float, /, **names: int) -> float:
-        return number / 2
+    def halve(self: Any, number: float, times: int = 1, /, **names: int) -> float:
+        return number / 2**times
 
     with pytest.raises(TypeError, match=r"halve\(\) got a wrong call: .*number"):
         halve.apply_async(kwargs={"number": 4})
-    assert halve.apply_async((4,), {"number": 1}).id
+    assert halve.apply_async((4,), {"number": 1, "times": 1}).id  # these are among the names
 
 
 @pytest.mark.parametrize("seconds", ["5s", Decimal(5), 5j], ids=repr)

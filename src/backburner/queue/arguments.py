@@ -145,13 +145,17 @@ def positional_checker(function: Callable[..., Any], *, bound: bool) -> Any:
     other functions, because Celery's own check is quick.
     """
     signature = inspect.signature(function, follow_wrapped=False)
-    if not any(each.kind is inspect.Parameter.POSITIONAL_ONLY for each in signature.parameters.values()):
+    kinds = {name: each.kind for name, each in signature.parameters.items()}
+    if inspect.Parameter.POSITIONAL_ONLY not in kinds.values():
         return None
     task = (None,) if bound else ()
+    # What `**names` takes may be called as one of those is. Python 3.11 to 3.13.0 are each mistaken about such a name.
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+    for_names = {name for name, kind in kinds.items() if takes_any and kind is inspect.Parameter.POSITIONAL_ONLY}
 
     def check(*args: Any, **kwargs: Any) -> None:
         try:
-            signature.bind(*task, *args, **kwargs)
+            signature.bind(*task, *args, **{name: kwargs[name] for name in kwargs.keys() - for_names})
         except TypeError as error:
             raise TypeError(f"{function.__name__}() got a wrong call: {error}") from None
 
