@@ -35,6 +35,7 @@ from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
 from backburner.queue.transport.wire import tried_again
 from backburner.queue.waiting import ResultConsumer
+from backburner.redis.in_step import in_step
 from backburner.redis.spare import SpareConnections
 
 log = logging.getLogger("backburner.queue")
@@ -280,7 +281,7 @@ class _Patient:
 
     def _get_pool(self, **options: Any) -> Any:
         pool = super()._get_pool(**options)  # type: ignore[misc]  # of the backend this stands before
-        pool.connection_class = limited(pool.connection_class)
+        pool.connection_class = limited(in_step(pool.connection_class))
         if not pool.connection_kwargs.get("client_name"):
             pool.connection_kwargs["client_name"] = "backburner-results"
         return pool

@@ -22,6 +22,7 @@ from backburner.redis.cluster import (
     ClusterConnection,
     ClusterSSLConnection,
 )
+from backburner.redis.in_step import in_step
 from backburner.redis.url import TLS_FILES, ServerURL
 
 _ASYNC_CONNECTIONS = 64
@@ -46,6 +47,12 @@ def connect(url: str, *, timeout: float, name: str = "backburner") -> "redis.Red
     server = _server(url)
     options = _options(timeout, name) | {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
     options["max_connections"] = _THREADS
+    client = _blocking(server, options)
+    client.connection_pool.connection_class = in_step(client.connection_pool.connection_class)
+    return client
+
+
+def _blocking(server: ServerURL, options: dict[str, Any]) -> "redis.Redis":
     if server.sentinels:
         sentinel: Any = redis.sentinel.Sentinel  # redis-py has no types for it
         return cast(
