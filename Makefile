@@ -83,5 +83,5 @@ pins: ## Pin the requirements again after a change in pyproject.toml; newest ver
 		--output-file requirements/build.txt $(ARGS) >/dev/null
 
 clean: ## Remove .venv, caches and build files; data in .backburner/ stays
-	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist
+	@rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov build dist
 	@find . \( -name .git -o -name .backburner \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,9 @@
 
 Does nothing when the pins, the project's metadata and the interpreter are those of the last time. Everything
 installed is named in ``requirements/dev.txt`` with its hash, the build backend included. ``sync.py bench`` does the
-same for ``.venv-bench`` and ``requirements/bench.txt``, which hold what the benchmarks compare with, too. Uses the
-standard library only.
+same for ``.venv-bench`` and ``requirements/bench.txt``, which hold what the benchmarks compare with, too. With any
+other name it makes one more like ``.venv``: ``python3.14 requirements/sync.py another`` fills ``.venv-another``.
+Uses the standard library only.
 """
 
 import fcntl
@@ -15,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCH = sys.argv[1:] == ["bench"]
-VENV = ROOT / (".venv-bench" if BENCH else ".venv")
+NAMES = sys.argv[1:2]
+VENV = ROOT / "-".join([".venv", *NAMES])
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".synced"
-PINS = ROOT / "requirements" / ("bench.txt" if BENCH else "dev.txt")
+PINS = ROOT / "requirements" / ("bench.txt" if NAMES == ["bench"] else "dev.txt")
 PROJECT = ROOT / "pyproject.toml"
 
 
