@@ -30,6 +30,7 @@ from backburner.queue import Celery, Job, JobGroup, listener
 from backburner.queue.http import jobs_router
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
+from tests.alarms import Alarm
 from tests.conftest import Eventually
 from tests.processes import Program, free_port
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close
@@ -85,6 +86,33 @@ def test_threads_and_event_loops_wait_on_the_same_connection(
         assert [each.result(10) for each in blocking] == [f"JOB-{number}" for number in range(20)]
         on_a_loop.join()
     assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("when", ["before it runs", "when it runs"])
+def test_who_is_interrupted_while_the_listeners_thread_begins_may_wait_again(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    start, begun = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        if when == "when it runs":
+            start(thread)
+            begun.append(thread)
+        raise Alarm
+
+    [job] = pending(app, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(Alarm):
+            job.get(timeout=10)
+    for thread in begun:
+        thread.join(10)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(job.get, timeout=10)
+        finish(app, [job])
+        assert waiting.result(15) == "JOB-0"
+    listening = [each for each in threading.enumerate() if each.name.startswith("backburner-results")]
+    assert len(listening) == 1
 
 
 def test_no_result_is_missed_whenever_it_comes(make_app: MakeApp, url: str) -> None:

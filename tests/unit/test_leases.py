@@ -1,8 +1,12 @@
 """Leases are renewed while they are held, by a thread that is there only then."""
 
 from collections.abc import Mapping
+from threading import Thread
+
+import pytest
 
 from backburner.cache.leases import Leases
+from tests.alarms import Alarm
 from tests.conftest import Eventually
 
 
@@ -49,6 +53,24 @@ def test_a_lease_taken_anew_is_not_let_go_by_who_held_it_before(eventually: Even
     leases.let_go(("a",), "first")
     eventually(lambda: {"a": "second"} in renewals.asked)
     leases.let_go(("a",), "second")
+    eventually(lambda: not leases._watched)
+
+
+def test_leases_are_renewed_though_who_held_the_first_was_interrupted_as_the_thread_began(
+    eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Thread) -> None:
+        raise Alarm
+
+    renewals = Renewals()
+    leases = Leases(0.03, renewals)
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", interrupted)
+        with pytest.raises(Alarm):
+            leases.hold(("a",), "token")
+    leases.hold(("a",), "token")
+    eventually(lambda: {"a": "token"} in renewals.asked)
+    leases.let_go(("a",), "token")
     eventually(lambda: not leases._watched)
 
 

@@ -42,6 +42,9 @@ class Leases:
             Thread(target=self._watch, name="backburner-leases", daemon=True).start()
         except RuntimeError:  # no thread to be had: these leases are not renewed, and the next caller tries again
             self._watched = False
+        except BaseException:
+            self._watched = False  # interrupted; it may have begun all the same, and two do no harm
+            raise
 
     def let_go(self, keys: tuple[str, ...], token: str) -> None:
         """Stop renewing the leases of keys."""

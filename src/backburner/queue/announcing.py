@@ -7,7 +7,7 @@ listens by now. A new listener misses those of the first tenth of a second, as w
 import logging
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 from time import monotonic
 from typing import Any, Final
 
@@ -62,7 +62,8 @@ class Announcing:
         self._publish: Callable[..., None] = dispatcher._publish  # noqa: SLF001  # there is no public name
         dispatcher._publish = self.publish  # noqa: SLF001
         self._waiting: deque[tuple[Any, Any, str, dict[str, Any]]] = deque(maxlen=_MOST)
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._busy = False
         self._over = False
         self._silent_until = 0.0
@@ -73,7 +74,7 @@ class Announcing:
         """Replaces the dispatcher's `publish`: takes an event, or a list of them."""
         if routing_key == _TASKS and monotonic() < self._silent_until:
             return
-        with self._changed:
+        with self._lock:
             self._waiting.append((event, producer, routing_key, options))
             self._changed.notify_all()
         if routing_key == _LAST:
@@ -81,19 +82,19 @@ class Announcing:
 
     def flush(self) -> None:
         """Wait until everything has been sent, but only for a moment."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: not (self._waiting or self._busy), _PATIENCE)
 
     def close(self) -> None:
         """Send what is left, and end the thread."""
         self.flush()
-        with self._changed:
+        with self._lock:
             self._over = True
             self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting or self._over)

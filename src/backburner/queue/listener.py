@@ -117,10 +117,17 @@ class Listener:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._bells = os.pipe()
-                self._stopping.clear()
-                self._thread = Thread(target=self._run, name=f"backburner-results {self._server}", daemon=True)
-                self._thread.start()
+                self._bells = self._bells or os.pipe()
+                stopping = Event()
+                thread = Thread(
+                    target=self._run, args=(stopping,), name=f"backburner-results {self._server}", daemon=True
+                )
+                try:
+                    thread.start()
+                except BaseException:
+                    stopping.set()  # it may have begun, and nobody else could stop it
+                    raise
+                self._thread, self._stopping = thread, stopping
 
     def _change(self, subscription: Subscription, *, wanted: bool, waits: bool = False) -> None:
         self._changes.append((subscription, wanted))
@@ -132,15 +139,15 @@ class Listener:
         if self._bells:
             os.write(self._bells[1], b"!")
 
-    def _run(self) -> None:
+    def _run(self, stopping: Event) -> None:
         pause = _PAUSE
-        while not self._stopping.is_set():
+        while not stopping.is_set():
             session = _Session(self._connection, self._channels)
             try:
                 session.open(self._changes)
                 self.trouble = None
                 log.debug("results from %s are listened to", self._server)
-                self._serve(session)
+                self._serve(session, stopping)
             except Exception as error:  # a login's provider may raise anything, and the thread has to go on
                 self.trouble = str(error) or "no answer"
                 if pause == _PAUSE:
@@ -151,18 +158,18 @@ class Listener:
             finally:
                 session.close()
             pause = _PAUSE if session.answered else min(2 * pause, _LONGEST_PAUSE)
-            self._stopping.wait(pause)
+            stopping.wait(pause)
 
     def _connection(self) -> Any:
         pool = self._pool()
         return pool.connection_class(**pool.connection_kwargs | _OPTIONS)
 
-    def _serve(self, session: "_Session") -> None:
+    def _serve(self, session: "_Session", stopping: Event) -> None:
         bell = self._bells[0]
         with selectors.DefaultSelector() as selector:
             selector.register(bell, selectors.EVENT_READ)
             selector.register(session.socket, selectors.EVENT_READ)
-            while not self._stopping.is_set():
+            while not stopping.is_set():
                 self._looks_soon = session.read()
                 if self._changes:
                     self._rung = False

@@ -188,8 +188,8 @@ class _Sender:
 
     def wake(self) -> None:
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             Thread(target=self._run, name="backburner-reporting", daemon=True).start()
+            self._pid = os.getpid()  # if that was interrupted, there may be two threads, which do no harm
         self._work.notify()
 
     def _run(self) -> None:

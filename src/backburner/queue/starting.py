@@ -56,8 +56,9 @@ class Starts:
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = Thread(target=self._run, name="backburner-starts", daemon=True)
-                    self._thread.start()
+                    thread = Thread(target=self._run, name="backburner-starts", daemon=True)
+                    thread.start()
+                    self._thread = thread  # if that was interrupted, there may be two, which do no harm
 
     def end(self, job_id: str) -> str:
         """Another state of the job is about to be stored. Returns when it began, if the server has not been told and

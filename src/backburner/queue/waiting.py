@@ -48,7 +48,8 @@ class ResultConsumer(BaseResultConsumer):
         """What is to be told to threads that want to hear of each state, by job."""
         self._waiting: Counter[int] = Counter()
         """How many threads wait with each result object, by its `id`."""
-        self._news = threading.Condition()
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
         self._count = 0
 
     def start(self, initial_task_id: str, **_: Any) -> None:
@@ -58,7 +59,11 @@ class ResultConsumer(BaseResultConsumer):
         """Listen for a job's result from now on. Repeating it does nothing."""
         new = _Watched(self, task_id)
         if self._subscriptions.setdefault(task_id, new) is new:
-            self.backend.listener.add(new)
+            try:
+                self.backend.listener.add(new)
+            except BaseException:
+                self._subscriptions.pop(task_id, None)  # interrupted: whoever comes next adds it
+                raise
 
     def hears_of(self, task_id: str) -> bool:
         """Whether anybody here waits for a job, or did and has not left yet."""
@@ -129,19 +134,19 @@ class ResultConsumer(BaseResultConsumer):
 
     def _next(self, seen: int, seconds: float) -> int:
         """Wait until there is more news than this, at most so long. Returns how much there is."""
-        with self._news:
+        with self._lock:
             self._news.wait_for(lambda: self._count != seen, seconds)
             return self._count
 
     @contextmanager
     def _expecting(self, jobs: Sequence[Any]) -> Iterator[None]:
         """Have these result objects told, until no thread waits with them any more."""
-        with self._news:
+        with self._lock:
             self._expect(jobs)
         try:
             yield
         finally:
-            with self._news:
+            with self._lock:
                 self._expect_no_more(jobs)
 
     @contextmanager
@@ -149,18 +154,18 @@ class ResultConsumer(BaseResultConsumer):
         """Collect each state that arrives for the result, or for the results of a group."""
         heard: deque[dict[str, Any]] = deque()
         job_ids = {each.id for each in getattr(result, "results", [result])}
-        with self._news:
+        with self._lock:
             self._join_audience(job_ids, heard)
         try:
             yield heard
         finally:
-            with self._news:
+            with self._lock:
                 self._leave_audience(job_ids, heard)
 
     def on_state_change(self, meta: dict[str, Any], message: bytes) -> None:
         """Pass the state on to the job's result objects. Runs in the listener's thread."""
         job_id = meta["task_id"]
-        with self._news:  # before anybody's wait is over by it
+        with self._lock:  # before anybody's wait is over by it
             self._tell_audience(job_id, meta)
         if meta["status"] in self.backend.READY_STATES:
             self._forget(job_id)  # first, so that whoever begins to wait from now on subscribes anew
@@ -169,7 +174,7 @@ class ResultConsumer(BaseResultConsumer):
                 # An exception must not be raised in several threads: each result has its own.
                 result._set_cache(self.backend.decode_result(message) if number else meta)  # noqa: SLF001  # as Celery's
                 self.backend.listener.callbacks.add(partial(result.on_ready, result))
-        with self._news:
+        with self._lock:
             self._count += 1
             self._news.notify_all()
 
@@ -179,6 +184,8 @@ class ResultConsumer(BaseResultConsumer):
         self._waiting.update(map(id, jobs))
         for job in jobs:
             self.backend.add_pending_result(job)
+            if not self.hears_of(job.id):  # whoever waited for it before was interrupted
+                self.consume_from(job.id)
 
     def _expect_no_more(self, jobs: Sequence[Any]) -> None:
         self._waiting.subtract(map(id, jobs))

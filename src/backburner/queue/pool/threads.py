@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 
 _IDLE = 30.0
 """Seconds after which an idle thread ends."""
@@ -14,13 +14,14 @@ class Threads:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._work: deque[Callable[[], object]] = deque()
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._count = 0
         self._idle = 0
 
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called, which must not raise."""
-        with self._changed:
+        with self._lock:
             self._work.append(function)
             if self._idle >= len(self._work):
                 self._changed.notify()
@@ -31,7 +32,7 @@ class Threads:
 
     def lose_one(self) -> None:
         """Note that a thread will not come back; another one may take its place."""
-        with self._changed:
+        with self._lock:
             self.limit += 1
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class Threads:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._idle += 1
                 found = self._changed.wait_for(lambda: self._work, _IDLE)
                 self._idle -= 1
