@@ -94,6 +94,14 @@ def test_it_goes_back_to_the_end_of_its_list_and_is_pending_again(quiet: Celery,
         assert not [key for key in client.scan_iter("backburner:*") if not key.startswith("backburner:job:")]
 
 
+def test_of_one_whose_result_is_ignored_it_stays_known(quiet: Celery, quiet_url: str) -> None:
+    job = quiet.tasks["add"].apply_async((1, 2), queue="tea", ignore_result=True)
+    with redis.Redis.from_url(quiet_url, decode_responses=True) as client:
+        keep(quiet_url, job.id, client.rpop("tea"), "tea", "crashed")
+    assert quiet.failed_jobs.retry(job.id)
+    assert quiet.AsyncResult(job.id).get(timeout=5) is None
+
+
 def test_what_is_no_message_can_be_let_go(quiet: Celery, quiet_url: str) -> None:
     for number, text in enumerate(["no message", "[1]", '{"headers": null}', '{"headers": {"id": 5}}']):
         keep(quiet_url, f"failed{number}", text)

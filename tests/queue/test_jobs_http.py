@@ -76,6 +76,10 @@ def api(app: Celery) -> FastAPI:
     async def tell(path: str, lines: int, submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
         return await submission.aaccept(app.tasks["tell"], (path, lines))
 
+    @api.post("/notes", status_code=202)
+    def note(submission: Annotated[Submission, Depends(jobs.submission)]) -> JobAccepted:
+        return submission.accept(app.tasks["add"], (1, 2), queue="nobodys", ignore_result=True)
+
     return api
 
 
@@ -129,6 +133,18 @@ def test_a_job_lies_where_its_application_is_mounted(api: FastAPI) -> None:
         accepted = client.post("/shop/v1/divisions/6/3")
         assert accepted.headers["location"] == f"/shop/v1/jobs/{accepted.json()['id']}" == accepted.json()["url"]
         assert client.get(accepted.headers["location"]).status_code == 200
+
+
+def test_a_job_whose_result_is_ignored_is_neither_followed_nor_waited_for(client: httpx2.Client) -> None:
+    url = submit(client, "/notes").headers["location"]
+    refused = client.get(f"{url}/events")
+    assert (refused.status_code, refused.json()["detail"]) == (
+        409,
+        "The result of this job is ignored, so it cannot be followed.",
+    )
+    began = time.monotonic()
+    assert client.get(url, headers={"Prefer": "wait=15"}).json()["state"] == "PENDING"
+    assert time.monotonic() - began < 15
 
 
 def test_a_failed_job_tells_its_error(client: httpx2.Client, worker: Program) -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery.app.task import Context
 
-from backburner.errors import UnknownJob
+from backburner.errors import QueueError, UnknownJob
 from backburner.queue import Celery, Job, JobEvent, log, reporting
 from backburner.queue.stream import _Reader, stream_key
 from tests.conftest import Eventually
@@ -65,6 +65,20 @@ def test_the_final_state_is_told_however_slowly_the_thread_that_hears_of_it_tell
     monkeypatch.setattr(_Reader, "put", put_slowly)
     app.backend.store_result("the-id", 1, "SUCCESS")
     assert states(asyncio.run(followed(app.AsyncResult("the-id")))) == ["SUCCESS"]
+
+
+@pytest.mark.parametrize("options", [{}, {"headers": {"shop": "ours"}}], ids=["the producer's", "Celery's own path"])
+def test_a_job_whose_result_is_ignored_cannot_be_followed_and_says_so_at_once(
+    app: Celery, options: dict[str, Any]
+) -> None:
+    job = app.tasks["add"].apply_async((1, 2), queue="nobodys", ignore_result=True, **options)
+    for same in (job, app.AsyncResult(job.id)):
+        with pytest.raises(QueueError, match=f"the job {job.id} cannot be followed: with ignore_result, .*=False"):
+            asyncio.run(asyncio.wait_for(followed(same), 10))
+    assert app.AsyncResult(job.id).snapshot().name == "add"
+    job.cancel()
+    for same in (job, app.AsyncResult(job.id)):
+        assert states(asyncio.run(asyncio.wait_for(followed(same), 10))) == ["REVOKED"]
 
 
 def test_following_resumes_where_it_stopped(app: Celery, worker: Program, released: Path) -> None:

@@ -524,7 +524,10 @@ def test_what_the_job_itself_says_goes_before_the_failure_of_what_it_follows(app
 
 
 def test_on_a_loop_too_nobody_waits_for_a_result_that_is_ignored(app: Celery) -> None:
-    assert asyncio.run(app.tasks["add"].apply_async((1, 2), ignore_result=True).aget(timeout=5)) is None
+    job = app.tasks["add"].apply_async((1, 2), ignore_result=True)
+    assert asyncio.run(job.aget(timeout=5)) is None
+    assert asyncio.run(app.AsyncResult(job.id).aget(timeout=5)) is None
+    assert app.AsyncResult(job.id).get(timeout=5) is None
 
 
 def test_asking_about_jobs_needs_none_of_the_loops_own_threads(app: Celery) -> None:

@@ -6,6 +6,7 @@ costs the server less than entering a script. Nothing is sent here.
 """
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,10 @@ class NotReplicated(redis.ResponseError):
     """Too few replicas have confirmed the job, though the server has it."""
 
 
-def line_of(task: str) -> str:
-    """What a job's record, which consists of lines, calls its task."""
-    return task.replace("\n", " ")
+def line_of(task: str, *, ignored: Any = False) -> str:
+    """What a job's record, which consists of lines, says of its task: the name and, behind a tab, whether the result is
+    ignored."""
+    return re.sub(r"[\n\t]", " ", task) + ("\tignored" if ignored else "")
 
 
 def record_of(line: str, token: str, queue: str) -> str:
@@ -69,12 +71,14 @@ class Place:
     expiring: tuple[str, ...] = ()
     """Lists that expire `expires_ms` milliseconds after they were last used."""
     expires_ms: int = 0
+    ignored: bool = False
+    """Whether the jobs' results are ignored."""
     replicas: int = 0
     """How many replicas must have a message before it counts as delivered."""
     _keys: tuple[str, ...] = field(init=False)
     _record: str = field(init=False)
     _line: str = field(init=False)
-    """The task's name in the record of a job, which consists of lines."""
+    """The task's in the record of a job."""
     _keep: str = field(init=False)
     """Whole seconds."""
 
@@ -83,7 +87,7 @@ class Place:
         keys = Keys(self.prefix)
         object.__setattr__(self, "_keys", (self.key, keys.consumers, keys.delayed, keys.delayed_entries))
         object.__setattr__(self, "_record", keys.job(""))
-        object.__setattr__(self, "_line", line_of(self.task))
+        object.__setattr__(self, "_line", line_of(self.task, ignored=self.ignored))
         object.__setattr__(self, "_keep", str(math.ceil(self.keep)))
 
     def keys(self, job_ids: Sequence[str]) -> list[str]:

@@ -6,11 +6,11 @@
 -- KEYS[3]    the delayed set
 -- KEYS[4]    its entries
 -- KEYS[5..]  for each message its job's record, a string of lines: enqueued (ms since 1970, or, if negative, seconds
---            before the record expires), name of the task, token of the last delivery, the queues it went to; then the
---            lists that expire unless used (queues with x-expires)
+--            before the record expires), name of the task (with a tab and 'ignored' if its result is), token of the
+--            last delivery, the queues it went to; then the lists that expire unless used (queues with x-expires)
 -- ARGV[1]    the token of this delivery: nothing is delivered to the same queue twice with the same token
 -- ARGV[2]    seconds to keep the records
--- ARGV[3]    name of the task
+-- ARGV[3]    name of the task, as it is in the record
 -- ARGV[4]    name of the queue
 -- ARGV[5]    when the messages are due, in seconds since 1970; '' for now
 -- ARGV[6]    the caller's time when it computed that, if they are due later. If its clock is off by more than a second,

@@ -100,7 +100,8 @@ class FailedJobs:
         if job.job_id is not None and not isinstance(self._app.backend, DisabledBackend):
             with reading(job.job_id):
                 self._app.backend.forget(job.job_id)
-        recorded = record_of(line_of(job.task or ""), "", job.queue)
+        ignored = _headers(job.message).get("ignore_result")
+        recorded = record_of(line_of(job.task or "", ignored=ignored), "", job.queue)
         with self._server() as (client, keys):
             known = [keys.failed, keys.untold, keys.failure(name)]
             record = [] if job.job_id is None else [keys.job(job.job_id)]
@@ -145,9 +146,13 @@ def _failed(keys: Keys, name: str, at: float, record: dict[bytes, bytes]) -> Fai
     reason, detail, list_, message = (
         record.get(field, b"").decode(errors="replace") for field in (b"reason", b"detail", b"list", b"message")
     )
-    try:
-        headers = dict(loads(message)["headers"])
-    except (ValueError, TypeError, LookupError):
-        headers = {}
+    headers = _headers(message)
     job_id, task = (value if isinstance(value, str) else None for value in (headers.get("id"), headers.get("task")))
     return FailedJob(name, reason, detail, datetime.fromtimestamp(at, UTC), keys.queue(list_), job_id, task, message)
+
+
+def _headers(message: str) -> dict[str, Any]:
+    try:
+        return dict(loads(message)["headers"])
+    except (ValueError, TypeError, LookupError):
+        return {}

@@ -36,7 +36,7 @@ from backburner.queue.arguments import signature_source
 from backburner.queue.defaults import results_kept
 from backburner.queue.executor import in_thread
 from backburner.queue.keys import keys_of
-from backburner.queue.result import Job, reading
+from backburner.queue.result import Job, ResultIgnored, reading
 from backburner.queue.stream import BEGINNING, JobEvent, is_place
 
 with extra("fastapi", needed_by="backburner.queue.http"):
@@ -293,7 +293,11 @@ def jobs_router(
         "/{job_id}/events",
         summary="Follow one",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "There is nothing more"}},
+        responses={
+            200: {"content": {"text/event-stream": {}}},
+            204: {"description": "There is nothing more"},
+            409: {"description": "The job's result is ignored"},
+        },
     )
     async def follow_job(
         job: Theirs,
@@ -308,7 +312,7 @@ def jobs_router(
         if not is_place(place):
             raise HTTPException(422, "Last-Event-ID is none of this stream.")
         with _translated(job.id):
-            await job.asnapshot()  # an unknown job must be a 404, not a stream
+            await in_thread(job.check_events, purpose="read")  # what cannot be followed is an error, not a stream
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_frames(job, place), media_type="text/event-stream", headers=headers)
 
@@ -344,7 +348,7 @@ async def _changed(job: Job[Any], seconds: float, known: str | None) -> tuple[by
     """As `_represented`, once that differs from the known one, or at the latest after so many seconds."""
     # Only what happens from now on is news; the server's clock may be behind.
     after = f"{int((time.time() - _CLOCKS_DIFFER) * 1000)}-0"
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, ResultIgnored):
         async with asyncio.timeout(seconds), aclosing(job.aevents(after)) as events:
             async for event in events:
                 if event.kind != "log" and (known is not None or _is_end(event)):
@@ -416,6 +420,8 @@ def _translated(job_id: str) -> Iterator[None]:
         yield
     except UnknownJob as error:
         raise _not_found(job_id) from error
+    except ResultIgnored as error:
+        raise HTTPException(409, "The result of this job is ignored, so it cannot be followed.") from error
     except ResultUnavailable as error:
         raise HTTPException(
             503, "Background jobs cannot be reached at the moment; try again.", {"Retry-After": "5"}

@@ -69,7 +69,8 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
 
 
 def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
-    """The record written when the job was enqueued: name, queue, enqueued (ms since 1970). Empty if it never was.
+    """The record written when the job was enqueued: name, queue, enqueued (ms since 1970), ignored. Empty if it never
+    was.
 
     ``None`` means that it is not known: this broker keeps no records, or messages do not name their jobs (protocol 1).
     """

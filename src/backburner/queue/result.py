@@ -23,7 +23,7 @@ import click
 from celery import states
 from vine import promise
 
-from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
+from backburner.errors import JobFailed, QueueError, ResultTimeout, ResultUnavailable, UnknownJob
 from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import check_seconds, deadline
@@ -58,6 +58,10 @@ class JobUnknown(click.ClickException, UnknownJob):
     @classmethod
     def named(cls, job_id: str) -> Self:
         return cls(f"no job {job_id} was ever enqueued, or its record has expired (CELERY_RESULT_EXPIRES)")
+
+
+class ResultIgnored(QueueError):
+    """Nothing is told of a job whose result is ignored, not even that it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,8 @@ class Job(_Snapshots, Generic[T_co]):
         if self._needs_check():
             with deadline(ends + _GRACE - time.monotonic()):
                 await in_thread(self._check_known, purpose="read")
+            if self.ignored:
+                return cast("T_co", None)
         if self._cache is None:
             try:
                 async with asyncio.timeout(None if timeout is None else ends - time.monotonic()) as patience:
@@ -286,15 +292,35 @@ class Job(_Snapshots, Generic[T_co]):
 
         Raises:
             UnknownJob: nobody enqueued a job with this id.
+            QueueError: its result is ignored, and so are its events.
             ValueError: `after` is not the id of an event.
         """
         if not stream.is_place(after):
             raise ValueError(f"after={after!r} is no event's id; those are like '1700000000000-0'")
-        if self._needs_check():
-            await in_thread(self._check_known, purpose="read")
+        if self.ignored or self._needs_check():
+            with suppress(ResultUnavailable):  # as where it is waited for
+                await in_thread(self.check_events, purpose="read")
         async with aclosing(stream.follow(self.backend, self.id, after)) as events:
             async for event in events:
                 yield event
+
+    def check_events(self) -> None:
+        """Check that the job has events, or at least a final state.
+
+        Raises:
+            UnknownJob: nobody enqueued a job with this id.
+            QueueError: its result is ignored, and so are its events.
+            ResultUnavailable: the result backend, or the broker, does not answer.
+        """
+        with reading(self.id):
+            if self._get_task_meta()["status"] != states.PENDING:
+                return
+            self._look_at_record()
+        if self.ignored:
+            raise ResultIgnored(
+                f"the job {self.id} cannot be followed: with ignore_result, a task tells nothing, not even that it has "
+                "ended. Enqueue it with ignore_result=False"
+            )
 
     def _set_cache(self, meta: dict[str, Any]) -> dict[str, Any]:
         if self.arguments is not None and meta["status"] == states.SUCCESS:
@@ -325,9 +351,16 @@ class Job(_Snapshots, Generic[T_co]):
 
     def _check_known(self) -> None:
         if self._needs_check():
-            with suppress(ResultUnavailable):  # waiting goes on while the servers are away, so this must, too
-                if self.state == UNKNOWN:
-                    raise JobUnknown.named(self.id)
+            # Waiting goes on while the servers are away, so this must, too.
+            with suppress(ResultUnavailable), reading(self.id):
+                if self._get_task_meta()["status"] == states.PENDING:
+                    self._look_at_record()
+
+    def _look_at_record(self) -> None:
+        record = self._record()
+        if record == {} and self._needs_check():
+            raise JobUnknown.named(self.id)
+        self.ignored = self.ignored or bool(record and record["ignored"])
 
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has

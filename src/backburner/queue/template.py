@@ -96,6 +96,7 @@ class Template:
             task=headers["task"],
             keep=channel.job_record_expires,
             channel=channel_of_events,
+            ignored=bool(headers["ignore_result"]),
             replicas=channel.wanted_replicas,
         )
 

@@ -84,8 +84,8 @@ class PublishingChannel(stock.Channel):
         return Keys(self.global_keyprefix, self.sep)
 
     def job_record(self, job_id: str) -> dict[str, str]:
-        """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970); empty if it is not
-        there."""
+        """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970), ignored ('' if its
+        result is kept); empty if it is not there."""
         key = self.keys.job(job_id)
         with self.plain_client.pipeline() as pipeline:  # one transaction
             pipeline.get(key)
@@ -93,10 +93,11 @@ class PublishingChannel(stock.Channel):
             record, expires = pipeline.execute()
         if record is None:
             return {}
-        enqueued, name, _, *queues = record.decode().split("\n")
+        enqueued, line, _, *queues = record.decode().split("\n")
+        name, _, ignored = line.partition("\t")
         if (since := int(enqueued)) < 0:
             since = expires + 1000 * since
-        return {"name": name, "queue": queues[-1], "enqueued": str(since)}
+        return {"name": name, "queue": queues[-1], "enqueued": str(since), "ignored": ignored}
 
     @property
     def wanted_replicas(self) -> int:
@@ -133,6 +134,7 @@ class PublishingChannel(stock.Channel):
             keep=self.job_record_expires,
             expiring=keys.lists(queue) if expires else (),
             expires_ms=expires,
+            ignored=bool(headers.get("ignore_result")),
             replicas=self.wanted_replicas,
         )
         current = kept(_delivery)
