@@ -20,7 +20,7 @@ from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import trace_ok_t
-from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import BackendStoreError, Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from backburner.queue import Celery, carrying
@@ -30,6 +30,7 @@ from backburner.queue.keys import Keys
 from backburner.queue.settlement import SETTLE, Offer, Stored, settling
 from backburner.queue.starting import Starts
 from backburner.queue.transport.consumer import Consumer, _at_work, offer_for, store_for
+from backburner.queue.transport.failures import Teller
 from backburner.redis.embedded import EmbeddedServer
 from backburner.redis.spare import SpareConnections
 from backburner.testing import FaultProxy
@@ -177,6 +178,27 @@ def test_a_job_whose_end_cannot_be_recorded_is_done_again_after_pauses_that_grow
         True,
     )
     assert not list(client.scan_iter(keys.unrecorded + "*")), "tried again by hand, it has as many attempts as at first"
+
+
+def test_a_failure_that_the_server_never_takes_keeps_no_others_from_being_told(
+    app: Celery, consumer: Consumer, client: "redis.Redis", eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, jobs = Keys(), [f"job-{number}" for number in range(5)]
+    for number, job in enumerate(jobs):
+        message = json.dumps({"headers": {"id": job, "task": "add"}, "properties": {}})
+        client.hset(keys.leased(consumer.name), str(number), f"celery\n{message}")
+        consumer.bury(number, "unrecorded", "no room")
+    consumer.flush()
+    client.lpush(f"celery-task-meta-{jobs[0]}", "somebody else's")
+    app.amqp.queues.select("celery")
+    Teller(app).tell(consumer.connect, keys)
+    eventually(lambda: not client.exists(keys.untold))
+    consumer.flush()
+    assert [stored(app, job) for job in jobs[1:]] == ["FAILURE"] * 4
+    with pytest.raises(BackendStoreError, match="no room"):
+        app.AsyncResult(jobs[1]).get(timeout=5)
+    assert client.zcard(keys.failed) == 5
+    assert f"that {jobs[0]} failed (unrecorded: no room) is not told to the result backend" in caplog.text
 
 
 def make_request(app: Celery, done: list[str], body: Any = ((), {}, {})) -> Request:

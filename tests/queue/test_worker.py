@@ -175,7 +175,7 @@ def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["solo", "threads -c 1", "prefork -c 1", "asyncio -c 10"])
 def test_a_result_backend_that_refuses_everything_costs_no_worker_and_has_jobs_wait_before_they_are_done_again(
-    app: Celery,
+    make_app: MakeApp,
     own_server: EmbeddedServer,
     start_worker: StartWorker,
     eventually: Eventually,
@@ -183,24 +183,29 @@ def test_a_result_backend_that_refuses_everything_costs_no_worker_and_has_jobs_w
     pool: str,
 ) -> None:
     database = tmp_path / "results.db"
+    app = make_app(own_server.url, f"db+sqlite:///{database}")
     with (
         redis.Redis.from_url(own_server.url) as client,
         start_worker(own_server.url, f"--pool={pool}", CELERY_RESULT_BACKEND=f"db+sqlite:///{database}"),
         sqlite3.connect(database) as results,
-        app.connection_for_write(own_server.url) as connection,
     ):
         for change in ("INSERT", "UPDATE"):
             results.execute(
                 f"CREATE TRIGGER no_{change} BEFORE {change} ON celery_taskmeta BEGIN SELECT RAISE(ABORT, 'no'); END"
             )
         results.commit()
-        app.tasks["add"].apply_async((1, 2), connection=connection)
+        job = app.tasks["add"].delay(1, 2)
         eventually(lambda: client.zcard("backburner:delayed"), timeout=20)
         [count] = client.scan_iter("backburner:unrecorded:*")
         client.set(count, 9)  # as after many pauses
         eventually(lambda: client.zcard("backburner:failed"), timeout=20)
         [member] = client.zrange("backburner:failed", 0, -1)
         assert client.hget(b"backburner:failed:" + member, "reason") == b"unrecorded"
+        for change in ("INSERT", "UPDATE"):
+            results.execute(f"DROP TRIGGER no_{change}")
+        results.commit()
+        with pytest.raises(celery.exceptions.BackendStoreError, match="ended 10 times, and how could not be recorded"):
+            job.get(timeout=30)
 
 
 def test_an_error_past_the_tracer_is_told_by_a_pool_of_threads() -> None:

@@ -169,7 +169,7 @@ class Consumer:
         self._sweep_from = 0.0
         self.server: tuple[Any, ...] = ()
         """See `server_of`."""
-        self._decisions = Decisions(self._leased, lambda number, error: self.bury(number, "unrecorded", error))
+        self._decisions = Decisions(self._leased, self._refused)
         self._held_until = 0.0
         self._stopping = False
         self._pid = os.getpid()
@@ -269,6 +269,9 @@ class Consumer:
         pauses = (_FIRST_PAUSE, _LONGEST_PAUSE)
         arguments = (number, keys.unrecorded, _ENDS, _CRASHES_EXPIRE, *pauses, _detail(detail))
         self._decisions.decide(_UNRECORDED, len(places), *places, *arguments)
+
+    def _refused(self, number: int, error: Exception) -> None:
+        self.bury(number, "unrecorded", f"it has ended, and how could not be recorded: {error}")
 
     def take_acks(self) -> list[int]:
         """Take acknowledgements for the caller to send, which returns those that may not have arrived to

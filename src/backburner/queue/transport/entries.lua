@@ -95,7 +95,7 @@ local function bury(failed, entry, reason, detail)
     local member = member_in(failed, list, message)
     redis.call('ZADD', failed, string.format('%.6f', time()), member)
     redis.call('HSET', failed .. ':' .. member, 'reason', reason, 'detail', detail, 'list', list, 'message', message)
-    if reason == 'crashed' or reason == 'undecodable' then
+    if reason == 'crashed' or reason == 'undecodable' or reason == 'unrecorded' then
         redis.call('SADD', failed .. '-untold', member)
     end
 end

@@ -1,4 +1,5 @@
-"""Records the failure of jobs that never ended by themselves: their workers died, or the message was unreadable.
+"""Records the failure of jobs whose end nobody else can record: their workers died, the message was unreadable, or how
+they ended could not be recorded.
 
 The scripts that move a message to the failed ones only note that its failure is to be recorded as the job's result. A
 worker that consumes from the message's queue does that, in a separate thread, because the result backend may be slow.
@@ -12,7 +13,9 @@ from time import monotonic
 from typing import Any, Final
 
 import celery.app.task
+import celery.exceptions
 import kombu.serialization
+import redis
 from billiard.exceptions import WorkerLostError
 from celery import states
 from kombu.exceptions import DecodeError, SerializationError, SerializerNotInstalled
@@ -20,7 +23,7 @@ from kombu.utils.json import loads
 
 from backburner.queue.keys import Keys
 from backburner.queue.transport.native import Thread
-from backburner.queue.transport.wire import Wire
+from backburner.queue.transport.wire import Wire, will_pass
 
 log = logging.getLogger("backburner.queue")
 
@@ -69,7 +72,9 @@ class Teller:
                     continue
                 try:
                     self._mark(member, reason, detail, message)
-                except _UNREADABLE:
+                except (*_UNREADABLE, redis.ResponseError) as error:
+                    if will_pass(error):
+                        raise
                     log.exception("that %s failed (%s: %s) is not told to the result backend", member, reason, detail)
             wire.call(("SREM", keys.untold, member))
 
@@ -79,12 +84,20 @@ class Teller:
         request.id = request.id or member
         if app.backend.get_state(request.id) in states.READY_STATES:
             return
-        error = WorkerLostError(detail) if reason == "crashed" else DecodeError(f"the message cannot be read: {detail}")
+        error = _error(reason, detail)
         task = app.tasks.get(getattr(request, "task", None))
         stores = not request.ignore_result or getattr(task, "store_errors_even_if_ignored", False)
         app.backend.mark_as_failure(request.id, error, request=request, store_result=stores)
         with app.events.default_dispatcher() as dispatcher:
             dispatcher.send("task-failed", uuid=request.id, exception=repr(error), traceback="")
+
+
+def _error(reason: str, detail: str) -> Exception:
+    if reason == "crashed":
+        return WorkerLostError(detail)
+    if reason == "unrecorded":
+        return celery.exceptions.BackendStoreError(detail)
+    return DecodeError(f"the message cannot be read: {detail}")
 
 
 def _request(text: str, accept: Any) -> Any:
