@@ -1,12 +1,18 @@
 """Arguments are checked where the job is enqueued, and arrive as they were."""
 
 import asyncio
+import math
 import re
+from collections.abc import Callable
+from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import celery
+import kombu
 import pytest
+from kombu.exceptions import EncodeError
 from pydantic import BaseModel
 
 from backburner.queue import Celery, JobGroup
@@ -133,6 +139,103 @@ def test_seconds_that_are_none_are_named(app: Celery, seconds: Any) -> None:
     ):
         with pytest.raises(TypeError, match="timeout" + says):
             wait()
+
+
+WAYS: list[Callable[..., Any]] = [
+    lambda task, *call, **options: task.apply_async(*call, **options),
+    lambda task, *call, **options: asyncio.run(task.aapply_async(*call, **options)),
+    lambda task, *call, **options: task.apply_async(*call, **{"headers": {"shop": "ours"}} | options),
+    lambda task, *call, **options: asyncio.run(task.aapply_async(*call, **{"headers": {"shop": "ours"}} | options)),
+]
+"""Ours and Celery's, blocking and awaited."""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"eta": 5}, "eta=5: write a datetime; seconds from now are a countdown"),
+        ({"eta": 0}, "eta=0: write a datetime"),
+        ({"eta": "tomorrow"}, "eta='tomorrow': write a datetime, or its text"),
+        ({"countdown": math.nan}, "countdown=nan: no date is so many seconds from now"),
+        ({"countdown": 1e15}, "countdown=1000000000000000.0: no date"),
+        ({"expires": "tomorrow"}, "expires='tomorrow': write a datetime, or its text"),
+        ({"expires": timedelta(1)}, "expires=datetime.timedelta(days=1): write a datetime or seconds"),
+        ({"expires": date(2030, 12, 31)}, "expires=datetime.date(2030, 12, 31): write a datetime or seconds"),
+        ({"expires": -math.inf}, "expires=-inf: no date"),
+        ({"time_limit": "5"}, "time_limit='5': write a number, of seconds"),
+        ({"priority": "high"}, "priority='high': write a number from 0 to 9"),
+        ({"queue": 5}, "queue=5: write the queue's name, or a kombu.Queue"),
+        ({"task_id": 5}, "task_id=5: write a text, as in task_id='5'"),
+        ({"headers": 5}, "headers=5: write a dict"),
+        ({"link": "add"}, "link='add': write a signature, as in link=task.s(), or a list of them"),
+        ({"link_error": [5]}, "link_error=5: write a signature"),
+        ({"retry_policy": 5}, "retry_policy=5: write a dict"),
+        ({"retry_policy": {"max_tries": 5}}, "retry_policy knows no 'max_tries', only errback, interval_max"),
+        ({"retry_policy": {"max_retries": "5"}}, "retry_policy['max_retries']='5': write a number"),
+        ({"compression": "rar"}, "compression='rar' is none that is known here: application/x-"),
+    ],
+    ids=repr,
+)
+def test_options_that_mean_nothing_are_told_in_one_sentence_whichever_way_a_job_goes(
+    app: Celery, options: dict[str, Any], told: str
+) -> None:
+    add = app.tasks["add"]
+    ways = [partial(way, add, (1, 2)) for way in WAYS]
+    ways += [partial(app.send_task, "add", (1, 2)), lambda **options: add.s(1, 2).set(**options).apply_async()]
+    if "task_id" not in options:  # it is one job's
+        ways.append(partial(add.delay_many, [(1, 2)]))
+    for enqueue in ways:
+        with pytest.raises((TypeError, ValueError), match="^" + re.escape(told)):
+            enqueue(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eta": "2030-12-31T18:00:00Z"},
+        {"eta": date(2030, 12, 31)},
+        {"countdown": -3},
+        {"expires": -1},
+        {"expires": "2030-12-31T18:00:00"},
+        {"priority": 11},
+        {"priority": "3"},
+        {"queue": kombu.Queue("tea")},
+        {"link": []},
+        {"link": {"task": "add", "args": [1]}},
+        {"compression": "gzip"},
+        {"retry_policy": {"max_retries": None, "interval_step": 0.1}},
+        {"retries": 1, "link": ["add"]},
+    ],
+    ids=repr,
+)
+def test_options_that_celery_takes_are_taken(app: Celery, options: dict[str, Any]) -> None:
+    for way in WAYS:
+        assert way(app.tasks["add"], (1, 2), **options).id
+
+
+def test_what_cannot_be_sent_is_named_whichever_way_a_job_goes(app: Celery) -> None:
+    add = app.tasks["add"]
+    for way in WAYS:
+        with pytest.raises(EncodeError) as refused:
+            way(add, (1, object()))
+        assert refused.value.__notes__[0].startswith("The argument 2 of the task add, of type object, cannot be sent.")
+        with pytest.raises(EncodeError) as refused:
+            way(add, (1,), {"b": {"c": object()}})
+        assert refused.value.__notes__[0].startswith("The argument 'b' of the task add, of type dict, cannot be sent.")
+        with pytest.raises(TypeError, match="task args must be a list or tuple; those of add are a str"):
+            way(add, "ab")
+        with pytest.raises(TypeError, match="task keyword arguments must be a mapping; those of add are a list"):
+            way(add, (1, 2), [3])
+
+
+@pytest.mark.parametrize("wrong", [(1,), (1, object()), {"a": 1, "c": 2}, 5], ids=range(4))
+@pytest.mark.parametrize("options", [{}, {"headers": {"shop": "ours"}}], ids=["the producer's", "Celery's own path"])
+def test_of_many_calls_the_wrong_one_is_named(app: Celery, wrong: Any, options: dict[str, Any]) -> None:
+    add, calls = app.tasks["add"], [(1, 2)] * 450 + [wrong, (1, 2)]
+    for enqueue in (add.delay_many, lambda *args, **options: asyncio.run(add.adelay_many(*args, **options))):
+        with pytest.raises((TypeError, EncodeError)) as refused:
+            enqueue(calls, **options)
+        assert refused.value.__notes__[-1] == "That is about calls[450]. No job was enqueued."
 
 
 def test_text_that_is_a_number_becomes_one_and_a_number_stays_what_it_is(app: Celery) -> None:

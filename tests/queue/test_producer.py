@@ -300,7 +300,7 @@ CELERYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "reply_to": lambda _: {"reply_to": "somebody"},
     "a queue that expires": lambda _: {"queue": "expiring"},
     "group": lambda _: {"group_id": "a-group", "group_index": 1},
-    "a limit that is none": lambda _: {"time_limit": [1]},
+    "a priority of another type": lambda _: {"priority": Decimal(3)},
 }
 
 

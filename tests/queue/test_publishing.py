@@ -511,7 +511,9 @@ def test_priorities_go_to_the_lists_that_stock_workers_read(app: Celery, url: st
 def test_what_is_no_json_is_refused_before_anything_is_sent(app: Celery, url: str) -> None:
     with pytest.raises(EncodeError, match="not JSON serializable") as refused:
         app.tasks["add"].delay(object(), 1)
-    assert refused.value.__notes__[0].startswith("An argument of the task add cannot be sent. Give plain values")
+    assert refused.value.__notes__[0].startswith(
+        "The argument 1 of the task add, of type object, cannot be sent. Give plain values"
+    )
     assert queued(url) == []
 
 

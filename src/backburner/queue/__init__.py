@@ -5,6 +5,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     app, task, defaults       the Celery application, its tasks, its settings; `decoration` types ``@app.task``
     django                    the base class of tasks in Django projects
     arguments, dependencies   what a task's function takes, `lifespan` what its process has, `coroutines` calls it
+    options                   what is wrong with those of a call
     servers, keys             URLs in Celery's words; names of keys on the servers
 
     producer, template        enqueueing: which calls need nothing special, and the messages made for them

@@ -23,6 +23,7 @@ from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, results_kept, servers
 from backburner.queue.failed import FailedJobs
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
+from backburner.queue.options import check
 from backburner.queue.pool import bridge
 from backburner.queue.pool.caught import Catching
 from backburner.queue.pool.serving import Serving
@@ -228,8 +229,10 @@ class Celery(celery.Celery):
         """Enqueue a task by its name, with Celery's options.
 
         Raises:
+            TypeError, ValueError: an option means nothing.
             PublishError: the broker did not take the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
+        check(options)
         if bridge.is_here():  # a job of the asyncio pool, which must not keep the loop waiting
             return bridge.in_thread(partial(self.send_task, name, *args, **options))
         budget = self.settings.celery_publish_timeout

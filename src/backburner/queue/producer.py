@@ -23,6 +23,7 @@ from celery._state import get_current_worker_task
 from celery.app.routes import MapRoute
 from celery.backends.base import Backend
 from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
 from kombu.transport.redis import Channel
 
 from backburner.cache.runtime import run
@@ -176,7 +177,7 @@ class Producer:
         for start in range(0, len(calls), CHUNK):
             if encoded:
                 await port.pause(0)
-            some = self._encoded(task, template, calls[start : start + CHUNK])
+            some = self._encoded(task, template, calls[start : start + CHUNK], start)
             if some is None:
                 return None
             encoded.append(some)
@@ -286,21 +287,28 @@ class Producer:
             raise Unsuitable("Celery has something to say about each of them")
         return Template(self._app, task, options, expires=expires)
 
-    def _encoded(self, task: Any, template: Template, calls: Sequence[Call]) -> tuple[list[Call], list[Encoded]] | None:
+    def _encoded(
+        self, task: Any, template: Template, calls: Sequence[Call], first: int = 0
+    ) -> tuple[list[Call], list[Encoded]] | None:
         """The calls, with arguments as Celery knows them, and what their messages contain; ``None`` if one is wrong, so
-        that Celery reports it."""
+        that Celery reports it. `first` is the place of the first one among all calls."""
         check = task.__header__ if task.typing else None
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
         said: list[Call] = []
         encoded = []
-        for args, kwargs in calls:
-            if not isinstance(args, tuple | list) or type(kwargs) is not dict:
-                return None
-            if check is not None:
-                check(*args, **kwargs)
-            call = dump(args, kwargs) if dump else (args, kwargs)
-            said.append(call)
-            encoded.append(template.encoded(*call))
+        try:
+            for args, kwargs in calls:
+                if not isinstance(args, tuple | list) or type(kwargs) is not dict:
+                    return None
+                if check is not None:
+                    check(*args, **kwargs)
+                call = dump(args, kwargs) if dump else (args, kwargs)
+                said.append(call)
+                encoded.append(template.encoded(*call))
+        except (TypeError, EncodeError) as error:
+            if first or len(calls) > 1:
+                point_out(error, first + len(encoded))
+            raise
         return said, encoded
 
     def _chunk(
@@ -399,6 +407,11 @@ class _Terms:
     expiration: str = "null"
     add_to: Any = None
     """The running task, which keeps account of what it enqueues."""
+
+
+def point_out(error: Exception, place: int) -> None:
+    """Note on an error which of many calls it is about."""
+    error.add_note(f"That is about calls[{place}]. No job was enqueued.")
 
 
 def new_id() -> str:

@@ -4,7 +4,8 @@ Nothing is published here: the app's `Producer` does that, or Celery where the p
 class that derives from plain ``celery.Task`` gets this class as a further base.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 import celery
 from celery._state import _task_stack, get_current_worker_task  # type: ignore[attr-defined]  # the stubs leave it out
 from kombu import serialization
+from kombu.exceptions import EncodeError
 
 from backburner.queue.arguments import Arguments
-from backburner.queue.deadline import check_seconds
 from backburner.queue.executor import in_thread
+from backburner.queue.options import check, check_arguments
 from backburner.queue.pool import bridge
-from backburner.queue.producer import Producer
+from backburner.queue.producer import Producer, point_out
 from backburner.queue.result import EagerJob, Job
 from backburner.queue.sending import Call
+from backburner.queue.template import blame
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -74,13 +77,13 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         """
         if task_id is not None:
             options["task_id"] = task_id
-        if options:
-            self._settle_times(options)
+        self._settle(options, args, kwargs)
         args, kwargs = args or (), kwargs or {}
         jobs = self._publish([(args, kwargs)], options)
         if jobs is not None:
             return jobs[0]
-        job: Any = bridge.block(partial(super().apply_async, args, kwargs, **options))
+        with self._blaming(args, kwargs, options):
+            job: Any = bridge.block(partial(super().apply_async, args, kwargs, **options))
         if isinstance(job, EagerJob) and self.arguments is not None:
             job.decode(self.arguments)  # not in `apply`, whose results a canvas passes on as they are sent
         return cast("Job[T_co]", job)
@@ -95,8 +98,7 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         Raises:
             PublishError: the broker did not confirm the job within ``CELERY_PUBLISH_TIMEOUT``.
         """
-        if options:
-            self._settle_times(options)
+        self._settle(options, args, kwargs)
         jobs = (
             await self._producer.apublish(self, [(args or (), cast("Any", kwargs or {}))], options)
             if self._is_ours
@@ -153,8 +155,15 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     def _several(self, calls: Iterable[CallArguments], options: dict[str, Any]) -> list[Call]:
         if "task_id" in options:
             raise TypeError("task_id names one job; give it to apply_async")
-        self._settle_times(options)
-        return [_call(arguments) for arguments in calls]
+        self._settle(options)
+        several: list[Call] = []
+        for arguments in calls:
+            try:
+                several.append(_call(arguments))
+            except TypeError as error:
+                point_out(error, len(several))
+                raise
+        return several
 
     def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job[T_co]]:
         if len(calls) > 1:
@@ -163,12 +172,33 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
     def _check(self, calls: Sequence[Call], options: Mapping[str, Any]) -> None:
         """Raise what Celery would raise for any of the calls, before one is enqueued."""
+        serializer, dump = self._form(options)
+        for place, (args, kwargs) in enumerate(calls):
+            try:
+                if self.typing:
+                    self.__header__(*args, **kwargs)
+                with self._blaming(args, kwargs, options):
+                    serialization.dumps(dump(args, kwargs) if dump else (args, kwargs), serializer)
+            except (TypeError, EncodeError) as error:
+                point_out(error, place)
+                raise
+
+    def _form(self, options: Mapping[str, Any]) -> tuple[str, Any]:
+        """How arguments are sent: the serializer, and what makes of them what it takes."""
         serializer = options.get("serializer") or self.serializer or self.app.conf.task_serializer
-        dump = None if serializer == "pickle" else self._dump_pydantic_arguments  # as Celery
-        for args, kwargs in calls:
-            if self.typing:
-                self.__header__(*args, **kwargs)
-            serialization.dumps(dump(args, kwargs) if dump else (args, kwargs), serializer)
+        return serializer, None if serializer == "pickle" else self._dump_pydantic_arguments  # as Celery
+
+    @contextmanager
+    def _blaming(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Iterator[None]:
+        """Have an error in the block say which argument cannot be sent, as the producer's do."""
+        try:
+            yield
+        except EncodeError as error:
+            serializer, dump = self._form(options)
+            sent_args, sent_kwargs = dump(args, kwargs) if dump else (args, kwargs)
+            if not getattr(error, "__notes__", None):
+                blame(error, self.name, sent_args, sent_kwargs, lambda value: serialization.dumps(value, serializer))
+            raise
 
     async def _aside(self, calls: Sequence[Call], options: dict[str, Any]) -> list[Job[T_co]]:
         """Take Celery's own path, which blocks, in a thread in which the task running here counts as running, too."""
@@ -188,8 +218,12 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
         return await in_thread(enqueue)
 
-    def _settle_times(self, options: dict[str, Any]) -> None:
-        check_seconds(countdown=options.get("countdown"))
+    def _settle(self, options: dict[str, Any], args: Any = None, kwargs: Any = None) -> None:
+        """Check a call as far as its form is concerned, and give naive times their zone."""
+        check_arguments(self.name, args, kwargs)
+        if not options:
+            return
+        check(options)
         for name in ("eta", "expires"):
             moment = options.get(name)
             if isinstance(moment, datetime) and moment.tzinfo is None:

@@ -115,10 +115,7 @@ class Template:
             body = _base64(f"[{encode(args)}, {encode(kwargs) if kwargs else '{}'}{self._end_of_body}")
         except Exception as error:
             refused = EncodeError(str(error) or repr(error))  # as kombu does
-            refused.add_note(
-                f"An argument of the task {self.place.task} cannot be sent. Give plain values, such as the id of a "
-                "row, or annotate the parameter with a type that pydantic turns into JSON."
-            )
+            blame(refused, self.place.task, args, kwargs, encode)
             raise refused from error
         return (
             quote(representation(args, self._args_size, self._levels)),
@@ -307,6 +304,22 @@ def is_plain_json() -> bool:
 def encode(value: Any) -> str:
     """As kombu's ``dumps``, without making an encoder each time; circular data raises RecursionError."""
     return "".join(_encoder(value, 0)) if _encoder else dumps(value)
+
+
+def blame(
+    error: Exception, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], encode: Callable[[Any], Any]
+) -> None:
+    """Note on an error which argument cannot be encoded, if it is one of these."""
+    positional = ((f"argument {place}", value) for place, value in enumerate(args, 1))
+    for name, value in (*positional, *((f"argument {name!r}", value) for name, value in kwargs.items())):
+        try:
+            encode(value)
+        except Exception:  # noqa: BLE001  # as where all of them are encoded
+            error.add_note(
+                f"The {name} of the task {task}, of type {type(value).__name__}, cannot be sent. Give plain values, "
+                "such as the id of a row, or annotate the parameter with a type that pydantic turns into JSON."
+            )
+            return
 
 
 def _base64(text: str) -> str:
