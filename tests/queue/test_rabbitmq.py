@@ -1,9 +1,10 @@
 """Jobs on a real RabbitMQ, by Celery's own transport, with results on Redis: what is promised for Redis is kept."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,40 @@ def _taking_at_most(seconds: float) -> Iterator[None]:
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork", "asyncio", "gevent"])
+def test_a_job_whose_end_cannot_be_recorded_is_done_again_after_pauses_and_not_lost(
+    rabbitmq: str,
+    url: str,
+    make_app: MakeApp,
+    start_worker: StartWorker,
+    eventually: Eventually,
+    tmp_path: Path,
+    pool: str,
+) -> None:
+    database, queue = tmp_path / "results.db", f"refused-{pool}"
+    backend = f"db+sqlite:///{database}"
+    add = make_app(url, backend, broker=rabbitmq).tasks["add"]
+    with (
+        start_worker(
+            url, f"--pool={pool} -c 1 -Q {queue} -n {queue}", CELERY_BROKER_URL=rabbitmq, CELERY_RESULT_BACKEND=backend
+        ) as program,
+        closing(sqlite3.connect(database)) as results,
+    ):
+        for change in ("INSERT", "UPDATE"):
+            results.execute(
+                f"CREATE TRIGGER no_{change} BEFORE {change} ON celery_taskmeta BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        results.commit()
+        job = add.apply_async((1, 2), queue=queue)
+        received = lambda: program.output.count("] received")  # noqa: E731  # to be short
+        eventually(lambda: program.output.count("its message goes back"), timeout=20)
+        began, before = time.monotonic(), received()
+        eventually(lambda: received() > before, timeout=20)
+        assert time.monotonic() - began > 0.8, "it was received again at once"
+        for change in ("INSERT", "UPDATE"):
+            results.execute(f"DROP TRIGGER no_{change}")
+        results.commit()
+        assert job.get(timeout=30) == 3
+        assert received() <= 3

@@ -204,7 +204,9 @@ def test_a_failure_that_the_server_never_takes_keeps_no_others_from_being_told(
 def make_request(app: Celery, done: list[str], body: Any = ((), {}, {})) -> Request:
     """A worker's request for a job of `add`, which notes in `done` what becomes of its message."""
     return Request(
-        SimpleNamespace(headers={"id": "the-id", "task": "add"}, body=body, delivery_info={}, properties={}),
+        SimpleNamespace(
+            headers={"id": "the-id", "task": "add"}, body=body, delivery_info={}, properties={}, unrecorded=""
+        ),
         app=app,
         decoded=True,
         on_ack=lambda *_: done.append("acknowledged"),

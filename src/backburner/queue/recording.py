@@ -4,11 +4,13 @@ Celery acknowledges first. If its main process then cannot record the failure, b
 either the failure is lost with the message, or the message stays with a worker that no longer knows it, and occupies
 one of its places for good.
 
-A message whose job's failure could not be recorded goes back, for the job to be done again: after a pause, which grows,
-and not for ever, where the transport is ours. The backend may be away, or never take this one.
+A message whose job's failure could not be recorded goes back, for the job to be done again: after a pause, which grows.
+The backend may be away, or never take this one. Our transport has such messages wait on the server, and not for ever.
+Those of other brokers, which may drop what is rejected for good, wait here, and keep their places.
 """
 
 import logging
+from threading import Timer
 from traceback import walk_tb
 from typing import Any
 
@@ -18,8 +20,14 @@ from celery.exceptions import TimeLimitExceeded
 from kombu.asynchronous import get_event_loop
 from kombu.exceptions import EncodeError
 from kombu.utils.encoding import safe_str
+from kombu.utils.functional import LRUCache
+
+from backburner.queue.transport.consumer import FIRST_PAUSE, LONGEST_PAUSE
 
 log = logging.getLogger("backburner.queue")
+
+_paused: Any = LRUCache(1000)
+"""By job, the last pause of its message here."""
 
 
 class Request(celery.worker.request.Request):
@@ -81,8 +89,17 @@ class Request(celery.worker.request.Request):
 
     def _give_back(self, trouble: BaseException) -> None:
         """Return the message to the queue, because of what kept the failure from being recorded."""
-        self.message.unrecorded = f"{type(trouble).__name__}: {safe_str(trouble)}"
-        self.reject(requeue=True)
+        if hasattr(self.message, "unrecorded"):
+            self.message.unrecorded = f"{type(trouble).__name__}: {safe_str(trouble)}"
+            self.reject(requeue=True)
+            return
+        pause = _paused[self.id] = min(4 * _paused.get(self.id, FIRST_PAUSE / 4), LONGEST_PAUSE)
+        if hub := get_event_loop():
+            hub.call_soon(hub.call_later, pause, self.reject, True)  # this may be another thread
+        else:
+            waiting = Timer(pause, self.reject, (True,))
+            waiting.daemon = True
+            waiting.start()
 
     def _record_without_arguments(self, error: EncodeError) -> Exception | None:
         """Record a failure without the job's arguments, which `result_extended` stores too and which cannot be encoded:

@@ -57,9 +57,9 @@ _CRASHES_EXPIRE: Final = 7 * 86_400
 
 _ENDS: Final = 10
 """How often a job is done whose end cannot be recorded, before its message has failed: within about 45 minutes."""
-_FIRST_PAUSE: Final = 1
-_LONGEST_PAUSE: Final = 600
-"""Seconds between two of them."""
+FIRST_PAUSE: Final = 1
+LONGEST_PAUSE: Final = 600
+"""Seconds between two of them; each pause is four times the one before."""
 
 _LONGEST_DETAIL: Final = 10_000
 """Characters kept of the reason why a message failed; an error may quote the whole message."""
@@ -266,7 +266,7 @@ class Consumer:
         or goes to the failed ones."""
         keys = self._keys
         places = (self._leased, keys.failed, keys.delayed, keys.delayed_entries)
-        pauses = (_FIRST_PAUSE, _LONGEST_PAUSE)
+        pauses = (FIRST_PAUSE, LONGEST_PAUSE)
         arguments = (number, keys.unrecorded, _ENDS, _CRASHES_EXPIRE, *pauses, _detail(detail))
         self._decisions.decide(_UNRECORDED, len(places), *places, *arguments)
 
