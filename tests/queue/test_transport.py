@@ -553,6 +553,45 @@ def test_a_message_that_kills_three_workers_has_failed_and_those_behind_it_have_
     assert all(client.ttl(key) > 0 for key in client.scan_iter(f"{KEYS.crashes}*"))
 
 
+@pytest.mark.slow
+def test_what_runs_beside_a_message_that_kills_three_workers_does_not_fail_with_it(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "slots", lambda: 4)
+    for payload in ("innocent", "poison", "also innocent"):
+        send(payload)
+
+    def die(dead: Any) -> None:
+        dead.die()
+        survivor = reader("elsewhere", lease=1)
+        survivor.channel.tick()
+        eventually(lambda: not client.exists(dead.leased))
+        survivor.close()
+
+    for _ in range(2):
+        dead = reader(lease=1)
+        eventually(lambda: dead.drain(3, timeout=0.1) and len(dead.messages) == 3)  # noqa: B023  # called at once
+        die(dead)
+    done = set()
+    while len(done) < 2 or not failed(client):
+        send("fresh")
+        one = reader(lease=1)
+        one.drain(2)
+        assert len(one.drain(3, timeout=1.5)) == 2, "one suspect at a time, and what nobody suspects"
+        fresh, suspect = sorted(one.messages, key=lambda message: message.payload != "fresh")
+        fresh.ack()
+        if suspect.payload == "poison":
+            one.consumer.flush()
+            die(one)
+        else:
+            done.add(suspect.payload)
+            suspect.ack()
+            one.close()
+    [record] = failed(client)
+    assert record["reason"] == "crashed"
+    assert done == {"innocent", "also innocent"}
+
+
 def test_what_cannot_be_read_is_kept(reader: MakeReader, send: Send, client: Any, eventually: Eventually) -> None:
     client.lpush("q", "no message", '{"properties": {}}')
     send(b"no json", content_type="application/json", content_encoding="utf-8", serializer=None)

@@ -10,18 +10,21 @@
 -- ARGV[3]   the number for the first of them. If something is leased under it, the reply to an earlier claim was lost,
 --           and is given again.
 -- ARGV[4]   how many queues
--- ARGV[5..] numbers of leases that are acknowledged, up to 1000
+-- ARGV[5]   prefix of the keys that count a message's crashes
+-- ARGV[6]   the number of crashes after which a message is on trial: the next one is the last
+-- ARGV[7..] numbers of leases that are acknowledged, up to 1000
 --
 -- Returns {the time, when the next delayed message is due (or ''), the number of consumers, 1 if the lists are drained,
 -- then the entries}. If they are drained, a connection under CLIENT TRACKING is notified when that changes. The error
 -- LEASELOST says that the consumer was taken for dead; an error of a list is returned only if the others were empty. A
 -- delayed message that is due but whose list does not take it is tried again a second later. O(lists + messages), plus
--- up to 1000 messages that have to be moved to the list of their priority first.
+-- up to 1000 messages that have to be moved to the list of their priority first, or put off; O(leases) if one of them is
+-- on trial.
 local leased, consumers, delayed, entries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local wanted, number, queues = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
-if #ARGV > 4 then
-    redis.call('HDEL', leased, unpack(ARGV, 5))
+if #ARGV > 6 then
+    redis.call('HDEL', leased, unpack(ARGV, 7))
 end
 if not redis.call('ZSCORE', consumers, ARGV[1]) then
     return redis.error_reply('LEASELOST the consumer was taken for dead')
@@ -62,6 +65,24 @@ local function priority_of(message, likely)
     return own and own <= 9 and own or likely
 end
 
+-- Workers die of one job, and others beside it are suspected as well. So that it does not take these along, a consumer
+-- has one message on trial at a time: the next one has to wait, or goes elsewhere.
+local function is_on_trial(message)
+    return string.find(message, '"redelivered": true', 1, true)
+        and tonumber(redis.call('GET', ARGV[5] .. delivery_tag(message)) or 0) >= tonumber(ARGV[6])
+end
+
+local trial
+local function has_trial()
+    if trial == nil then
+        trial = false
+        for _, entry in ipairs(redis.call('HVALS', leased)) do
+            trial = trial or is_on_trial(entry)
+        end
+    end
+    return trial
+end
+
 -- Producers put several priorities into one list, as stock kombu does. What is met there too early goes to a list of
 -- its own. One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it
 -- kills the consumer, it is the oldest lease.
@@ -84,6 +105,9 @@ local function take(key, count)
                 redis.call('RPUSH', list, messages[j])
             end
             return false
+        elseif again and is_on_trial(message) and has_trial() then
+            delay(delayed, entries, list .. '\n' .. message, now + 1)
+            sorted = sorted + 1
         else
             alone = again
             reply[#reply + 1] = list .. '\n' .. message

@@ -208,6 +208,8 @@ class Claims:
             min(count, MOST),
             self.consumer.number,
             len(queues),
+            keys.crashes,
+            max(1, self.consumer.max_deliveries - 1),
             *self._acks,
         )
         self._credit = credit

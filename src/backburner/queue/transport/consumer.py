@@ -162,7 +162,7 @@ class Consumer:
         """Called in the thread, to `restore` what has waited here too long. Returns the seconds until the next call."""
         self._keys = keys
         self._leased = keys.leased(self.name)
-        self._max_deliveries = max_deliveries
+        self.max_deliveries = max_deliveries
         self._watchdog = watchdog
         self._beat: float | None = None
         self._hung = False
@@ -258,7 +258,7 @@ class Consumer:
     def crashed(self, number: int) -> None:
         """Note that a process died of the message, which goes back to its queue, or to the failed ones."""
         keys = self._keys
-        arguments = (number, keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
+        arguments = (number, keys.crashes, self.max_deliveries, _CRASHES_EXPIRE)
         self._decisions.decide(_CRASH, 2, self._leased, keys.failed, *arguments)
 
     def unrecorded(self, number: int, detail: object) -> None:
@@ -409,7 +409,7 @@ class Consumer:
         self._held_until = asked + self.lease
         while dead and sweep:
             keys = self._keys
-            arguments = (keys.leased(), keys.crashes, self._max_deliveries, _CRASHES_EXPIRE)
+            arguments = (keys.leased(), keys.crashes, self.max_deliveries, _CRASHES_EXPIRE)
             call = (_RECOVER, 3, keys.consumers, keys.failed, keys.slots, *arguments)
             name, restored, *failed = self._decisions.ask(call)
             if not name:
@@ -417,7 +417,7 @@ class Consumer:
             log.warning("consumer %s is dead; %d messages that it held are back in their queues", _text(name), restored)
             if failed:
                 names = ", ".join(map(_text, failed))
-                log.error("jobs failed, for their workers died %d times: %s", self._max_deliveries, names)
+                log.error("jobs failed, for their workers died %d times: %s", self.max_deliveries, names)
         if untold:
             worker.tell_failures(self.connect, self._keys)
 
