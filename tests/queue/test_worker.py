@@ -234,6 +234,16 @@ def test_the_commands_of_celery_work(worker: Program, url: str) -> None:
     assert "--reload-dir" in usage
 
 
+@pytest.mark.parametrize("pool", ["solo", "asyncio"])
+def test_a_worker_that_a_wrong_setting_ends_says_so_in_one_line(tmp_path: Path, url: str, pool: str) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from backburner import Celery\napp = Celery('shop')\napp.conf.broker_transport_options = {'lease': 'long'}\n"
+    )
+    said = celery_command(f"-A shop worker --pool={pool}", url, tmp_path)
+    assert "the worker ends: broker_transport_options['lease'] is 'long'; it must be a number, 1 or more\n" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_a_worker_told_to_stop_leaves_no_process(
     own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually

@@ -18,6 +18,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     stacks                    Celery's stacks of running tasks, kept apart by coroutine
     cancellation, recording   ending a job; making sure that its failure is recorded
     shutdown                  signals that end a worker, where its jobs need the thread that gets them
+    ending                    what a worker says that ends because of a wrong setting
     failed                    jobs that could not be done: looked at, tried again, let go
 
     backend, listener         storing results; hearing of them on one connection

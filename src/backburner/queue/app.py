@@ -14,7 +14,7 @@ from celery.fixups.django import DjangoFixup
 from kombu import pools
 
 from backburner.errors import ConfigError
-from backburner.queue import amqp, cancellation, coroutines, dependencies, health, pool, reload
+from backburner.queue import amqp, cancellation, coroutines, dependencies, ending, health, pool, reload
 from backburner.queue.announcing import Announced
 from backburner.queue.arguments import Arguments, positional_checker
 from backburner.queue.backend import OVERRIDES
@@ -83,6 +83,7 @@ class Celery(celery.Celery):
         """For tests: what to call in place of a dependency, as in FastAPI."""
         self.steps["worker"].add(Living)
         self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching))
+        ending.install()
         health.install(self)
         reload.install(self)
 
