@@ -146,7 +146,12 @@ def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
 
 @pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.slow)])
 def test_what_celery_calls_as_a_function_may_be_a_coroutine_function(
-    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, pool: str
+    make_app: MakeApp,
+    own_server: EmbeddedServer,
+    start_worker: StartWorker,
+    eventually: Eventually,
+    tmp_path: Path,
+    pool: str,
 ) -> None:
     tasks, told = coroutines.define(make_app(own_server.url)).tasks, tmp_path / "told"
     with start_worker(own_server.url, f"--pool={pool} -c 2 -Q coroutines", "coroutines"):
@@ -155,7 +160,7 @@ def test_what_celery_calls_as_a_function_may_be_a_coroutine_function(
         with pytest.raises(KeyError):
             tasks["co.fail"].apply_async(link_error=tasks["co.aerrback"].s(str(told))).get(timeout=10)
         assert tasks["co.add"].delay(1, 2).get(timeout=10) == 3
-        assert told.exists()
+        eventually(told.exists)
 
 
 @pytest.mark.slow
