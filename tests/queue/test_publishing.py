@@ -635,3 +635,24 @@ def test_who_may_not_use_transactions_does_without(make_app: MakeApp, url: str) 
     finally:
         with redis.Redis.from_url(url) as client:
             client.acl_deluser("plain")
+
+
+def test_who_may_not_tell_monitors_enqueues_all_the_same(
+    make_app: MakeApp, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.queue.sending._LOOK_FOR_LISTENERS", 0.0)
+    with redis.Redis.from_url(url) as client:
+        client.acl_setuser("quiet", enabled=True, passwords=["+x"], commands=["+@all"], keys=["*"], reset_channels=True)
+    try:
+        app = make_app(url.replace("redis://", "redis://quiet:x@"))
+        add = app.tasks["add"]
+        add.delay(1, 2)
+        add.delay_many([(1, 2)] * 3)
+        asyncio.run(add.adelay(1, 2))
+        assert len(queued(url)) == 5
+        [told] = [record.message for record in caplog.records if record.name == "backburner.queue"]
+        assert told.startswith("jobs are enqueued, but monitors do not hear of it:")
+        assert "channel" in told
+    finally:
+        with redis.Redis.from_url(url) as client:
+            client.acl_deluser("quiet")

@@ -23,8 +23,8 @@
 -- Messages that are not due yet wait in the delayed set if a consumer of ours is there to look after it; stock workers
 -- hold them in memory until then. Members of the delayed set are named as by `member_in` of transport/entries.lua.
 --
--- Returns how many subscribers heard the announcement, or -1 if the delivery had already been made. O(messages), and
--- O(log delayed) for each delayed message.
+-- Returns how many subscribers heard the announcement, -1 if the delivery had already been made, or why nothing may be
+-- announced (the jobs are enqueued all the same). O(messages), and O(log delayed) for each delayed message.
 local list, token, task, queue = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local due, channel, count = tonumber(ARGV[5]), ARGV[7], tonumber(ARGV[9])
 
@@ -74,7 +74,8 @@ end
 
 local heard = 0
 for i = 10 + count, #ARGV do
-    heard = redis.call('PUBLISH', channel, ARGV[i])
+    local answer = redis.pcall('PUBLISH', channel, ARGV[i])
+    heard = type(answer) == 'table' and answer.err or answer
 end
 for i = 5 + count, #KEYS do
     redis.call('PEXPIRE', KEYS[i], ARGV[8])

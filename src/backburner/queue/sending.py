@@ -117,7 +117,7 @@ class Sender:
         self._url = url
         self._budget = budget
         self._declared: set[str] = set()
-        self._heard = False
+        self._heard = self._is_mute = False
         self._look_for_listeners_at = 0.0
         self._streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Stream] = WeakKeyDictionary()
         self.line = _Line(self, url, budget)
@@ -188,8 +188,15 @@ class Sender:
                     await port.pause(_PAUSE * self._budget)
                 else:
                     if chunk.announcements:
-                        self._heard = heard > 0
+                        self._listen(heard)
                     return
+
+    def _listen(self, heard: int | bytes) -> None:
+        """Note the reply to a chunk with announcements: how many heard them, or why nobody may."""
+        self._heard = isinstance(heard, int) and heard > 0
+        if isinstance(heard, bytes) and not self._is_mute:
+            self._is_mute = True
+            log.warning("jobs are enqueued, but monitors do not hear of it: %s", heard.decode(errors="replace"))
 
 
 class _Line(BlockingClient):
