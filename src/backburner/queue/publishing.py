@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 
 from backburner.errors import PublishError
 from backburner.queue.deadline import OutOfTime, deadline
+from backburner.queue.delivery import NotReplicated
 from backburner.queue.transport.redis import delivery
 from backburner.redis.url import mask_password
 
@@ -84,9 +85,21 @@ def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
 def not_enqueued(app: celery.Celery, task: str, began: float, error: BaseException) -> NotEnqueued:
     """The error for the caller; `began` is in monotonic time."""
     broker = mask_password(str(app.conf.broker_write_url))
+    if _is_refusal(error):
+        return NotEnqueued(
+            f"the job {task!r} was not enqueued: {broker} refuses it ({error}). It can be reached: see to its memory, "
+            "its replicas, and the user, password and database of CELERY_BROKER_URL or REDIS_URL"
+        )
     return NotEnqueued(
         f"the job {task!r} was not enqueued: {broker} did not confirm it within {time.monotonic() - began:.2f} s "
         f"({str(error) or 'no answer'}). Check that the broker runs and can be reached (CELERY_BROKER_URL "
         "or REDIS_URL); CELERY_PUBLISH_TIMEOUT says how long to try. A broker that is only slow may take "
         "the job later"
     )
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the broker has answered that it does not want the job; kombu's errors tell by their causes."""
+    if error is None or isinstance(error, NotReplicated):
+        return False
+    return isinstance(error, redis.ResponseError | redis.AuthenticationError) or _is_refusal(error.__cause__)
