@@ -427,6 +427,32 @@ def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(
     assert isinstance(error.value, celery.exceptions.TimeoutError), "it may still come: code for Celery waits again"
 
 
+def test_a_server_that_refuses_to_be_listened_to_is_asked_less_and_less_and_complained_of_once(
+    make_app: MakeApp, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.acl_setuser("deaf", enabled=True, passwords=["+x"], commands=["+@all"], keys=["*"], reset_channels=True)
+        pauses: list[float] = []
+
+        class Stopping(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                pauses.append(timeout or 0.0)
+                return super().wait(0.01)
+
+        monkeypatch.setattr(listener, "Event", Stopping)
+        try:
+            (job,) = pending(make_app(url, url.replace("//", "//deaf:x@")), 1)
+            with pytest.raises(ResultUnavailable, match="channel"):
+                job.get(0.5)
+            assert pauses[:3] == [0.2, 0.4, 0.8]
+            assert len([each for each in caplog.records if "are not heard" in each.message]) == 1
+            client.execute_command("ACL", "SETUSER", "deaf", "&*")
+            finish(job.app, [job])
+            assert job.get(10) == "JOB-0"
+        finally:
+            client.acl_deluser("deaf")
+
+
 def test_for_a_group_the_first_look_is_one_for_all(
     make_app: MakeApp, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,7 +189,7 @@ class _Session:
 
     def __init__(self, connection: Callable[[], Any], channels: dict[bytes, list[Subscription]]) -> None:
         self.answered = False
-        """Whether the server has sent anything."""
+        """Whether the server has sent anything but a refusal."""
         self._new_connection = connection
         self._connection = connection()
         self._channels = channels
@@ -310,8 +310,9 @@ class _Session:
         return asker
 
     def _read_response(self, connection: Any) -> Any:
-        self.answered = True
-        return connection.read_response(disconnect_on_error=False, push_request=True)
+        reply = connection.read_response(disconnect_on_error=False, push_request=True)
+        self.answered = True  # now, for a server that refuses everything must not be asked ten times a second
+        return reply
 
     def _send(self, commands: list[tuple[Any, ...]]) -> None:
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
