@@ -1367,6 +1367,48 @@ def test_a_channel_whose_connection_for_broadcasts_is_gone_already_can_be_closed
     assert channel.closed
 
 
+def kill_idle_brpop(client: Any, eventually: Eventually) -> None:
+    """As a server does after its `timeout`, or a proxy."""
+    [idle] = [each["id"] for each in client.client_list() if each["cmd"] == "brpop" and each["flags"] == "N"]
+    client.client_kill_filter(_id=idle)
+    eventually(lambda: idle not in [each["id"] for each in client.client_list()])
+
+
+@on_both_servers
+def test_a_connection_that_is_closed_while_it_rests_disturbs_nobody(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader(brpop_timeout=1)
+    heard: list[Any] = []
+    hear = [lambda body, _: heard.append(body)]
+    once = kombu.Consumer(one.channel, [kombu.Queue("replies")], callbacks=hear, no_ack=True)
+    once.consume()
+    one.drain(1, timeout=0.3)  # kombu has begun to wait for replies
+    once.cancel()
+    eventually(lambda: one.drain(1, timeout=0.1) or not one.channel._in_poll)  # and has ended
+    claims = one.channel.claims
+    kill_idle_brpop(client, eventually)
+    one.drain(1, timeout=0.3)
+    send(1)
+    assert one.take(1) == [1]
+    assert one.channel.claims is claims, "the worker need not connect anew"
+    once.consume()
+    send("an answer", "replies")
+    eventually(lambda: one.drain(1, timeout=0.1) or heard)
+    assert heard == ["an answer"]
+
+
+def test_who_waits_for_replies_once_more_uses_no_connection_that_was_closed_meanwhile(
+    reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    one = reader("replies", no_ack=True, brpop_timeout=1)
+    send(1, "replies")
+    assert one.drain(1) == [1]
+    kill_idle_brpop(client, eventually)
+    send(2, "replies")
+    assert one.drain(2) == [1, 2]
+
+
 def test_a_closed_channel_asks_for_nothing_when_the_loop_comes_round(reader: MakeReader, send: Send) -> None:
     one = reader()
     one.drain(1, timeout=0.1)

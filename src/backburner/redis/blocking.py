@@ -221,7 +221,7 @@ class _Line:
                 self._waiting.remove(request)
 
     def _connected(self) -> Reader:
-        if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and _is_over(self._connection):
+        if self._connection is not None and monotonic() - self._used_at > _UNPROVEN and is_over(self._connection):
             self._disconnect()
         if self._connection is None or self._reader is None:
             options = self._pool.connection_kwargs | {"parser_class": ReadAheadParser}
@@ -236,8 +236,8 @@ class _Line:
             connection.disconnect()
 
 
-def _is_over(connection: Any) -> bool:
-    # Nothing was asked, so what has come is the end, or belongs to nobody.
+def is_over(connection: Any) -> bool:
+    """Whether a connection on which nothing was asked has ended: what has come is the end, or belongs to nobody."""
     try:
         return bool(connection.can_read(0))
     except redis.ConnectionError:

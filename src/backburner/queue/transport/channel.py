@@ -52,10 +52,12 @@ class Channel(PublishingChannel):
     Message = Message
     QoS = QoS
     # Of the class before, whose stubs leave them out.
+    client: Any
     connection: Any
     connection_errors: tuple[type[BaseException], ...]
     qos: Any
     _fanout_queues: Any
+    _in_poll: Any
     from_transport_options = (
         *PublishingChannel.from_transport_options,
         "lease",
@@ -335,6 +337,11 @@ class Channel(PublishingChannel):
         return found
 
     # Connections and the end
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is expected on the connection for BRPOP, so that it has ended if anything comes."""
+        return not self._in_poll
 
     def _connector(self) -> Callable[..., Any]:
         """A function that makes connections, and can outlive this channel."""

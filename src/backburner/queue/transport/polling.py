@@ -8,11 +8,15 @@ from typing import Any, Final
 import kombu.transport.redis
 
 from backburner.queue.pool import bridge
+from backburner.redis.blocking import is_over
 
 stock: Any = kombu.transport.redis  # the stubs leave out most of what is used here
 
 CLAIM: Final = "CLAIM"
 """The kind of connection on which messages are claimed; others are kombu's."""
+_BRPOP: Final = "BRPOP"
+"""Kombu's kind for what it waits for itself. Beside our queues that is mostly nothing, and the connection rests until a
+server or a proxy closes it as idle."""
 TICK: Final = 0.5
 """Seconds between two rounds of the event loop if nothing happens."""
 _RESTORE: Final = 60.0
@@ -53,9 +57,18 @@ class ChannelPoller(stock.MultiChannelPoller):  # type: ignore[misc]  # the stub
 
     def on_readable(self, fileno: int) -> Any:
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
-        if kind != CLAIM:
-            return super().on_readable(fileno)
-        return channel._claimed()  # noqa: SLF001  # handlers are the channel's, as in kombu
+        if kind == CLAIM:
+            return channel._claimed()  # noqa: SLF001  # handlers are the channel's, as in kombu
+        if kind == _BRPOP and channel.rests:
+            channel.client.connection.disconnect()
+            return None
+        return super().on_readable(fileno)
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802  # kombu's name
+        client = channel.client
+        if self._client_registered(channel, client, _BRPOP) and channel.rests and is_over(client.connection):
+            client.connection.disconnect()
+        super()._register_BRPOP(channel)
 
     def wake_in(self, seconds: float) -> None:
         """Have the event loop check its channels in so many seconds. It does so every `TICK` seconds anyway."""
