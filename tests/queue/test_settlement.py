@@ -685,3 +685,35 @@ def test_what_is_acknowledged_has_its_result_whenever_workers_are_killed_or_stop
     with start_worker(url, f"{pool} --prefetch-multiplier=20", "impatient"):
         wait_for(len(jobs))
     assert {job: app.AsyncResult(job).result for job in jobs} == {job: number + 1 for job, number in jobs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["0", "1"], ids=["by the consumer", "by the job"])
+def test_what_may_not_be_published_is_stored_and_the_job_goes_on(
+    own_server: EmbeddedServer,
+    start_worker: StartWorker,
+    make_app: MakeApp,
+    eventually: Eventually,
+    tmp_path: Path,
+    database: str,
+) -> None:
+    with redis.Redis.from_url(own_server.url) as client:
+        client.acl_setuser("mute", enabled=True, passwords=["+x"], commands=["+@all"], keys=["*"], reset_channels=True)
+    backend = own_server.url.removesuffix("0") + database
+    mute = backend.replace("redis://", "redis://mute:x@")
+    # Broadcasts are the broker's, so the worker itself needs channels there.
+    with start_worker(own_server.url, CELERY_RESULT_BACKEND=mute) as worker, redis.Redis.from_url(backend) as client:
+        app = make_app(own_server.url, backend)
+        add = app.tasks["add"]
+        told, added = app.tasks["tell"].delay(str(tmp_path / "told"), 3), celery.chain(add.s(1, 2), add.s(3)).delay()
+        (tmp_path / "told").touch()
+        eventually(lambda: told.state == added.state == "SUCCESS")
+        assert added.result == 6
+        events = f"celery-task-meta-{told.id}:events"
+        reported = [event[b"event"] for _, event in client.xrange(events)]
+        assert all(any(text in event for event in reported) for text in (b"line 0", b"line 2", b"the last"))
+        assert client.ttl(events) > 0
+        assert worker.says("is stored, but who waits for it is not told")
+        assert not worker.says("raised unexpected")
+        assert not worker.says("are lost")
+        assert not worker.says("cannot be stored")

@@ -29,7 +29,7 @@ from backburner.queue.listener import Listener
 from backburner.queue.pool import bridge
 from backburner.queue.pool.client import Client
 from backburner.queue.reporting import has_reports, settle
-from backburner.queue.settlement import SETTLE, Offer, Stored, server_of, settling
+from backburner.queue.settlement import SETTLE, Offer, Stored, check_told, server_of, settling
 from backburner.queue.starting import Starts
 from backburner.queue.template import encode, is_plain_json
 from backburner.queue.transport.consumer import store_for
@@ -182,9 +182,9 @@ class _Patient:
         # For a job on a loop, only the client knows how to wait.
         ask = self.client.execute_command if bridge.is_here() else self._ask
         try:
-            ask("EVALSHA", SETTLE.sha, *words)
+            check_told(ask("EVALSHA", SETTLE.sha, *words))
         except redis.exceptions.NoScriptError:
-            ask("EVAL", SETTLE.text, *words)
+            check_told(ask("EVAL", SETTLE.text, *words))
 
     def _ask(self, *command: Any) -> Any:
         return self._spare.ask(*command)()

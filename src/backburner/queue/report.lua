@@ -7,10 +7,12 @@
 -- ARGV[3]    the state to store while the job has not ended (JSON), or '' to leave it as it is
 -- ARGV[4..]  the events (JSON)
 --
--- Returns nothing. O(events).
+-- Returns nothing, or, when all is done, why the events may not be published. O(events).
+local refused
 for i = 4, #ARGV do
     local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'event', ARGV[i])
-    redis.call('PUBLISH', KEYS[1], id .. ' ' .. ARGV[i])
+    local told = redis.pcall('PUBLISH', KEYS[1], id .. ' ' .. ARGV[i])
+    refused = type(told) == 'table' and told.err or refused
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if ARGV[3] ~= '' then
@@ -19,3 +21,4 @@ if ARGV[3] ~= '' then
         redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
     end
 end
+return refused

@@ -29,6 +29,7 @@ from backburner.forking import in_forked_child
 from backburner.queue.cancellation import end_if_cancelled
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.defaults import results_kept
+from backburner.queue.settlement import check_told
 from backburner.queue.stream import KEPT, stream_key
 from backburner.redis.script import Script
 
@@ -175,8 +176,8 @@ class _Report:
                 | {"task_id": job_id}
             )
         keys = [stream_key(backend, job_id), backend.get_key_for_task(job_id)]
-        events = [line for _, line in lines]
-        backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, results_kept(backend.app.conf), meta, *events)
+        events, kept = [line for _, line in lines], results_kept(backend.app.conf)
+        check_told(backend.client.eval(_REPORT.text, len(keys), *keys, KEPT, kept, meta, *events))
 
 
 class _Sender:

@@ -10,7 +10,7 @@
 -- A job that has ended keeps its state: a late duplicate changes nothing. Only a job that began again after its failure
 -- or revocation may still end differently.
 --
--- Returns how many states were stored. O(results + acknowledged).
+-- Returns how many states were stored, or, when that is done, why they may not be published. O(results + acknowledged).
 local acknowledged = tonumber(ARGV[1])
 
 local function ended_since(began, json)
@@ -43,6 +43,7 @@ end
 for first = 2, acknowledged + 1, 1000 do
     redis.call('HDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, acknowledged + 1)))
 end
+local refused
 for _, each in ipairs(stored) do
     local key, result, keep = each[1], each[2], each[3]
     if keep > 0 then
@@ -50,6 +51,7 @@ for _, each in ipairs(stored) do
     else
         redis.call('SET', key, result)
     end
-    redis.call('PUBLISH', key, result)
+    local told = redis.pcall('PUBLISH', key, result)
+    refused = type(told) == 'table' and told.err or refused
 end
-return #stored
+return refused or #stored

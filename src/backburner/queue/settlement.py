@@ -5,10 +5,14 @@ milliseconds' worth at a time (`backburner.queue.transport.decisions`). Results 
 by way of `backburner.queue.carrying`. Everybody else has states stored at once. Nothing is sent here.
 """
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from backburner.redis.script import Script
+
+log = logging.getLogger("backburner.queue")
 
 SETTLE: Final = Script.load("states", "settle", package=__package__)
 
@@ -57,3 +61,14 @@ def server_of(connection: Any) -> tuple[Any, ...]:
     """Identifies the database and the user of a redis-py connection: equal for connections to the same."""
     names = ("path", "host", "port", "db", "username")
     return tuple(str(getattr(connection, name, None) or "") for name in names)
+
+
+def check_told(reply: Any) -> None:
+    """Log, once, if what was stored may not be published; `reply` is that of ``settle.lua`` or ``report.lua``."""
+    if isinstance(reply, bytes):
+        _warn(reply.decode(errors="replace"))
+
+
+@cache
+def _warn(refusal: str) -> None:
+    log.warning("what jobs come to is stored, but who waits for it is not told: %s", refusal)

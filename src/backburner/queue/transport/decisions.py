@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import redis
 
-from backburner.queue.settlement import SETTLE, Stored, settling
+from backburner.queue.settlement import SETTLE, Stored, check_told, settling
 from backburner.queue.transport.native import Bell, gevent_is_here, original
 from backburner.queue.transport.wire import Call, Wire, pack, will_pass
 
@@ -241,8 +241,11 @@ class Decisions:
         if batch is None:
             return
         try:
-            if any(isinstance(reply, redis.ResponseError) for reply in batch.wire.read_all(batch.calls)):
+            replies = batch.wire.read_all(batch.calls)
+            if any(isinstance(reply, redis.ResponseError) for reply in replies):
                 self._tell_apart(batch)
+            elif batch.states and replies:
+                check_told(replies[0])
         except BaseException:
             self._lose(batch.wire)
             self._unsay(batch)
