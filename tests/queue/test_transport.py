@@ -181,6 +181,24 @@ def test_a_server_that_is_new_enough_or_does_not_tell_is_not_refused(told: bytes
     check_version(told)
 
 
+@on_both_servers
+@pytest.mark.parametrize(("policy", "limit", "warns"), [
+    ("noeviction", "1gb", False), ("allkeys-lru", "0", False),
+    ("allkeys-lru", "1gb", True), ("volatile-ttl", "1gb", True),
+])  # fmt: skip
+def test_who_consumes_from_a_server_that_evicts_is_warned(
+    reader: MakeReader, client: Any, caplog: pytest.LogCaptureFixture, policy: str, limit: str, warns: bool
+) -> None:
+    before = client.config_get("maxmemory*")
+    client.config_set("maxmemory-policy", policy, "maxmemory", limit)
+    try:
+        reader().drain(1, timeout=0.1)
+    finally:
+        client.config_set("maxmemory-policy", before["maxmemory-policy"], "maxmemory", before["maxmemory"])
+    told = [each.message for each in caplog.records if "evicts keys" in each.message]
+    assert [f"maxmemory-policy {policy}" in each for each in told] == [True] * warns
+
+
 def test_a_message_is_leased_until_it_is_acknowledged(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:

@@ -124,6 +124,17 @@ def check_version(told: bytes) -> None:
         )
 
 
+def warn_of_eviction(told: bytes) -> None:
+    """Log that a server removes keys when its memory is full, if it does by its reply to INFO."""
+    limit, policy = (re.search(rb"(?m)^%s:(\S+)" % name, told) for name in (b"maxmemory", b"maxmemory_policy"))
+    if limit and int(limit[1]) and policy and policy[1] != b"noeviction":
+        log.warning(
+            "the broker evicts keys when its memory is full (maxmemory-policy %s), and the jobs or what is known of "
+            "them with these: set it to noeviction, and give the cache a server of its own",
+            policy[1].decode(),
+        )
+
+
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps, if the system has one."""
 
@@ -198,6 +209,7 @@ class Consumer:
         """
         told = self._call(("INFO", "server"))
         check_version(told)
+        warn_of_eviction(self._call(("INFO", "memory")))
         self._held_until = time.clock_gettime(_clock) + self.lease
         self._call(self._renewal(begin=True))
         uptime = int(re.search(rb"uptime_in_seconds:(\d+)", told)[1])  # type: ignore[index]
