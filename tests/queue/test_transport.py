@@ -1482,7 +1482,13 @@ def test_a_connection_that_fell_silent_is_replaced_within_seconds(
     ids=["its memory is full", "it is a replica", "it has no replica"],
 )
 def test_a_server_that_takes_nothing_for_now_is_one_that_a_worker_tries_again_to_reach(
-    reader: MakeReader, redis_url: str, client: Any, refuse: list[Any], accept: list[Any], refusal: str
+    reader: MakeReader,
+    redis_url: str,
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+    refuse: list[Any],
+    accept: list[Any],
+    refusal: str,
 ) -> None:
     begin = reader().channel.tick
     with kombu.Connection(redis_url, transport=TRANSPORT) as connection:
@@ -1491,6 +1497,9 @@ def test_a_server_that_takes_nothing_for_now_is_one_that_a_worker_tries_again_to
         try:
             with pytest.raises(connection.connection_errors, match=refusal):
                 queue.declare()
+            [told] = [each.message for each in caplog.records if each.levelname == "WARNING"]
+            assert told.startswith("the server takes nothing for now: ")
+            assert refusal in told, "for Celery says only that the connection was lost"
             if refusal != "memory":  # which is enough to begin to consume
                 with pytest.raises(connection.connection_errors, match=refusal):
                     begin()

@@ -4,6 +4,7 @@ redis-py connects, logs in, speaks TLS, asks Sentinels and parses. Nothing is re
 script (it was restarted, flushed or replaced) is given its text.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -14,6 +15,8 @@ from redis.exceptions import ClusterError, NoScriptError, TryAgainError
 
 from backburner.redis.command import packed
 from backburner.redis.script import Script
+
+log = logging.getLogger("backburner.queue")
 
 Call = tuple[Any, ...]
 """A script, how many keys, the keys and the arguments; or the words of a command."""
@@ -41,6 +44,7 @@ def tried_again() -> Iterator[None]:
         yield
     except redis.ResponseError as error:
         if will_pass(error):
+            log.warning("the server takes nothing for now: %s", error)  # Celery says no more than that it is lost
             raise redis.ConnectionError(str(error)) from error
         raise
 
