@@ -23,7 +23,7 @@ from backburner.queue import Celery
 from backburner.queue.pool.caught import Catching
 from backburner.redis.embedded import EmbeddedServer
 from tests.conftest import Eventually
-from tests.processes import Program
+from tests.processes import Program, running
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close, runs
 from tests.queue.programs import coroutines
 
@@ -260,3 +260,30 @@ def test_a_worker_told_to_stop_leaves_no_process(
     assert not [child for child in children if child.is_running()]
     with redis.Redis.from_url(own_server.url) as client:
         assert client.llen("celery") == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_when_the_servers_memory_is_full_makes_room(
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker, eventually: Eventually
+) -> None:
+    app = make_app(own_server.url)
+    add = app.tasks["add"]
+    with start_worker(own_server.url):
+        assert add.delay(1, 2).get(timeout=10) == 3
+    add.delay_many([(number, 1) for number in range(5)])
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", "1")
+        # With all that a worker does at its start, which `start_worker` leaves out.
+        command, env = (
+            "celery -A jobs worker --loglevel=info --pool=threads",
+            {"REDIS_URL": own_server.url, "PYTHONPATH": ""},
+        )
+        with running(command, PROGRAMS, env) as worker:
+            eventually(lambda: worker.says("ready.") and not client.llen("celery"), timeout=30)
+            eventually(lambda: worker.output.count("succeeded") == 5)
+        client.config_set("maxmemory", "0")
+        job = add.delay(1, 2)
+        add.apply_async((1, 2), countdown=3600)
+        client.config_set("maxmemory", "1")
+        assert job.state == "PENDING"
+        assert app.control.purge() == 2, "which makes room, too"

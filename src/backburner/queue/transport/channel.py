@@ -114,9 +114,17 @@ class Channel(PublishingChannel):
         leased = {*self._leased_queues.values()}  # asked each time the event loop comes round
         return [queue for queue in super().active_queues if queue not in leased]
 
-    def _queue_bind(self, *args: Any) -> None:
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: Any, queue: str) -> None:
         with tried_again():
-            super()._queue_bind(*args)  # type: ignore[misc]  # as above
+            try:
+                super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]  # as above
+            except redis.OutOfMemoryError:
+                # No worker could start that makes room. Broadcasts need no table, and replies no queue that lasts.
+                if not (queue in self._fanout_queues or queue in self._expires or self._is_bound(exchange, queue)):
+                    raise
+
+    def _is_bound(self, exchange: str, queue: str) -> bool:
+        return any(bound[-1] == queue for bound in self.get_table(exchange))
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Fetch one message, if there is one; without a lease, because there may be no event loop to watch over."""

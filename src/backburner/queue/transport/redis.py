@@ -6,6 +6,7 @@ It also decides which URLs lead to our transports, and how kombu finds these.
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
@@ -87,7 +88,7 @@ class PublishingChannel(stock.Channel):
         """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970), ignored ('' if its
         result is kept); empty if it is not there."""
         key = self.keys.job(job_id)
-        with self.plain_client.pipeline() as pipeline:  # one transaction
+        with self.plain_client.pipeline(transaction=False) as pipeline:
             pipeline.get(key)
             pipeline.pexpiretime(key)
             record, expires = pipeline.execute()
@@ -113,7 +114,7 @@ class PublishingChannel(stock.Channel):
     def cancel_delayed(self, job_id: str) -> bool:
         """Remove a delayed job. Returns whether it was there."""
         keys = self.keys
-        with self.plain_client.pipeline() as pipeline:  # one transaction
+        with self.plain_client.pipeline(transaction=False) as pipeline:
             pipeline.zrem(keys.delayed, job_id)
             pipeline.hdel(keys.delayed_entries, job_id)
             removed, _ = pipeline.execute()
@@ -154,9 +155,10 @@ class PublishingChannel(stock.Channel):
         return Keys(separator=self.sep).lists(queue)
 
     # Producers use four lists for a queue, as stock kombu does; consumers sort what is in them into ten.
+    # No transactions here: a server whose memory is full refuses them, even those that read or make room.
 
     def _size(self, queue: str) -> int:
-        with self.conn_or_acquire() as client, client.pipeline() as pipeline:
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
             for list_ in self._unprefixed_lists(queue):
                 pipeline.llen(list_)
             return sum(pipeline.execute())
@@ -164,7 +166,7 @@ class PublishingChannel(stock.Channel):
     def _purge(self, queue: str) -> int:
         # The delayed ones first: one that becomes due meanwhile is then in a list.
         removed = self._purge_delayed(queue)
-        with self.conn_or_acquire() as client, client.pipeline() as pipeline:
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
             for list_ in self._unprefixed_lists(queue):
                 pipeline.llen(list_).delete(list_)
             counts: list[int] = pipeline.execute()
@@ -183,7 +185,8 @@ class PublishingChannel(stock.Channel):
                 return removed
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        super()._delete(queue, *args, **kwargs)
+        with suppress(redis.OutOfMemoryError):  # of a transaction at its end, which deletes the lists
+            super()._delete(queue, *args, **kwargs)
         with self.conn_or_acquire() as client:
             client.delete(*self._unprefixed_lists(queue))
 
