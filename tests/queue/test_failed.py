@@ -9,6 +9,7 @@ import redis
 
 from backburner.errors import ConfigError, ResultUnavailable
 from backburner.queue import Celery, FailedJobs
+from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.conftest import Eventually
 from tests.processes import Program
@@ -148,3 +149,16 @@ def test_other_brokers_keep_none() -> None:
         pytest.raises(ConfigError, match="memory://"),
     ):
         FailedJobs(app).count()
+
+
+def test_what_failed_can_be_let_go_when_the_servers_memory_is_full(
+    make_app: MakeApp, own_server: EmbeddedServer
+) -> None:
+    jobs = make_app(own_server.url).failed_jobs
+    keep(own_server.url, "the-name", "{}")
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", "1")
+        assert jobs.forget("the-name")
+        assert not jobs.forget("the-name")
+        assert jobs.count() == 0
+        assert not client.exists("backburner:failed:the-name")

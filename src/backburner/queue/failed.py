@@ -26,6 +26,7 @@ from backburner.queue.transport.redis import PublishingChannel
 from backburner.queue.transport.wire import script
 from backburner.redis.url import mask_password
 
+_FORGET: Final = script("forget")
 _RETRY: Final = script("retry")
 _PATIENCE: Final = 2.0
 """Seconds for the server to answer each question."""
@@ -114,12 +115,9 @@ class FailedJobs:
 
     def forget(self, name: str) -> bool:
         """Let it go for good. Whether it was there."""
-        with self._server() as (client, keys), client.pipeline() as pipeline:  # one transaction
-            pipeline.delete(keys.failure(name))
-            pipeline.zrem(keys.failed, name)
-            pipeline.srem(keys.untold, name)
-            removed, _, _ = pipeline.execute()
-        return bool(removed)
+        with self._server() as (client, keys):
+            known = [keys.failed, keys.untold, keys.failure(name)]
+            return bool(client.register_script(_FORGET.text)(keys=known, args=[name]))
 
     @contextmanager
     def _server(self) -> Iterator[tuple[Any, Keys]]:
