@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
 from tests.alarms import Alarm
 from tests.conftest import Eventually
-from tests.processes import Program, free_port
+from tests.processes import ROOT, Program, free_port
 from tests.queue.conftest import PROGRAMS, MakeApp, StartWorker, close
 
 
@@ -845,16 +846,9 @@ def tell(step):
 def test_who_may_use_the_keys_with_a_prefix_alone_can_do_everything(
     own_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
+    [documented] = re.findall("^ACL SETUSER shop .*$", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE)
     with redis.Redis.from_url(own_server.url) as client:
-        client.acl_setuser(
-            "shop",
-            enabled=True,
-            passwords="+secret",
-            keys="shop:*",
-            channels="*",
-            categories=["+@all", "-@admin", "-@dangerous"],
-            commands=["+info"],
-        )
+        client.execute_command(*documented.replace(" ~* ", " ~shop:* ").split())
         url = own_server.url.replace("//", "//shop:secret@")
         (tmp_path / "prefixed.py").write_text(PREFIXED)
         program: dict[str, Any] = {}

@@ -199,6 +199,20 @@ def test_who_consumes_from_a_server_that_evicts_is_warned(
     assert [f"maxmemory-policy {policy}" in each for each in told] == [True] * warns
 
 
+def test_who_may_not_ask_what_the_server_is_like_consumes_all_the_same(
+    reader: MakeReader, send: Send, client: Any, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.acl_setuser(
+        "safe", enabled=True, passwords=["+x"], commands=["+@all", "-@dangerous"], channels=["*"], keys=["*"]
+    )
+    try:
+        send(1)
+        assert reader(url=redis_url.replace("//", "//safe:x@")).take(1) == [1]
+    finally:
+        client.acl_deluser("safe")
+    assert "what the broker is like cannot be checked" in caplog.text
+
+
 def test_a_message_is_leased_until_it_is_acknowledged(
     reader: MakeReader, send: Send, client: Any, eventually: Eventually
 ) -> None:

@@ -207,14 +207,14 @@ class Consumer:
             redis.RedisError: the server cannot be reached.
             ConfigError: it is too old.
         """
-        told = self._call(("INFO", "server"))
+        told = self._told_of("server")
         check_version(told)
-        warn_of_eviction(self._call(("INFO", "memory")))
+        warn_of_eviction(self._told_of("memory"))
         self._held_until = time.clock_gettime(_clock) + self.lease
         self._call(self._renewal(begin=True))
-        uptime = int(re.search(rb"uptime_in_seconds:(\d+)", told)[1])  # type: ignore[index]
+        uptime = re.search(rb"uptime_in_seconds:(\d+)", told)
         # Leases may have run out while the server was away; consumers that are alive will come back and renew theirs.
-        self._sweep_from = monotonic() + max(0.0, self.lease - uptime)
+        self._sweep_from = monotonic() + max(0.0, self.lease - int(uptime[1] if uptime else 0))
         self._thread.start()
         worker.on_stop.add(self._decisions.hurry)
         _at_work[:] = [other for other in _at_work if not other.over and other.is_mine] + [self]
@@ -362,6 +362,15 @@ class Consumer:
             return wire.call(call)
         finally:
             wire.close()
+
+    def _told_of(self, section: str) -> bytes:
+        """What the server says of itself; nothing if the user may not ask, whom many rules forbid what is dangerous."""
+        try:
+            told: bytes = self._call(("INFO", section))
+        except redis.exceptions.NoPermissionError as error:
+            log.warning("what the broker is like cannot be checked: %s", error)
+            return b""
+        return told
 
     def _run(self) -> None:
         decisions = self._decisions
