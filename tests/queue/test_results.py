@@ -454,6 +454,28 @@ def test_a_server_that_refuses_to_be_listened_to_is_asked_less_and_less_and_comp
             client.acl_deluser("deaf")
 
 
+def test_a_connection_that_is_closed_while_nobody_waits_is_replaced_without_a_warning(
+    app: Celery, url: str, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    first, second = pending(app, 2)
+    finish(app, [first])
+    assert first.get(10) == "JOB-0"
+    del first
+    eventually(lambda: not app.backend.listener.subscriptions)
+    with redis.Redis.from_url(url) as client:
+
+        def listeners() -> set[str]:
+            return {each["id"] for each in client.client_list() if each["name"] == "backburner-results"}
+
+        before = listeners()
+        for each in before:
+            client.client_kill_filter(_id=each)
+        eventually(lambda: listeners() - before)
+    finish(app, [second])
+    assert second.get(10) == "JOB-1"
+    assert not [each for each in caplog.records if "are not heard" in each.message]
+
+
 def test_for_a_group_the_first_look_is_one_for_all(
     make_app: MakeApp, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,7 +140,7 @@ class Listener:
             os.write(self._bells[1], b"!")
 
     def _run(self, stopping: Event) -> None:
-        pause = _PAUSE
+        pause, told = _PAUSE, False
         while not stopping.is_set():
             session = _Session(self._connection, self._channels)
             try:
@@ -150,14 +150,17 @@ class Listener:
                 self._serve(session, stopping)
             except Exception as error:  # a login's provider may raise anything, and the thread has to go on
                 self.trouble = str(error) or "no answer"
-                if pause == _PAUSE:
-                    unforeseen = not isinstance(error, redis.RedisError | OSError)
+                unforeseen = not isinstance(error, redis.RedisError | OSError)
+                # A server closes what has been idle for long, which is no news while nobody waits.
+                if not told and (unforeseen or self.subscriptions):
+                    told = True
                     log.warning(
                         "results from %s are not heard: %s; trying again", self._server, error, exc_info=unforeseen
                     )
             finally:
                 session.close()
             pause = _PAUSE if session.answered else min(2 * pause, _LONGEST_PAUSE)
+            told = told and not session.answered
             stopping.wait(pause)
 
     def _connection(self) -> Any:
