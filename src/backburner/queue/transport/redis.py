@@ -92,7 +92,7 @@ class PublishingChannel(stock.Channel):
             pipeline.get(key)
             pipeline.pexpiretime(key)
             record, expires = pipeline.execute()
-        if record is None:
+        if record is None or expires < 0:  # it may expire in between
             return {}
         enqueued, line, _, *queues = record.decode().split("\n")
         name, _, ignored = line.partition("\t")
@@ -114,7 +114,7 @@ class PublishingChannel(stock.Channel):
     def cancel_delayed(self, job_id: str) -> bool:
         """Remove a delayed job. Returns whether it was there."""
         keys = self.keys
-        with self.plain_client.pipeline(transaction=False) as pipeline:
+        with self.plain_client.pipeline() as pipeline:  # one transaction
             pipeline.zrem(keys.delayed, job_id)
             pipeline.hdel(keys.delayed_entries, job_id)
             removed, _ = pipeline.execute()
