@@ -22,6 +22,7 @@ from typing import Any
 
 import celery.exceptions
 import celery.result
+import kombu.pools
 import pytest
 import redis
 from hiredis import PushNotification
@@ -598,6 +599,16 @@ def test_asking_about_jobs_needs_none_of_the_loops_own_threads(app: Celery) -> N
         await task
 
     asyncio.run(main())
+
+
+def test_a_job_is_cancelled_though_all_producers_are_in_use_at_the_moment(app: Celery, url: str) -> None:
+    job = app.tasks["add"].apply_async((1, 2), queue="nobodys")
+    producers = app.control.mailbox.producer_pool = kombu.pools.ProducerPool(app.pool, limit=1)
+    with ExitStack() as in_use:
+        in_use.enter_context(producers.acquire())
+        threading.Timer(0.05, in_use.close).start()
+        job.cancel()
+    assert job.state == "REVOKED"
 
 
 def test_of_a_group_the_first_failure_is_raised(app: Celery, worker: Program, released: Path) -> None:

@@ -59,6 +59,7 @@ class Celery(celery.Celery):
     """
 
     amqp_cls = "backburner.queue.publishing:AMQP"
+    control_cls = "backburner.queue.publishing:Control"
     task_cls = "backburner.queue.task:Task"
 
     def __init__(

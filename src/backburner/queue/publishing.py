@@ -1,7 +1,8 @@
 """Celery's own path to the broker, bounded, and what both paths have in common: their errors, and the job's record.
 
-Celery makes the messages here, with everything that `Producer` leaves to it. The connections use our transport, so a
-second attempt is the same delivery to the server, and nothing takes longer than its budget.
+Celery makes the messages here, with everything that `Producer` leaves to it, and those of remote control. The
+connections use our transport, so a second attempt is the same delivery to the server, and nothing takes longer than its
+budget.
 """
 
 import time
@@ -11,6 +12,8 @@ from typing import Any, Final
 
 import celery
 import celery.app.amqp
+import celery.app.control
+import kombu.pidbox
 import redis
 from amqp.exceptions import AMQPError
 from kombu import pools
@@ -50,6 +53,27 @@ class AMQP(celery.app.amqp.AMQP):
         # Celery's settings change before its router does, and jobs enqueued in between have asked the old router.
         if (producer := vars(self.app).get("producer")) is not None:
             producer.look_again()
+
+
+class Mailbox(kombu.pidbox.Mailbox):
+    """Where remote control is sent from. While all producers are in use, it waits for one; Celery's own fails then."""
+
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
+        """The given producer, or one of the pool's."""
+        pool: Any = self.producer_pool
+        if producer or not pool:
+            with super().producer_or_acquire(producer, channel) as found:
+                yield found
+        else:
+            with pool.acquire(block=True) as found:
+                yield found
+
+
+class Control(celery.app.control.Control):
+    """Celery's remote control, with a mailbox of ours."""
+
+    Mailbox = Mailbox
 
 
 @contextmanager
