@@ -6,8 +6,11 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -212,6 +215,23 @@ def make_request(app: Celery, done: list[str], body: Any = ((), {}, {})) -> Requ
         on_ack=lambda *_: done.append("acknowledged"),
         on_reject=lambda _, __, requeue: done.append("given back" if requeue else "rejected"),
     )
+
+
+def test_a_job_that_ends_just_when_it_is_cancelled_settles_its_message_once(app: Celery) -> None:
+    settled: list[str] = []
+    request = make_request(app, settled)
+    both_are_in = Barrier(2)
+
+    def settle(*_: Any) -> None:
+        settled.append("settled")
+        with suppress(BrokenBarrierError):
+            both_are_in.wait(0.2)
+
+    request._on_ack = request._on_reject = settle
+    with ThreadPoolExecutor() as threads:
+        for ending in [threads.submit(request.acknowledge), threads.submit(request.reject)]:
+            ending.result()
+    assert settled == ["settled"]
 
 
 @pytest.mark.parametrize(

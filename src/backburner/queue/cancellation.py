@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from threading import RLock
 from typing import Any, cast
 
 import celery.exceptions
@@ -81,8 +82,22 @@ async def cancellable(job_id: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
             del _running[job_id]
 
 
+_settling = RLock()
+
+
 class Request(recording.Request):
-    """A task request that can be terminated in every pool."""
+    """A task request that can be terminated in every pool, and is settled once: the thread whose job ends by being
+    cancelled does so just when the thread that cancels does, and a message settled twice would end the worker."""
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message, unless that was done."""
+        with _settling:
+            super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject it, likewise."""
+        with _settling:
+            super().reject(requeue)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the job if it is running."""
