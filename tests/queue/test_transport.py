@@ -19,6 +19,7 @@ from unittest.mock import Mock
 import kombu
 import pytest
 import redis
+from kombu.asynchronous import Hub
 
 from backburner.errors import ConfigError
 from backburner.queue.keys import Keys
@@ -1452,6 +1453,24 @@ def test_a_closed_channel_asks_for_nothing_when_the_loop_comes_round(reader: Mak
     assert channel.claims is None
     assert consumer.over
     assert not channel._claimed()
+
+
+def test_nothing_is_kept_of_a_connection_that_was_replaced(reader: MakeReader, redis_url: str) -> None:
+    hub = Hub()
+    one = Reader(redis_url)
+    one.connection.transport.register_with_event_loop(one.connection.connection, hub)
+    one.drain(1, timeout=0.1)
+    left = [weakref.ref(one.channel), weakref.ref(one.connection.transport)]
+    one.connection.close()
+    hub.timer.clear()  # Celery cancels what is there of a connection
+    for tick in tuple(hub.on_tick):
+        tick()
+    del one, tick
+    reader().drain(1, timeout=0.1)
+    gc.collect()
+    assert not hub.on_tick
+    assert [each() for each in left] == [None, None]
+    hub.close()
 
 
 def test_a_small_pool_of_connections_is_enough(reader: MakeReader, send: Send) -> None:

@@ -10,7 +10,6 @@ block holds a strong reference to a deadline: once that object is gone, no deadl
 
 import time
 from contextvars import ContextVar, Token
-from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 from weakref import ref
@@ -69,7 +68,6 @@ def remaining() -> float | None:
     return None if current is None else max(0.0, current.ends - time.monotonic())
 
 
-@cache
 def limited(connection_class: type[Any]) -> type[Any]:
     """A subclass of a redis-py connection class that respects the deadline it is used in."""
     if issubclass(connection_class, _Limited):

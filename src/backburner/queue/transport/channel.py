@@ -421,6 +421,8 @@ class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # 
 class _Leasing:
     """What both transports below have in common; a mixin in front of one of kombu's transports."""
 
+    client: Any  # of the class behind it
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = ChannelPoller()
@@ -433,9 +435,22 @@ class _Leasing:
         return super().establish_connection()  # type: ignore[misc]  # of the class this stands before
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Serve this connection in Celery's event loop."""
+        """Serve this connection in Celery's event loop, until it is closed."""
+        before = loop.on_tick.copy()
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
         self.cycle.run_in(loop)
+        own = loop.on_tick - before
+
+        def tick() -> None:
+            if self.client is None:
+                loop.on_tick.discard(tick)
+                return
+            for callback in own:
+                callback()
+
+        # kombu's would stay there for ever, and each connection that was lost with it.
+        loop.on_tick.difference_update(own)
+        loop.on_tick.add(tick)
 
 
 class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
