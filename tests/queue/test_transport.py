@@ -316,7 +316,7 @@ def test_who_waits_is_told_of_a_new_message_and_asks_nothing_meanwhile(
     assert statistics.median(took) < 0.5, "a machine may stand still; not each time"
 
 
-def test_who_is_told_of_messages_asks_for_them_before_anything_else(
+def test_who_is_told_of_messages_asks_for_them_at_once(
     reader: MakeReader, send: Send, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = reader()
@@ -325,13 +325,13 @@ def test_who_is_told_of_messages_asks_for_them_before_anything_else(
     eventually(lambda: one.channel.claims.connection.can_read(timeout=0))
     read, is_asked = Claims.read, []
 
-    def noted(claims: Claims) -> None:
+    def noted(claims: Claims) -> bool:
         is_asked.append(claims._asked_at is not None)
-        read(claims)
+        return read(claims)
 
     monkeypatch.setattr(Claims, "read", noted)
     assert one.take(1) == ["now"]
-    assert is_asked[0]
+    assert is_asked[:2] == [False, True]
 
 
 def test_a_claim_whose_reply_was_lost_is_answered_by_the_next(
@@ -1471,6 +1471,23 @@ def test_nothing_is_kept_of_a_connection_that_was_replaced(reader: MakeReader, r
     assert not hub.on_tick
     assert [each() for each in left] == [None, None]
     hub.close()
+
+
+def test_nobody_asks_for_messages_because_others_renew_their_leases(
+    reader: MakeReader, send: Send, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backburner.queue.transport.claims._HEARTBEAT", 60)
+    one = reader()
+    one.drain(1, timeout=0.2)
+    asked = Mock(wraps=one.channel.claims._ask)
+    one.channel.claims._ask = asked
+    for _ in range(5):
+        client.zadd(KEYS.consumers, {"another": time.time() + 60})
+        client.hset(one.leased, "0", "what is settled by the thread that renews")
+        one.drain(1, timeout=0.1)
+    asked.assert_not_called()
+    send("a message")
+    assert one.drain(1) == ["a message"]
 
 
 def test_a_small_pool_of_connections_is_enough(reader: MakeReader, send: Send) -> None:

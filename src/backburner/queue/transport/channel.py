@@ -202,10 +202,9 @@ class Channel(PublishingChannel):
             return False
         delivered = False
         try:
-            if self._leased_queues and not worker.stopping:
-                claims.awake(self._turns, self.qos.wanted)
             while True:
-                claims.read()
+                if claims.read() and self._leased_queues and not worker.stopping:
+                    claims.awake(self._turns, self.qos.wanted)
                 delivered |= self._deliver_unseen(claims)
                 if not claims.connection.can_read(timeout=0):
                     break

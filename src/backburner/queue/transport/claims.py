@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import redis
+from hiredis import PushNotification
 from redis.exceptions import NoScriptError
 
 from backburner.queue.keys import Keys
@@ -68,6 +69,8 @@ class Claims:
         self._wire = Wire(connect, client_name="backburner-claims", **options)
         self.connection = self._wire.connection
         self._is_told = self._ask_to_be_told()
+        self._of_no_interest = {keys.consumers.encode(), keys.leased(consumer.name).encode()}
+        """Keys that claims read as well, of whose changes the server tells, too."""
         self._asked_at: float | None = None
         self._asked: Call = ()
         self._pace = Pace()
@@ -107,8 +110,7 @@ class Claims:
             self._ask(queues, credit, max(credit, self._pace.ask(now)) if ahead else credit, now)
 
     def awake(self, queues: Sequence[str], credit: int) -> None:
-        """Request messages because something has arrived, which mostly says that there are some. To be called before
-        `read`, so that the server is at work meanwhile.
+        """Request messages because `read` has found that there may be some.
 
         Raises:
             redis.ConnectionError: the connection was lost.
@@ -117,8 +119,9 @@ class Claims:
         if self._asked_at is None and credit > 0 and not self.unseen and now >= self._pause_until:
             self._ask(queues, credit, credit, now)
 
-    def read(self) -> None:
-        """Read what has arrived, and add its messages to the `unseen` ones.
+    def read(self) -> bool:
+        """Read what has arrived, and add its messages to the `unseen` ones. Returns whether the server says that there
+        may be more.
 
         Raises:
             LeaseLost: the server no longer knows the consumer.
@@ -128,7 +131,7 @@ class Claims:
             reply = self._wire.read()
         except NoScriptError:
             self._wire.send(self._asked, whole=True)
-            return
+            return False
         except redis.ResponseError as error:
             if "LEASELOST" in str(error):
                 self.consumer.lost()
@@ -136,12 +139,18 @@ class Claims:
             # Whether the server got the acknowledgements is unknown, and repeating them does no harm.
             self._unsaid()
             raise redis.ConnectionError(str(error)) from error
-        if not isinstance(reply, list):
-            self._woken = True
-            if self._asked_at is None:
-                self.next_at = min(self.next_at, self._pause_until)
-            return
-        self._answered(reply)
+        if not isinstance(reply, PushNotification):
+            self._answered(reply)
+            return False
+        _, changed = reply
+        # Leases are renewed all the time. If everybody asked for messages then, it would be the more often for each the
+        # more consumers there are.
+        if changed is not None and self._of_no_interest.issuperset(changed):
+            return False
+        self._woken = True
+        if self._asked_at is None:
+            self.next_at = min(self.next_at, self._pause_until)
+        return True
 
     def next(self) -> Message | None:
         """The next unseen message, for the caller; ``None`` if there is none. From any thread."""

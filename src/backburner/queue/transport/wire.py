@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import redis
-from hiredis import PushNotification
 from redis.exceptions import ClusterError, NoScriptError, TryAgainError
 
 from backburner.redis.command import packed
@@ -81,13 +80,12 @@ class Wire:
         self._send(packed(_words(call, whole=whole)))
 
     def read(self) -> Any:
-        """The next reply; ``None`` for a message that was pushed.
+        """The next reply, or a message that was pushed, which is a ``PushNotification``.
 
         Raises:
             redis.RedisError: the server's answer is an error, or the connection was lost.
         """
-        reply = self.connection.read_response(push_request=True)
-        return None if isinstance(reply, PushNotification) else reply
+        return self.connection.read_response(push_request=True)
 
     def call(self, call: Call) -> Any:
         """Send and read."""
