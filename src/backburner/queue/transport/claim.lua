@@ -164,8 +164,10 @@ end
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 reply[2] = next_due[2] or ''
 if not is_enough() and not failure then
-    -- Read, so that the server tells when they change.
-    for i = 5, #KEYS do
+    -- Read, so that the server tells when they change. Before 7.2, Redis notes all KEYS each time that any key is read:
+    -- with five hundred queues, reading all of them would take seconds.
+    local last = redis.REDIS_VERSION_NUM < 0x00070200 and 5 or #KEYS
+    for i = 5, last do
         redis.call('LLEN', KEYS[i])
     end
     reply[4] = 1
