@@ -18,6 +18,7 @@ from typing import Any
 import celery
 import pytest
 import redis
+from celery.beat import ScheduleEntry, Scheduler
 from kombu.exceptions import EncodeError, OperationalError
 
 from backburner.errors import PublishError
@@ -106,6 +107,24 @@ def test_the_error_is_one_that_celery_programs_know_and_holds_no_password(make_a
         app.send_task("add", (1, 2))
     assert "secret" not in str(caught.value)
     assert "CELERY_BROKER_URL" in str(caught.value)
+
+
+def test_beat_waits_for_a_broker_that_is_restarted(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str, url: str
+) -> None:
+    app = make_app(proxied, timeout=0.3)
+    beat = Scheduler(app, lazy=True)
+    entry = ScheduleEntry("nightly", "add", schedule=timedelta(days=1), args=(1, 2), app=app)
+    beat.apply_async(entry, producer=beat.producer, advance=False)
+    proxy.refuse()
+    back = threading.Timer(1, proxy.pass_through)
+    back.start()
+    try:
+        with taking_at_most(3 + SLACK):
+            beat.apply_async(entry, producer=beat.producer, advance=False)
+    finally:
+        back.join()
+    assert len(queued(url)) == 2
 
 
 def test_groups_are_bounded_too(make_app: MakeApp, proxy: FaultProxy, proxied: str) -> None:

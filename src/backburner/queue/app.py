@@ -42,8 +42,11 @@ pool.register()
 
 _RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 1.0}
 """Seconds between a worker's attempts to reach its broker."""
-_RETRY_PATIENCE = 10
-"""How many times the usual budget a retry gets: in a worker nobody waits, and a retry that fails is a lost job."""
+_PATIENCE = 10
+"""How many times the usual budget a job gets that a worker tries again, or that beat sends: nobody waits for these, and
+one that cannot be sent is lost."""
+_PATIENT_POLICY = {"max_retries": 100, "interval_max": 0.5}
+"""With pauses that grow to so many seconds, it does not end before the budget does."""
 
 
 class Celery(celery.Celery):
@@ -238,9 +241,9 @@ class Celery(celery.Celery):
         if bridge.is_here():  # a job of the asyncio pool, which must not keep the loop waiting
             return bridge.in_thread(partial(self.send_task, name, *args, **options))
         budget = self.settings.celery_publish_timeout
-        if options.get("retries"):
-            budget *= _RETRY_PATIENCE
-            options.setdefault("retry_policy", {"max_retries": 10, "interval_max": 0.5})
+        if options.get("retries") or (options.get("headers") or {}).get("celery_beat_task"):
+            budget *= _PATIENCE
+            options.setdefault("retry_policy", _PATIENT_POLICY)
         with publishing(self, name, budget):
             job: Any = super().send_task(name, *args, **options)
         job.enqueued, job.arguments = True, getattr(self.tasks.get(name), "arguments", None)
