@@ -296,7 +296,6 @@ def jobs_router(
         responses={
             200: {"content": {"text/event-stream": {}}},
             204: {"description": "There is nothing more"},
-            409: {"description": "The job's result is ignored"},
         },
     )
     async def follow_job(
