@@ -92,7 +92,7 @@ class PublishingChannel(stock.Channel):
             pipeline.get(key)
             pipeline.pexpiretime(key)
             record, expires = pipeline.execute()
-        if record is None or expires < 0:  # it may expire in between
+        if record is None or expires == -2:  # it is gone; it may have expired in between
             return {}
         enqueued, line, _, *queues = record.decode().split("\n")
         name, _, ignored = line.partition("\t")
