@@ -99,9 +99,12 @@ def app(make_app: MakeApp, url: str) -> Celery:
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Path:
-    """The file that the task ``wait_for`` waits for."""
-    return tmp_path / "released"
+def released(tmp_path: Path) -> Iterator[Path]:
+    """The file that the task ``wait_for`` waits for; at the latest it is there after the test, lest jobs occupy the
+    shared worker."""
+    file = tmp_path / "released"
+    yield file
+    file.touch()
 
 
 def runs(path: Path) -> int:
