@@ -642,6 +642,19 @@ def test_what_the_list_does_not_take_is_not_enqueued(app: Celery, url: str, tran
     assert len(queued(url)) == 1
 
 
+def test_an_error_that_somebody_keeps_does_not_keep_others_from_transactions(
+    app: Celery, url: str, transactions: list[list[Any]]
+) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.set("celery", "something else")
+        with pytest.raises(PublishError, match="WRONGTYPE") as kept:
+            app.tasks["add"].delay(1, 2)
+        client.delete("celery")
+    app.tasks["add"].delay(1, 2)
+    app.tasks["add"].delay(1, 2)
+    assert len(transactions) == 2, kept
+
+
 def test_who_may_not_use_transactions_does_without(make_app: MakeApp, url: str) -> None:
     with redis.Redis.from_url(url) as client:
         client.acl_setuser(

@@ -230,7 +230,8 @@ class _Line(BlockingClient):
     def deliver(self, chunk: Chunk) -> Delivery:
         # One thread goes on while the server is at work. Those that come meanwhile share a connection; where they are
         # many, it is cheaper for all to do so.
-        if self._alone() is not None or self.crowd > _CROWD:
+        turn = self._alone()
+        if (turn and not turn.is_over) or self.crowd > _CROWD:
             return lambda: self._sender.send(self, chunk)
         turn = _Turn()
         self._alone = ref(turn)
@@ -243,14 +244,18 @@ class _Line(BlockingClient):
             with suppress(*_SENT_AGAIN), deadline(self._budget):
                 arrived = self._transact(chunk) if turn and chunk.is_plain and self._may_transact else self._ask(chunk)
 
-        async def arrival(_: "_Turn | None" = turn) -> None:
-            with deadline(began + self._budget - time.monotonic()):
-                if arrived is not None:
-                    with suppress(*_SENT_AGAIN):
-                        if arrived():
-                            return
-                        chunk.token = uuid.uuid4().hex  # it is certain that this delivery has failed
-                await self._sender.send(self, chunk, began)
+        async def arrival() -> None:
+            try:
+                with deadline(began + self._budget - time.monotonic()):
+                    if arrived is not None:
+                        with suppress(*_SENT_AGAIN):
+                            if arrived():
+                                return
+                            chunk.token = uuid.uuid4().hex  # it is certain that this delivery has failed
+                    await self._sender.send(self, chunk, began)
+            finally:
+                if turn:
+                    turn.is_over = True
 
         return arrival
 
@@ -285,9 +290,12 @@ class _Line(BlockingClient):
 
 
 class _Turn:
-    """A caller's turn; it lasts as long as anything refers to this object."""
+    """A caller's turn: until it is over, or nothing refers to it any more because the caller was interrupted."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "is_over")
+
+    def __init__(self) -> None:
+        self.is_over = False  # told, because who keeps an error keeps all that its traceback refers to
 
 
 class _Stream(PipelinedClient):
