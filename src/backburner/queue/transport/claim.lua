@@ -86,9 +86,9 @@ end
 -- Producers put several priorities into one list, as stock kombu does. What is met there too early goes to a list of
 -- its own. One that was delivered before travels alone, with all that its consumer has finished acknowledged: if it
 -- kills the consumer, it is the oldest lease.
-local function take(key, count)
+local function take_from(key, most)
     local list, priority = KEYS[key], math.floor((key - 5) / queues)
-    local messages = redis.pcall('RPOP', list, count) or {}
+    local messages = redis.pcall('RPOP', list, most) or {}
     if messages.err then
         failure = messages
         return false
@@ -113,7 +113,7 @@ local function take(key, count)
             reply[#reply + 1] = list .. '\n' .. message
         end
     end
-    return #messages == count
+    return #messages == most
 end
 
 local function is_enough()
@@ -140,7 +140,7 @@ for first = 5, #KEYS, queues do
         local share, more = math.ceil((wanted - #reply + head) / #open), {}
         share = math.min(share, math.max(1, #reply - head + sorted))
         for _, key in ipairs(open) do
-            if not is_enough() and take(key, math.min(share, wanted - #reply + head)) then
+            if not is_enough() and take_from(key, math.min(share, wanted - #reply + head)) then
                 more[#more + 1] = key
             end
         end
