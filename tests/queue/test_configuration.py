@@ -91,7 +91,7 @@ def test_every_dialect_of_a_servers_url_is_understood(url: str, uri: str) -> Non
     app = build(broker=url, backend=url)
     assert app.connection_for_write().as_uri(include_password=True) == uri
     for connection in (app.connection_for_read(), app.connection_for_publishing()):
-        assert connection.transport.__class__.__module__ == "backburner.queue.transport.channel"
+        assert connection.transport.__class__.__module__ == "backburner.queue.transport.transports"
     assert type(app.backend).__module__ == "backburner.queue.backend"
 
 

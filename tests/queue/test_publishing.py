@@ -591,9 +591,9 @@ def test_a_transaction_leaves_what_the_script_does(app: Celery, url: str, transa
     scripted = add.delay(1, 2)
     assert len(transactions) == 1
     records = [app.AsyncResult(job.id)._record() for job in (transacted, scripted)]
-    assert [(record["name"], record["queue"]) for record in records] == [("add", "celery")] * 2
+    assert [(record.name, record.queue) for record in records] == [("add", "celery")] * 2
     for record in records:
-        assert 0 <= int(record["enqueued"]) - int(1000 * before) < 1000 * SLACK
+        assert 0 <= record.enqueued - int(1000 * before) < 1000 * SLACK
     with redis.Redis.from_url(url) as client:
         kept = [client.pttl(f"backburner:job:{job.id}") for job in (transacted, scripted)]
     assert abs(kept[0] - kept[1]) < 1000 * SLACK

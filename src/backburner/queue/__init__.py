@@ -10,6 +10,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
 
     producer, template        enqueueing: which calls need nothing special, and the messages made for them
     sending, delivery         how messages reach the server: `enqueue.lua`, over connections that callers share
+    job_record                what that leaves of each job
     publishing, amqp          Celery's own path, bounded; RabbitMQ
     deadline, executor        the time budget of a call; threads for what blocks
 

@@ -6,7 +6,6 @@ costs the server less than entering a script. Nothing is sent here.
 """
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import redis
 
+from backburner.queue.job_record import line_of, lines_of
 from backburner.queue.keys import Keys, check_name
 from backburner.redis.command import packed
 from backburner.redis.script import Script
@@ -30,17 +30,6 @@ TRANSACTION: Final = 4
 
 class NotReplicated(redis.ResponseError):
     """Too few replicas have confirmed the job, though the server has it."""
-
-
-def line_of(task: str, *, ignored: Any = False) -> str:
-    """What a job's record, which consists of lines, says of its task: the name and, behind a tab, whether the result is
-    ignored."""
-    return re.sub(r"[\n\t]", " ", task) + ("\tignored" if ignored else "")
-
-
-def record_of(line: str, token: str, queue: str) -> str:
-    """A job's record, but for its first line, which says when the job was enqueued; see ``enqueue.lua``."""
-    return f"{line}\n{token}\n{queue}"
 
 
 def is_delivered(replies: Sequence[Any]) -> bool:
@@ -121,7 +110,7 @@ class Place:
     def transaction(self, job_id: str, message: str, token: str) -> bytes:
         """What the script does for a message of a new job that is due now and that nobody is told of, as so many
         commands. Its record has no time in it: it is that at which the record expires, less what it says."""
-        record = f"-{self._keep}\n{record_of(self._line, token, self.queue)}"
+        record = f"-{self._keep}\n{lines_of(self._line, token, self.queue)}"
         set_ = packed(("SET", self._record + job_id, record, "EX", self._keep))
         return b"".join((_MULTI, set_, packed(("LPUSH", self.key, message)), _EXEC))
 

@@ -18,7 +18,7 @@ from kombu.utils.json import loads
 from backburner.errors import ConfigError, ResultUnavailable
 from backburner.queue.deadline import deadline
 from backburner.queue.defaults import results_kept
-from backburner.queue.delivery import line_of, record_of
+from backburner.queue.job_record import line_of, lines_of
 from backburner.queue.keys import Keys
 from backburner.queue.publishing import FOREIGN
 from backburner.queue.result import reading
@@ -102,7 +102,7 @@ class FailedJobs:
             with reading(job.job_id):
                 self._app.backend.forget(job.job_id)
         ignored = _headers(job.message).get("ignore_result")
-        recorded = record_of(line_of(job.task or "", ignored=ignored), "", job.queue)
+        recorded = lines_of(line_of(job.task or "", ignored=ignored), "", job.queue)
         with self._server() as (client, keys):
             known = [keys.failed, keys.untold, keys.failure(name)]
             record = [] if job.job_id is None else [keys.job(job.job_id)]

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from backburner.errors import PublishError
 from backburner.queue.deadline import OutOfTime, deadline
 from backburner.queue.delivery import NotReplicated
+from backburner.queue.job_record import NOTHING_KNOWN, JobRecord
 from backburner.queue.transport.redis import delivery
 from backburner.redis.url import mask_password
 
@@ -93,17 +94,16 @@ def publishing(app: celery.Celery, task: str, budget: float) -> Iterator[None]:
         raise not_enqueued(app, task, began, error) from error
 
 
-def job_record(app: celery.Celery, job_id: str) -> dict[str, str] | None:
-    """The record written when the job was enqueued: name, queue, enqueued (ms since 1970), ignored. Empty if it never
-    was.
+def job_record(app: celery.Celery, job_id: str) -> JobRecord | None:
+    """The record written when the job was enqueued; ``None`` if it never was.
 
-    ``None`` means that it is not known: this broker keeps no records, or messages do not name their jobs (protocol 1).
+    `NOTHING_KNOWN` where this broker keeps no records, or messages do not name their jobs (protocol 1).
     """
     if app.conf.task_protocol == 1:
-        return None
+        return NOTHING_KNOWN
     with app.producer_or_acquire() as producer:
         read = getattr(producer.channel, "job_record", None)
-        return None if read is None else read(job_id)
+        return NOTHING_KNOWN if read is None else read(job_id)
 
 
 def not_enqueued(app: celery.Celery, task: str, began: float, error: BaseException) -> NotEnqueued:

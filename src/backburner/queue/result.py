@@ -28,6 +28,7 @@ from backburner.queue import cancellation, stream
 from backburner.queue.arguments import Arguments
 from backburner.queue.deadline import check_seconds, deadline
 from backburner.queue.executor import in_thread
+from backburner.queue.job_record import NOTHING_KNOWN, JobRecord
 from backburner.queue.outcome import outcome
 from backburner.queue.pool import bridge
 from backburner.queue.publishing import FOREIGN, job_record
@@ -120,17 +121,17 @@ class _Snapshots(celery.result.AsyncResult[Any]):
             except FOREIGN:
                 if meta["status"] == states.PENDING:
                     raise
-                record = None  # without the broker, only the task's name and the time of enqueueing are missing
-        if meta["status"] == states.PENDING and record == {}:
+                record = NOTHING_KNOWN  # only the task's name and the time of enqueueing are missing then
+        if meta["status"] == states.PENDING and record is None:
             raise JobUnknown.named(self.id)
-        return _snapshot(self.id, meta, record or {})
+        return _snapshot(self.id, meta, record or NOTHING_KNOWN)
 
     async def asnapshot(self) -> JobSnapshot:
         """`snapshot` without blocking the event loop."""
         return await in_thread(self.snapshot, purpose="read")
 
-    def _record(self) -> dict[str, str] | None:
-        return None
+    def _record(self) -> JobRecord | None:
+        return NOTHING_KNOWN
 
 
 class RemoteTraceback(Exception):
@@ -358,20 +359,20 @@ class Job(_Snapshots, Generic[T_co]):
 
     def _look_at_record(self) -> None:
         record = self._record()
-        if record == {} and self._needs_check():
+        if record is None and self._needs_check():
             raise JobUnknown.named(self.id)
-        self.ignored = self.ignored or bool(record and record["ignored"])
+        self.ignored = self.ignored or (record is not None and record.ignored)
 
     @property
     def state(self) -> str:  # type: ignore[override]  # one more state than Celery has
         """One of Celery's states, or UNKNOWN."""
         with reading(self.id):
             state: str = self._get_task_meta()["status"]
-            return UNKNOWN if state == states.PENDING and self._record() == {} else state
+            return UNKNOWN if state == states.PENDING and self._record() is None else state
 
     status = state  # type: ignore[assignment]  # as above
 
-    def _record(self) -> dict[str, str] | None:
+    def _record(self) -> JobRecord | None:
         return job_record(self.app, self.id)
 
     def _get_task_meta(self) -> dict[str, Any]:
@@ -470,19 +471,19 @@ async def _waiting() -> AsyncIterator[asyncio.TaskGroup]:
         raise failures.exceptions[0] from None
 
 
-def _snapshot(job_id: str, meta: dict[str, Any], record: dict[str, str]) -> JobSnapshot:
+def _snapshot(job_id: str, meta: dict[str, Any], record: JobRecord) -> JobSnapshot:
     state, value = meta["status"], meta["result"]
     progress = value.get("progress") if state == states.STARTED and isinstance(value, dict) else None
     finished = meta.get("date_done")
     return JobSnapshot(
         id=job_id,
         state=state,
-        name=record.get("name") or meta.get("name"),
+        name=record.name or meta.get("name"),
         progress=Progress(**progress) if progress else None,
         result=value if state == states.SUCCESS else None,
         error=f"{type(value).__name__}: {value}" if state in states.EXCEPTION_STATES else None,
         traceback=str(meta["traceback"]) if meta.get("traceback") else None,
-        enqueued_at=datetime.fromtimestamp(int(record["enqueued"]) / 1000, UTC) if "enqueued" in record else None,
+        enqueued_at=None if record.enqueued is None else datetime.fromtimestamp(record.enqueued / 1000, UTC),
         finished_at=datetime.fromisoformat(finished) if isinstance(finished, str) else finished,
     )
 

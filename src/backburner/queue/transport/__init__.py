@@ -1,10 +1,11 @@
 """How messages travel, as kombu transports, and what they leave on the server.
 
-`redis` is the publishing half and finds the transport for a URL; `channel` is the consuming half, and `polling` watches
-its connections. It asks for messages by way of `claims` (how many at a time: `pace`), under the lease of a `consumer`,
-whose thread sends `decisions` about them. `held` knows the messages that are with the worker, `request` runs them,
-`reading` checks them, `failures` records what failed without having run, `scheduled` answers ``inspect scheduled``.
-`worker` is what is known of Celery's worker; `wire` one connection, `native` a thread that gevent cannot stop.
+`redis` is the publishing half and finds the transport for a URL; `transports` are what kombu finds there. `channel` is
+the consuming half, and `polling` watches its connections. It asks for messages by way of `claims` (how many at a time:
+`pace`), under the lease of a `consumer`, whose thread sends `decisions` about them. `held` knows the messages that are
+with the worker, `request` runs them, `reading` checks them, `failures` records what failed without having run,
+`scheduled` answers ``inspect scheduled``. `worker` is what is known of Celery's worker; `wire` one connection, `native`
+a thread that gevent cannot stop.
 
 All keys are in one database and begin with kombu's `global_keyprefix`, if there is one. Times are the server's.
 
@@ -33,6 +34,7 @@ To enqueue is to LPUSH to the list; or, where the server's clock is before the m
 and HSET its entry, in one step.
 """
 
-from backburner.queue.transport.channel import Channel, SentinelChannel, SentinelTransport, Transport
+from backburner.queue.transport.channel import Channel, SentinelChannel
+from backburner.queue.transport.transports import SentinelTransport, Transport
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]

@@ -1,11 +1,10 @@
-"""The kombu side of consuming: channels whose messages are leased, and the transports that have such channels.
+"""The kombu side of consuming: channels whose messages are leased.
 
 Stock kombu does the rest: bindings, broadcasts, remote control, queue lengths and purging, and consumers that do not
 acknowledge (replies to remote control), where a lost message does no harm.
 """
 
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,8 +13,6 @@ from typing import Any
 
 import kombu.transport.redis
 import redis
-from celery import current_app
-from kombu.utils import symbol_by_name
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -27,7 +24,7 @@ from backburner.queue.transport.claims import Claims, LeaseLost
 from backburner.queue.transport.claims import Message as Claimed
 from backburner.queue.transport.consumer import Consumer
 from backburner.queue.transport.held import Message, QoS
-from backburner.queue.transport.polling import CLAIM, TICK, ChannelPoller
+from backburner.queue.transport.polling import CLAIM, TICK
 from backburner.queue.transport.reading import check, read
 from backburner.queue.transport.redis import PublishingChannel, unix_time
 from backburner.queue.transport.wire import Wire, script, tried_again
@@ -415,69 +412,6 @@ class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # 
         patience = {"socket_timeout": self.socket_timeout, "socket_connect_timeout": self.socket_connect_timeout}
         self.sentinel_kwargs = {**patience, "retry": Retry(NoBackoff(), 0), **(self.sentinel_kwargs or {})}
         return super()._sentinel_managed_pool(asynchronous)
-
-
-class _Leasing:
-    """What both transports below have in common; a mixin in front of one of kombu's transports."""
-
-    client: Any  # of the class behind it
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cycle = ChannelPoller()
-        self.lost = False
-        """Whether the server has failed to answer."""
-
-    def establish_connection(self) -> Any:
-        """Connect. Workers do this before they prepare their tasks."""
-        _lease_requests()
-        return super().establish_connection()  # type: ignore[misc]  # of the class this stands before
-
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Serve this connection in Celery's event loop, until it is closed."""
-        before = loop.on_tick.copy()
-        super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # of the class this stands before
-        self.cycle.run_in(loop)
-        own = loop.on_tick - before
-
-        def tick() -> None:
-            if self.client is None:
-                loop.on_tick.discard(tick)
-                return
-            for callback in own:
-                callback()
-
-        # kombu's would stay there for ever, and each connection that was lost with it.
-        loop.on_tick.difference_update(own)
-        loop.on_tick.add(tick)
-
-
-class Transport(_Leasing, stock.Transport):  # type: ignore[misc]  # as above
-    """For a Redis or Valkey server."""
-
-    Channel = Channel
-    driver_name = worker.DRIVER
-
-
-class SentinelTransport(_Leasing, stock.SentinelTransport):  # type: ignore[misc]  # as above
-    """For the master that Sentinels name."""
-
-    Channel = SentinelChannel
-    driver_name = worker.DRIVER
-
-
-def _lease_requests() -> None:
-    """In a worker, have its app check the leases of its jobs, and list the delayed jobs on the server. Does nothing
-    elsewhere."""
-    if "celery.worker.consumer" not in sys.modules:
-        return
-    # Imported here because only workers need billiard.
-    from backburner.queue.transport import scheduled
-    from backburner.queue.transport.request import leased
-
-    scheduled.answer()
-    task: Any = current_app.Task
-    task.Request = leased(symbol_by_name(task.Request))
 
 
 def _check(channel: Channel) -> None:

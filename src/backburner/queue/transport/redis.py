@@ -28,6 +28,7 @@ from redis.retry import Retry
 from backburner.errors import ConfigError
 from backburner.queue.deadline import kept, limited, remaining
 from backburner.queue.delivery import ENQUEUE, Place
+from backburner.queue.job_record import JobRecord
 from backburner.queue.keys import Keys
 from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
@@ -84,21 +85,16 @@ class PublishingChannel(stock.Channel):
         """The names of keys on the server."""
         return Keys(self.global_keyprefix, self.sep)
 
-    def job_record(self, job_id: str) -> dict[str, str]:
-        """What was recorded of the job when it was enqueued: name, queue, enqueued (ms since 1970), ignored ('' if its
-        result is kept); empty if it is not there."""
+    def job_record(self, job_id: str) -> JobRecord | None:
+        """What was recorded of the job when it was enqueued; ``None`` if it is not there."""
         key = self.keys.job(job_id)
         with self.plain_client.pipeline(transaction=False) as pipeline:
             pipeline.get(key)
             pipeline.pexpiretime(key)
-            record, expires = pipeline.execute()
-        if record is None or expires == -2:  # it is gone; it may have expired in between
-            return {}
-        enqueued, line, _, *queues = record.decode().split("\n")
-        name, _, ignored = line.partition("\t")
-        if (since := int(enqueued)) < 0:
-            since = expires + 1000 * since
-        return {"name": name, "queue": queues[-1], "enqueued": str(since), "ignored": ignored}
+            text, expires = pipeline.execute()
+        if text is None or expires == -2:  # it is gone; it may have expired in between
+            return None
+        return JobRecord.read(text.decode(), expires)
 
     @property
     def wanted_replicas(self) -> int:
