@@ -15,7 +15,7 @@ from tests.faults.chaos.account import WINDOW, Account
 from tests.faults.chaos.faults import ALL
 from tests.faults.chaos.trial import LEASE, Trial
 
-POOLS = ("prefork", "threads", "solo", "asyncio")
+POOLS = ("prefork", "threads", "solo", "gevent", "asyncio")
 LONGEST_RECOVERY = LEASE + 5
 _STOCKS_SHARE = 0.15
 _COLUMNS = (
