@@ -899,3 +899,47 @@ def test_who_may_use_the_keys_with_a_prefix_alone_can_do_everything(
             close(app)
             assert not worker.says("permission")
         assert all(key.startswith(b"shop:") for key in client.scan_iter())
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("stored", [b"not JSON", b"\xff", b"[]", b'{"status": 5}', b'{"status": "SUCCESS"}'])
+def test_a_result_that_cannot_be_read_is_an_error_for_all_who_wait(
+    app: Celery, url: str, eventually: Eventually, stored: bytes, when: str
+) -> None:
+    def store(client: redis.Redis) -> None:
+        client.set(f"celery-task-meta-{job.id}", stored)
+        client.publish(f"celery-task-meta-{job.id}", stored)
+
+    async def follow() -> None:
+        async for _ in job.aevents():
+            pass
+
+    [job] = pending(app, 1)
+    waits = (
+        lambda: job.get(timeout=10),
+        lambda: job.get(timeout=10, on_message=str),
+        lambda: celery.result.ResultSet([job]).get(timeout=10),
+        lambda: asyncio.run(job.aget(timeout=10)),
+        lambda: asyncio.run(asyncio.wait_for(follow(), 10)),
+    )
+    with redis.Redis.from_url(url) as client, ThreadPoolExecutor(len(waits)) as executor:
+        if when == "before":
+            store(client)
+        waiting = [executor.submit(wait) for wait in waits]
+        if when == "meanwhile":
+            eventually(lambda: client.pubsub_numsub(f"celery-task-meta-{job.id}")[0][1] == 1)
+            eventually(lambda: app.backend.listener.subscriptions >= 4)  # `follow` has two, blocking waits share one
+            store(client)
+        for each in waiting:
+            with pytest.raises(ResultUnavailable, match="cannot be read here"):
+                each.result()
+        with pytest.raises(ResultUnavailable, match="cannot be read here"):
+            _ = job.state
+
+
+def test_what_no_serializer_is_accepted_for_is_an_error_at_once(make_app: MakeApp, url: str) -> None:
+    of_worker = make_app(url, result_serializer="yaml", accept_content=["json", "yaml"])
+    [job] = pending(of_worker, 1)
+    finish(of_worker, [job])
+    with pytest.raises(ResultUnavailable, match="result_accept_content"):
+        make_app(url).AsyncResult(job.id).get(timeout=10)

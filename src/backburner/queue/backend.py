@@ -22,6 +22,7 @@ from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
+from backburner.errors import ResultUnavailable
 from backburner.queue.carrying import carry
 from backburner.queue.coroutines import called_by_celery
 from backburner.queue.deadline import deadline, limited, remaining
@@ -44,6 +45,9 @@ _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 
 _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
 """What Celery stores about a request, and where it finds it."""
+
+_ESSENTIAL = {"status", "result", "task_id"}
+"""What every stored state has."""
 
 _AWHILE = 0.25
 """Seconds within which a pool process stores its job's outcome on the server; after that, the main process has to."""
@@ -210,6 +214,24 @@ class _Patient:
         except self.connection_errors:
             self.client.connection_pool.disconnect(inuse_connections=False)
             return super().get(key)  # type: ignore[misc]  # as above
+
+    def decode_result(self, payload: Any) -> dict[str, Any]:
+        """What Celery calls a job's meta.
+
+        Raises:
+            ResultUnavailable: it cannot be read here.
+        """
+        try:
+            meta: dict[str, Any] = super().decode_result(payload)  # type: ignore[misc]  # as above
+            if not (isinstance(meta["status"], str) and meta.keys() >= _ESSENTIAL):
+                raise ValueError("it is not what Celery stores")  # noqa: TRY301  # as whatever else is wrong with it
+        except Exception as error:
+            raise ResultUnavailable(
+                f"what became of a job cannot be read here ({type(error).__name__}: {error}). The job is not affected. "
+                "Is its worker configured as this program is (result_serializer, result_accept_content), and has "
+                "anybody else written under its key?"
+            ) from error
+        return meta
 
     def exception_to_python(self, exc: Any) -> Any:
         """As Celery's; but an exception that its class cannot make again of its arguments (a group, or one that wants

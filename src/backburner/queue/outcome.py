@@ -7,10 +7,15 @@ from typing import Any
 
 from celery import states
 
+from backburner.errors import ResultUnavailable
+
 
 async def outcome(backend: Any, job_id: str) -> dict[str, Any]:
     """Wait until a job has ended. Returns what Celery calls its meta: ``status``, ``result`` (or the exception),
     ``traceback``. Everybody who waits gets a copy of their own.
+
+    Raises:
+        ResultUnavailable: what has become of it cannot be read.
     """
     awaited = _Awaited(backend, job_id)
     backend.listener.add(awaited)
@@ -39,7 +44,7 @@ class _Awaited:
     def heard(self, message: bytes) -> None:
         try:
             meta = self._decode(message)
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with the message, the waiter must know
+        except ResultUnavailable as error:
             self._tell(self.meta.set_exception, error)
         else:
             if meta["status"] in states.READY_STATES:

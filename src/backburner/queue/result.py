@@ -187,6 +187,7 @@ class Job(_Snapshots, Generic[T_co]):
                 ``celery.exceptions.TimeoutError``, and a `ResultUnavailable` if the result backend is away at that
                 moment.
             UnknownJob: nobody enqueued a job with this id.
+            ResultUnavailable: what has become of it cannot be read.
             JobFailed: the job failed with an exception that cannot be made again in this process.
         """
         check_seconds(timeout=timeout)
@@ -294,6 +295,7 @@ class Job(_Snapshots, Generic[T_co]):
         Raises:
             UnknownJob: nobody enqueued a job with this id.
             QueueError: its result is ignored, and so are its events.
+            ResultUnavailable: what has become of it cannot be read.
             ValueError: `after` is not the id of an event.
         """
         if not stream.is_place(after):

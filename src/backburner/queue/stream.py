@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 import orjson
 from celery import states
 
+from backburner.errors import ResultUnavailable
+
 KEPT: Final = 1000
 """About how many events of a job are kept; a reader that falls behind loses the oldest."""
 
@@ -37,7 +39,11 @@ def stream_key(backend: Any, job_id: str) -> bytes:
 
 
 async def follow(backend: Any, job_id: str, after: str = BEGINNING) -> AsyncGenerator[JobEvent]:
-    """Yield a job's events after the given one until it has ended: the last one is its final state."""
+    """Yield a job's events after the given one until it has ended: the last one is its final state.
+
+    Raises:
+        ResultUnavailable: its state cannot be read.
+    """
     reader = _Reader(backend, job_id, after)
     parts = (_Events(reader), _State(reader))  # in this order: nothing follows the final state
     for part in parts:
@@ -51,6 +57,8 @@ async def follow(backend: Any, job_id: str, after: str = BEGINNING) -> AsyncGene
                 yield event
                 if event.kind == "state" and event.data["state"] in states.READY_STATES:
                     return
+            if reader.trouble is not None:
+                raise reader.trouble
     finally:
         for part in parts:
             backend.listener.remove(part)
@@ -65,11 +73,20 @@ class _Reader:
         self.last = after
         self.events: deque[JobEvent] = deque(maxlen=KEPT)
         self.news = asyncio.Event()
+        self.trouble: Exception | None = None
+        """Why its state cannot be read, if it cannot."""
         self._loop = asyncio.get_running_loop()
 
     def put(self, kind: Literal["progress", "log", "state"], data: dict[str, Any], event_id: str | None = None) -> None:
         self.last = event_id or self.last
         self.events.append(JobEvent(self.last, kind, data))
+        self._tell()
+
+    def fail(self, trouble: Exception) -> None:
+        self.trouble = trouble
+        self._tell()
+
+    def _tell(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody reads any more
             self._loop.call_soon_threadsafe(self.news.set)
 
@@ -116,7 +133,12 @@ class _State:
             self._change(states.PENDING)
 
     def heard(self, message: bytes) -> None:
-        self._change(self._reader.backend.decode(message)["status"])
+        try:
+            meta = self._reader.backend.decode_result(message)
+        except ResultUnavailable as error:
+            self._reader.fail(error)
+        else:
+            self._change(meta["status"])
 
     def _change(self, state: str) -> None:
         if state != self._state and self._state not in states.READY_STATES:

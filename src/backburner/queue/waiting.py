@@ -6,6 +6,7 @@ Coroutines that await a `Job` are not here: see `backburner.queue.result`.
 """
 
 import itertools
+import logging
 import math
 import threading
 import time
@@ -18,9 +19,13 @@ from typing import Any, Final
 import celery.exceptions
 from celery.backends.asynchronous import BaseResultConsumer, Drainer
 
+from backburner.errors import ResultUnavailable
 from backburner.forking import renew_in_forked_child
 from backburner.queue.deadline import remaining
 from backburner.queue.pool import bridge
+from backburner.redis.command import again
+
+log = logging.getLogger("backburner.queue")
 
 _PATIENCE: Final = 2.0
 """Seconds for the first check whether results are there."""
@@ -51,6 +56,8 @@ class ResultConsumer(BaseResultConsumer):
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)
         self._count = 0
+        self._unread = 0
+        """How many states could not be read."""
 
     def start(self, initial_task_id: str, **_: Any) -> None:
         self.consume_from(initial_task_id)
@@ -114,8 +121,11 @@ class ResultConsumer(BaseResultConsumer):
         jobs = [each for each in jobs_of(result) if not _has_ended(each)]
         with self._expecting(jobs):
             bridge.block(self._look, jobs)
-            ended, seen = _Ended(jobs), -1
+            ended, seen, unread = _Ended(jobs), -1, 0
             while not ended.ready:
+                if unread != self._unread:  # a look at all of them
+                    self._check_readable(jobs)
+                    unread = self._unread
                 left = ends - time.monotonic()
                 if left <= 0:
                     raise celery.exceptions.TimeoutError("the operation timed out")
@@ -131,6 +141,11 @@ class ResultConsumer(BaseResultConsumer):
         for job in jobs:
             if subscription := self._subscriptions.get(job.id):
                 subscription.looked.wait(max(0.0, ends - time.monotonic()))
+
+    def _check_readable(self, jobs: Sequence[Any]) -> None:
+        for job in jobs:
+            if (subscription := self._subscriptions.get(job.id)) and subscription.trouble:
+                raise again(subscription.trouble)
 
     def _next(self, seen: int, seconds: float) -> int:
         """Wait until there is more news than this, at most so long. Returns how much there is."""
@@ -175,6 +190,15 @@ class ResultConsumer(BaseResultConsumer):
                 result._set_cache(self.backend.decode_result(message) if number else meta)  # noqa: SLF001  # as Celery's
                 self.backend.listener.callbacks.add(partial(result.on_ready, result))
         with self._lock:
+            self._count += 1
+            self._news.notify_all()
+
+    def on_unreadable(self, subscription: "_Watched", trouble: Exception) -> None:
+        """Have those who wait for the job raise an error. Runs in the listener's thread."""
+        log.error("the job %s: %s", subscription.task_id, trouble)
+        subscription.trouble = trouble
+        with self._lock:
+            self._unread += 1
             self._count += 1
             self._news.notify_all()
 
@@ -259,6 +283,8 @@ class _Watched:
         self.looked = threading.Event()
         self.state: dict[str, Any] | None = None
         """The last one that was heard of."""
+        self.trouble: Exception | None = None
+        """Why what has become of it cannot be read."""
         self._consumer = consumer
 
     def question(self) -> tuple[str, bytes]:
@@ -273,4 +299,9 @@ class _Watched:
 
     def heard(self, message: bytes) -> None:
         if self._consumer.watches(self):
-            self._consumer.on_state_change(self._consumer.backend.decode_result(message), message)
+            try:
+                meta = self._consumer.backend.decode_result(message)
+            except ResultUnavailable as trouble:
+                self._consumer.on_unreadable(self, trouble)
+            else:
+                self._consumer.on_state_change(meta, message)
