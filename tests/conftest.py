@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from backburner.redis.embedded import EmbeddedServer
 from backburner.testing import FaultProxy
@@ -17,6 +18,10 @@ from backburner.testing import FaultProxy
 pytest_plugins = ["tests.servers"]
 
 T = TypeVar("T")
+
+# Examples are not timed: the machine may have more to do.
+settings.register_profile("untimed", settings(), suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _DEVELOPERS_OWN = ("REDIS_", "CACHE_", "CELERY_", "DATABASE_URL", "SMTP_URL")
 _POLL = 0.02

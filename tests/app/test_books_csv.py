@@ -215,7 +215,7 @@ def test_what_is_no_isbn_says_so(text: str) -> None:
 TRICKY = st.text(alphabet=string.ascii_letters + ' ,;|\t"\n\r\x00éß', max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(TRICKY, TRICKY), max_size=20), st.binary(max_size=200))
 def test_no_damage_keeps_a_later_row_from_being_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], noise: bytes

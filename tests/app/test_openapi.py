@@ -61,7 +61,7 @@ def made_up(operation: APIOperation) -> st.SearchStrategy[Case]:
     return st.one_of(operation.as_strategy(), *wrong)
 
 
-often = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+often = settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
 
 
 def test_reads_are_answered_as_documented_and_from_the_cache_as_without(

@@ -136,7 +136,7 @@ def test_an_entry_of_an_older_format_is_a_miss(watched: Watched, server: Any, ve
 
 @pytest.mark.parametrize("verb", ["get", "many", "pull", "remember", "add", "increment", "touch"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_bytes_give_the_value_or_nothing(watched: Watched, server: Any, verb: str, data: st.DataObject) -> None:
     value = data.draw(st.sampled_from(list(VALUES.values())))
     watched.cache.tags("books").put(KEY, value)

@@ -215,7 +215,7 @@ def test_never_more_than_a_burst_and_what_the_time_since_gives(rate: Rate, steps
     costs=st.lists(st.integers(0, 5), min_size=1, max_size=10),
     state=st.integers(-(10**9), 10**12),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_script_and_the_arithmetic_agree(
     redis_url: str, count: int, period: int, costs: list[int], state: int
 ) -> None:

@@ -53,7 +53,7 @@ def _tagged(cache: Any, tags: list[str]) -> Any:
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_cache_behaves_as_a_dict_with_ends_and_tags(cache: Any, clock: Clock, steps: list[tuple[Any, ...]]) -> None:
     cache.flush()
     model = Model(clock)

@@ -706,7 +706,7 @@ def test_five_hundred_cold_clients_of_a_real_server_call_the_function_once(
     (tmp_path / "shop.py").write_text(SHOP)
     port = free_port()
     command = f"uvicorn shop:app --host 127.0.0.1 --port {port}"
-    with running(command, cwd=tmp_path, env={"REDIS_URL": redis_url}) as server:
+    with running(command, cwd=tmp_path, env={"REDIS_URL": redis_url, "CACHE_TIMEOUT": "10"}) as server:
         eventually(lambda: server.says("startup complete"), timeout=30)
         answers = asyncio.run(rush(port, clients=500))
     assert {answer.partition(b"\r\n\r\n")[2] for answer in answers} == {b'{"call":1}'}

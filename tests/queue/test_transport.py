@@ -452,7 +452,7 @@ def test_a_delayed_message_of_a_stock_producer_waits_on_the_server(
     eventually(lambda: client.zcard(KEYS.delayed) == 1)
     assert not client.exists(one.leased)
     assert one.drain(1) == ["later"]
-    assert 0 <= time.time() - due < 0.3
+    assert 0 <= time.time() - due < 1.5, "not when it asks again anyway"
     assert one.messages[0].headers["eta"] is None, "a worker with a slow clock must not wait again"
     assert not client.exists(KEYS.delayed, KEYS.delayed_entries)
 

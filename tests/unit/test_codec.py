@@ -1040,7 +1040,7 @@ values = st.recursive(scalars | moneys, containers, max_leaves=12)
 CODEC = JSONCodec()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(values)
 @example([{"": 1}, {"": (1,)}])
 @example({"": {"": {"": (1,)}}})
@@ -1050,7 +1050,7 @@ def test_anything_made_of_supported_types_comes_back(value: object) -> None:
     assert same(JSONCodec().decode(data), value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values, st.text())
 def test_pickle_brings_anything_back_too(value: object, key: str) -> None:
     codec = PickleCodec(KEY)
@@ -1062,7 +1062,7 @@ def decodes_or_refuses(codec: JSONCodec | PickleCodec, data: bytes) -> None:
         codec.decode(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary())
 @example(b"")
 @example(b"J")
@@ -1114,7 +1114,7 @@ maps = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(maps, json_like)
 def test_any_map_with_any_body_gives_a_value_or_a_codec_error(types: object, body: object) -> None:
     import orjson
@@ -1122,7 +1122,7 @@ def test_any_map_with_any_body_gives_a_value_or_a_codec_error(types: object, bod
     decodes_or_refuses(CODEC, b"K" + orjson.dumps(types) + b"\n" + orjson.dumps(body))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), values)
 def test_damaged_bytes_give_a_value_or_a_codec_error(data: st.DataObject, value: object) -> None:
     encoded = bytearray(CODEC.encode(value))

@@ -46,8 +46,8 @@ _FOLLOWS_REPORTS = states.READY_STATES | {states.RETRY}
 _FAMILY = (("group_id", "group"), ("parent_id", "parent_id"))
 """What Celery stores about a request, and where it finds it."""
 
-_ESSENTIAL = {"status", "result", "task_id"}
-"""What every stored state has."""
+_ESSENTIAL = {"status", "result"}
+"""What every stored state has, whoever has stored it."""
 
 _AWHILE = 0.25
 """Seconds within which a pool process stores its job's outcome on the server; after that, the main process has to."""

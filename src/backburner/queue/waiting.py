@@ -304,4 +304,5 @@ class _Watched:
             except ResultUnavailable as trouble:
                 self._consumer.on_unreadable(self, trouble)
             else:
+                meta.setdefault("task_id", self.task_id)
                 self._consumer.on_state_change(meta, message)
