@@ -1,6 +1,7 @@
 """The transport by itself, on a real server: what is leased, delayed, recovered, and what is kept when it failed."""
 
 import gc
+import hashlib
 import json
 import re
 import statistics
@@ -11,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, cast
@@ -1310,6 +1312,57 @@ def test_as_many_are_suspected_as_a_dead_worker_ran_when_it_died_and_not_when_it
     eventually(lambda: client.hvals(KEYS.slots) == ["2"])
     survivor.close()
     assert not client.exists(KEYS.slots), "who leaves or was recovered leaves nothing here"
+
+
+@pytest.fixture
+def step(client: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Step the server's clock by some seconds, as far as leases go by it."""
+    for name in ("_RENEW", "_RECOVER"):
+        script = getattr(consumer_module, name)
+        text = script.text.replace("return now[1] +", "return (redis.call('GET', 'step') or 0) + now[1] +")
+        monkeypatch.setattr(
+            consumer_module, name, replace(script, text=text, sha=hashlib.sha1(text.encode()).hexdigest())
+        )
+    return lambda seconds: client.set("step", seconds)
+
+
+@on_both_servers
+def test_no_lease_of_the_living_ends_early_when_the_servers_clock_is_put_forward(
+    step: Callable[[float], None], reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    readers = [reader(lease=2), reader(lease=2)]
+    for number, each in enumerate(readers):
+        send(number)
+        each.drain(1)
+        each.consumer._sweep_from = 0.0
+    before = client.zrange(KEYS.consumers, 0, -1, withscores=True)
+
+    def all_have_renewed(since: float) -> bool:
+        return all((client.zscore(KEYS.consumers, each) or 0) > was + since for each, was in before)
+
+    step(3600)
+    eventually(lambda: all_have_renewed(3600))
+    eventually(lambda: all_have_renewed(3601))  # and looked at each other since
+    assert [each.consumer.over for each in readers] == [False, False]
+    assert [client.hlen(each.leased) for each in readers] == [1, 1]
+    assert not client.exists("q")
+
+
+@pytest.mark.slow
+@on_both_servers
+def test_who_died_before_the_servers_clock_was_put_back_is_found_dead_in_the_time_of_a_lease(
+    step: Callable[[float], None], reader: MakeReader, send: Send, client: Any, eventually: Eventually
+) -> None:
+    dead, survivor = reader(lease=2), reader("elsewhere", lease=2)
+    send("hello")
+    dead.drain(1)
+    survivor.channel.tick()
+    lease = client.zscore(KEYS.consumers, dead.consumer.name)
+    dead.die()
+    client.zadd(KEYS.consumers, {dead.consumer.name: lease})
+    step(-3600)
+    eventually(lambda: client.llen("q"), timeout=10)
+    assert not survivor.consumer.over
 
 
 @pytest.mark.slow

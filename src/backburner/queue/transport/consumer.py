@@ -182,6 +182,8 @@ class Consumer:
         """See `server_of`."""
         self._decisions = Decisions(self._leased, self._refused)
         self._held_until = 0.0
+        self._ahead = 0.0
+        """How far the server's clock is ahead of `monotonic`, which stands still while the machine sleeps."""
         self._stopping = False
         self._pid = os.getpid()
         self._thread = Thread(self._run, f"backburner-leases {self.name}")
@@ -211,7 +213,8 @@ class Consumer:
         check_version(told)
         warn_of_eviction(self._told_of("memory"))
         self._held_until = time.clock_gettime(_clock) + self.lease
-        self._call(self._renewal(begin=True))
+        asked = monotonic()
+        self._ahead = float(self._call(self._renewal(begin=True))[-1]) - asked
         uptime = re.search(rb"uptime_in_seconds:(\d+)", told)
         # Leases may have run out while the server was away; consumers that are alive will come back and renew theirs.
         self._sweep_from = monotonic() + max(0.0, self.lease - int(uptime[1] if uptime else 0))
@@ -421,8 +424,9 @@ class Consumer:
         self.restore([number for number in map(int, leased) if number >= first], seen=False)
 
     def _renew(self, *, sweep: bool) -> None:
-        asked = time.clock_gettime(_clock)
-        alive, dead, untold = self._decisions.ask(self._renewal())
+        asked, expected = time.clock_gettime(_clock), monotonic()
+        alive, dead, untold, now = self._decisions.ask(self._renewal())
+        self._ahead = float(now) - expected
         worker.signs.contact = monotonic()
         if not alive:
             self.lost()
@@ -444,7 +448,8 @@ class Consumer:
 
     def _renewal(self, *, begin: bool = False) -> Call:
         keys = self._keys
-        return (_RENEW, 2, keys.consumers, keys.untold, self.name, self.lease, int(begin))
+        expected = () if begin else (f"{self._ahead + monotonic():.6f}",)
+        return (_RENEW, 2, keys.consumers, keys.untold, self.name, self.lease, int(begin), *expected)
 
     def _hangs(self) -> bool:
         """Whether a worker's event loop is stuck. In other kombu programs it may stand still while they work."""
