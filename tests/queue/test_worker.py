@@ -178,6 +178,19 @@ def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
 
 
 @pytest.mark.slow
+def test_a_gevent_worker_hears_of_remote_control_after_that_connection_alone_was_lost(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually
+) -> None:
+    app = make_app(own_server.url)
+    with start_worker(own_server.url, "--pool=gevent -c 4"), redis.Redis.from_url(own_server.url) as client:
+        eventually(lambda: app.control.ping(timeout=0.5))
+        for _ in range(2):
+            assert client.client_kill_filter(_type="pubsub")
+            eventually(lambda: app.control.ping(timeout=0.5), timeout=15)
+        assert app.tasks["nap"].delay(0).get(timeout=10)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["solo", "threads -c 1", "prefork -c 1", "asyncio -c 10"])
 def test_a_result_backend_that_refuses_everything_costs_no_worker_and_has_jobs_wait_before_they_are_done_again(
     make_app: MakeApp,

@@ -18,6 +18,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     pool, prefork, loop       ``--pool=asyncio``; Celery's pool of processes; the event loop of the other pools
     stacks                    Celery's stacks of running tasks, kept apart by coroutine
     cancellation, recording   ending a job; making sure that its failure is recorded
+    hearing                   remote control of greenlets, on a connection that may be lost
     shutdown                  signals that end a worker, where its jobs need the thread that gets them
     ending                    what a worker says that ends because of a wrong setting
     failed                    jobs that could not be done: looked at, tried again, let go

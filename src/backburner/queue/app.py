@@ -22,6 +22,7 @@ from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, results_kept, servers
 from backburner.queue.failed import FailedJobs
+from backburner.queue.hearing import Hearing
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
 from backburner.queue.options import check
 from backburner.queue.pool import bridge
@@ -86,7 +87,7 @@ class Celery(celery.Celery):
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in place of a dependency, as in FastAPI."""
         self.steps["worker"].add(Living)
-        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching))
+        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching, Hearing))
         ending.install()
         health.install(self)
         reload.install(self)
