@@ -178,6 +178,18 @@ def test_coroutines_of_a_gevent_worker_run_at_the_same_time_on_its_loop(
 
 
 @pytest.mark.slow
+def test_a_worker_of_threads_that_is_to_scale_by_itself_says_at_once_that_it_cannot(
+    own_server: EmbeddedServer, eventually: Eventually
+) -> None:
+    command = "celery -A jobs worker --pool=threads --autoscale 8,2"
+    with running(command, PROGRAMS, {"REDIS_URL": own_server.url, "PYTHONPATH": ""}) as worker:
+        eventually(lambda: worker.process.poll() is not None, timeout=30)
+        assert worker.process.returncode == 1
+        assert "leave it out, and say --concurrency 8" in worker.output
+        assert "Traceback" not in worker.output
+
+
+@pytest.mark.slow
 def test_a_gevent_worker_hears_of_remote_control_after_that_connection_alone_was_lost(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually
 ) -> None:

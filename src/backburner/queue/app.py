@@ -31,6 +31,7 @@ from backburner.queue.pool.serving import Serving
 from backburner.queue.producer import Producer
 from backburner.queue.publishing import publishing
 from backburner.queue.result import Job
+from backburner.queue.scaling import Scaling
 from backburner.queue.servers import celery_url, check_backend, check_broker, is_redis
 from backburner.queue.task import PING, Task, ping
 from backburner.queue.transport.redis import by_ours, transport_for
@@ -86,7 +87,7 @@ class Celery(celery.Celery):
         self.lifespans = Lifespans(self)
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in place of a dependency, as in FastAPI."""
-        self.steps["worker"].add(Living)
+        self.steps["worker"].update((Living, Scaling))
         self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching, Hearing))
         ending.install()
         health.install(self)
