@@ -22,9 +22,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from backburner import refusal
 from backburner.errors import ConfigError
 from backburner.redis.url import SERVER_SCHEMES, ServerURL, mask_password
 from backburner.size import byte_count
+
+refusal.install()  # here, since an application often builds its settings before it imports anything of the queue
 
 _NAME = re.compile(r"[^\s:/?#@\[\]]+")
 

@@ -274,6 +274,24 @@ def test_a_worker_that_a_wrong_setting_ends_says_so_in_one_line(tmp_path: Path, 
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("command", ["worker", "beat", "inspect ping"])
+def test_an_application_with_a_wrong_setting_is_told_in_one_sentence(tmp_path: Path, command: str) -> None:
+    (tmp_path / "config.py").write_text("from backburner import Settings\nsettings = Settings()\n")
+    (tmp_path / "shop.py").write_text(
+        "from config import settings\nfrom backburner import Celery\napp = Celery('shop', settings=settings)\n"
+    )
+    said = celery_command(f"-A shop {command}", "http://localhost", tmp_path)
+    assert "'http://localhost' is not a server URL: write redis://" in said
+    assert "Traceback" not in said
+
+
+def test_other_errors_of_an_application_keep_their_traceback(tmp_path: Path, url: str) -> None:
+    (tmp_path / "shop.py").write_text("from backburner import Celery\napp = Celery('shop')\nint('one')\n")
+    said = celery_command("-A shop worker", url, tmp_path)
+    assert 'shop.py", line 3' in said
+    assert "ValueError: invalid literal for int()" in said
+
+
 @pytest.mark.slow
 def test_a_worker_told_to_stop_leaves_no_process(
     own_server: EmbeddedServer, start_worker: StartWorker, eventually: Eventually

@@ -16,6 +16,7 @@ from kombu.utils.imports import symbol_by_name
 
 from backburner.cli.project import Project
 from backburner.errors import ConfigError
+from backburner.refusal import wrong_setting
 
 _COMMANDS = {
     "worker": "celery.bin.worker:worker",
@@ -65,8 +66,8 @@ def application(name: str) -> Any:
             raise SystemExit(f"there is no module {missing.name!r}, where --app={name} should be") from None
         raise
     except ValueError as error:
-        wrong = error if isinstance(error, ConfigError) else error.__context__  # kombu turns it into a ValueError
-        if not isinstance(wrong, ConfigError):
+        wrong = wrong_setting(error)
+        if wrong is None:
             raise
         raise SystemExit(str(wrong)) from None
     if not isinstance(app, Celery):  # in a module Celery takes a variable `app` for its application, whatever it is
