@@ -524,6 +524,20 @@ def test_a_key_prefix_holds_for_the_record_too(make_app: MakeApp, url: str) -> N
     assert job.state == "PENDING"
 
 
+def test_transport_options_that_nobody_knows_are_told_once(
+    make_app: MakeApp, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_kombu = {"visibility_timeout": 60, "fanout_patterns": True, "max_retries": 1, "min_other_sentinels": 1}
+    app = make_app(url, broker_transport_options={**of_kombu, "leese": 30, "confirm_publish": True})
+    app.tasks["add"].delay(1, 2)
+    app.control.ping(timeout=0.01)
+    app.close()
+    app.tasks["add"].delay(1, 2)
+    confirm, lease = sorted(caplog.messages)
+    assert "['confirm_publish'] has no effect: there is no such option. There are lease, max_deliveries, " in confirm
+    assert lease == "broker_transport_options['leese'] has no effect: there is no such option. Do you mean 'lease'?"
+
+
 def test_priorities_go_to_the_lists_that_stock_workers_read(app: Celery, url: str) -> None:
     app.tasks["add"].apply_async((1, 2), priority=6)
     with redis.Redis.from_url(url) as client:

@@ -8,6 +8,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from difflib import get_close_matches
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -414,6 +416,16 @@ class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]  # 
         return super()._sentinel_managed_pool(asynchronous)
 
 
+_OWN = {"lease", "max_deliveries", "replicas", "unknown_task_grace", "watchdog"}
+_KNOWN = {
+    *SentinelChannel.from_transport_options,
+    # kombu looks for these in other places than a channel.
+    *("max_retries", "interval_start", "interval_step", "interval_max", "connect_retries_timeout"),
+    *("errback", "callback", "polling_interval", "reauth_check_interval"),
+}
+"""What ``broker_transport_options`` may hold."""
+
+
 def _check(channel: Channel) -> None:
     for option in ("lease", "max_deliveries", "unknown_task_grace", "watchdog"):
         value = getattr(channel, option)
@@ -422,3 +434,12 @@ def _check(channel: Channel) -> None:
             raise ConfigError(
                 f"broker_transport_options[{option!r}] is {value!r}; it must be a number, {least} or more"
             )
+    for option in channel.connection.client.transport_options.keys() - _KNOWN:
+        _warn(str(option))
+
+
+@cache
+def _warn(option: str) -> None:
+    meant = get_close_matches(option, _KNOWN, 1)
+    hint = f"Do you mean {meant[0]!r}?" if meant else f"There are {', '.join(sorted(_OWN))}, and those of kombu"
+    log.warning("broker_transport_options[%r] has no effect: there is no such option. %s", option, hint)
