@@ -170,3 +170,10 @@ def test_numbers_among_the_options_of_sentinels_and_clusters_are_numbers() -> No
 )
 def test_passwords_are_masked(url: str, masked: str) -> None:
     assert mask_password(url) == masked
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://user:hunter2@host", "redis+sentinel://:hunter2@one/shop", "rediss://host?ssl_password=hunter2"]
+)
+def test_a_server_shows_no_password_in_tracebacks_and_debuggers(url: str) -> None:
+    assert "hunter2" not in repr(ServerURL.parse(url))

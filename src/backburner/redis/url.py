@@ -97,7 +97,7 @@ def _mask(url: str) -> str:
     return f"{scheme}{separator}{rest}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ServerURL:
     """Where a server is, and how to log in."""
 
@@ -118,6 +118,9 @@ class ServerURL:
     """A slot of the cluster; the node that serves it is the server."""
     options: tuple[tuple[str, str], ...] = ()
     """The rest of the query string: options of redis-py's connections (``ssl_ca_certs``, ``protocol``, …)."""
+
+    def __repr__(self) -> str:
+        return f"ServerURL({self.masked!r})"
 
     @classmethod
     def parse(cls, url: str) -> Self:
