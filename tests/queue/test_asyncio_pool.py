@@ -255,6 +255,16 @@ def test_limits_of_rate(tasks: Any) -> None:
         control.rate_limit("co.limited", "10/s", **told)
 
 
+def test_jobs_beyond_a_limit_of_rate_go_on_as_fast_as_it_allows(tasks: Any) -> None:
+    limited, control = tasks["co.limited"], tasks["co.limited"].app.control
+    told = {"destination": [NODE], "reply": True, "timeout": 10, "limit": 1}
+    control.rate_limit("co.limited", "100/s", **told)
+    try:
+        limited.delay_many([()] * 60)[-1].get(timeout=10)  # it was one a second
+    finally:
+        control.rate_limit("co.limited", "10/s", **told)
+
+
 def test_who_blocks_the_loop_is_named(tasks: Any, pool: Program, eventually: Eventually) -> None:
     job = tasks["co.hog"].delay(0.5)
     job.get(timeout=10)

@@ -21,6 +21,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
     hearing                   remote control of greenlets, on a connection that may be lost
     shutdown                  signals that end a worker, where its jobs need the thread that gets them
     ending, scaling           what a worker says that ends because of a wrong setting; ``--autoscale``
+    limits                    rate limits that many jobs wait for
     failed                    jobs that could not be done: looked at, tried again, let go
 
     backend, listener         storing results; hearing of them on one connection

@@ -24,6 +24,7 @@ from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, res
 from backburner.queue.failed import FailedJobs
 from backburner.queue.hearing import Hearing
 from backburner.queue.lifespan import Lifespan, Lifespans, Living
+from backburner.queue.limits import Limited
 from backburner.queue.options import check
 from backburner.queue.pool import bridge
 from backburner.queue.pool.caught import Catching
@@ -88,7 +89,7 @@ class Celery(celery.Celery):
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to call in place of a dependency, as in FastAPI."""
         self.steps["worker"].update((Living, Scaling))
-        self.steps["consumer"].update((cancellation.Remembered, Announced, Serving, Catching, Hearing))
+        self.steps["consumer"].update((cancellation.Remembered, Announced, Limited, Serving, Catching, Hearing))
         ending.install()
         health.install(self)
         reload.install(self)
