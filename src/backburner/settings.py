@@ -6,6 +6,7 @@ unless they are told otherwise. Every field can be set by an environment variabl
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
 
     Raises:
         ConfigError: a value is wrong. The message names each variable, its value (secrets masked) and what is right.
-            Or ``.env`` cannot be read.
+            Or ``.env`` cannot be read, or there is no setting of that name.
     """
 
     model_config = SettingsConfigDict(
@@ -153,6 +154,7 @@ class Settings(BaseSettings):
     smtp_url: str = Field(default="smtp://localhost:1025", pattern=r"^smtps?://", description="Where mail is handed in")
 
     def __init__(self, **values: Any) -> None:
+        self._refuse_unknown(values)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -164,6 +166,18 @@ class Settings(BaseSettings):
         except UnicodeDecodeError:  # it quotes what may be a part of a password
             file = values.get("_env_file", self.model_config.get("env_file"))
             raise ConfigError(f"{file} cannot be read: it is not UTF-8; save it as that") from None
+
+    @classmethod
+    def _refuse_unknown(cls, values: Iterable[str]) -> None:
+        """Other programs' variables are ignored. An argument is meant for these settings."""
+        fields = cls.model_fields
+        aliased = any(field.validation_alias for field in fields.values())
+        if aliased or cls.model_config.get("extra") != "ignore":  # what a subclass takes is its own affair
+            return
+        for name in values:
+            if name.lower() not in fields and not name.startswith("_"):  # such are options of pydantic-settings
+                meant = get_close_matches(name.lower(), fields, 1)
+                raise ConfigError(f"there is no setting {name!r}{f'; do you mean {meant[0]!r}?' if meant else ''}")
 
     @model_validator(mode="after")
     def _derive(self) -> Self:

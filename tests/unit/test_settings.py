@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from backburner import Cache, Settings
 from backburner.errors import ConfigError
@@ -192,6 +193,20 @@ def test_pickle_needs_a_signing_key() -> None:
     )
     cache.put("key", {1, 2})
     assert cache.get("key") == {1, 2}
+
+
+def test_an_argument_that_is_no_setting_is_told_with_what_is_meant() -> None:
+    with pytest.raises(ConfigError, match="there is no setting 'redis_ulr'; do you mean 'redis_url'"):
+        Settings(redis_ulr="redis://db.internal")  # type: ignore[call-arg]
+
+    class Shop(Settings):
+        model_config = SettingsConfigDict(extra="allow")
+
+    class Named(Settings):
+        pin: str = Field(default="", validation_alias=AliasChoices("SHOP_PIN", "PIN"))
+
+    assert Shop(currency="EUR").model_extra == {"currency": "EUR"}  # type: ignore[call-arg]
+    assert Named(PIN="1234", _env_file=None).pin == "1234"  # type: ignore[call-arg]
 
 
 def test_a_cache_without_a_prefix_is_refused() -> None:
