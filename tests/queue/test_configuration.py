@@ -105,6 +105,25 @@ def test_sentinels_are_asked_for_their_master() -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@one?protocol=3",
+        "redis://one?password=hunter2",
+        "valkey+unix://:hunter2@/run/valkey.sock",
+        "redis+sentinel://:hunter2@one:26379,two:26379/shop/0",
+    ],
+)
+def test_reports_show_servers_of_every_form_without_passwords(url: str) -> None:
+    app = build(broker=url, backend=url)
+    report = app.bugreport()
+    masked = url.replace("hunter2", "***")
+    assert f"broker_url: '{masked}'" in report
+    assert "hunter2" not in report
+    assert app.conf.table(with_defaults=True)["result_backend"] == masked
+    assert app.conf.table(censored=False)["broker_url"] == url
+
+
+@pytest.mark.parametrize(
     ("url", "says"), [("redis+cluster://one", "use a cluster"), ("rediss+sentinel://one/m", "Sentinels want TLS")]
 )
 def test_what_celery_cannot_use_is_said_where_an_app_would_use_it(url: str, says: str) -> None:

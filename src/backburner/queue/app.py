@@ -33,9 +33,10 @@ from backburner.queue.producer import Producer
 from backburner.queue.publishing import publishing
 from backburner.queue.result import Job
 from backburner.queue.scaling import Scaling
-from backburner.queue.servers import celery_url, check_backend, check_broker, is_redis
+from backburner.queue.servers import celery_url, check_backend, check_broker, is_redis, shown
 from backburner.queue.task import PING, Task, ping
 from backburner.queue.transport.redis import by_ours, transport_for
+from backburner.redis.url import mask_password
 from backburner.settings import Settings
 
 P = ParamSpec("P")
@@ -108,9 +109,15 @@ class Celery(celery.Celery):
             celerys["worker_pool"] = self._default_pool
         if self._servers_from_settings and not source.get("broker_url"):
             celerys.update(servers(self.settings))
+        source.__dict__["table"] = partial(shown, source.table)  # an assignment would be a setting
 
     def __reduce_keys__(self) -> dict[str, Any]:
         return super().__reduce_keys__() | {"settings": self.settings, "default_pool": self._default_pool}
+
+    def bugreport(self) -> str:
+        """What ``celery report`` prints: versions and the configuration, without passwords."""
+        url = str(self.conf.result_backend)
+        return str(super().bugreport()).replace(url, mask_password(url))
 
     def uses_utc_timezone(self) -> bool:
         """Whether the app's time zone is UTC. Celery asks for each message, and its own comparison is slow."""

@@ -6,10 +6,11 @@ brokers (``amqp://``, ``sqs://``, …) are left as they are.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from celery.app.backends import BACKEND_ALIASES
+from celery.app.utils import filter_hidden_settings
 from celery.utils.imports import load_extension_class_names
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -20,6 +21,9 @@ _CELERYS_SENTINEL = re.compile(r"sentinel://[^/]*(/\d*)?(\?.*)?$")
 """``sentinel://host:26379/0``: Celery's own dialect, which names the master in the transport options."""
 
 _CLASS: Final = re.compile(r"[.:]")
+
+_URLS: Final = frozenset({"broker_url", "broker_read_url", "broker_write_url", "result_backend"})
+"""Settings that hold a server's URL, or a list of them."""
 
 
 def celery_url(url: Any, *, broker: bool = False) -> tuple[Any, dict[str, object]]:
@@ -54,6 +58,22 @@ def check_backend(url: Any) -> None:
 def is_redis(url: Any) -> bool:
     """Whether a translated URL is of a Redis or Valkey server."""
     return isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://"))
+
+
+def shown(table: Callable[..., dict[str, Any]], with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+    """Celery's `table` of the configuration, as people see it in reports and in Flower. Celery cannot read all URLs
+    that it is to mask."""
+    settings = table(with_defaults, censored=False)
+    if not censored:
+        return settings
+    urls = {name: _masked(settings.pop(name)) for name in list(settings) if name.lower() in _URLS}
+    return {**filter_hidden_settings(settings), **urls}
+
+
+def _masked(url: Any) -> Any:
+    if isinstance(url, list | tuple):
+        return [_masked(each) for each in url]
+    return mask_password(url) if isinstance(url, str) else url
 
 
 def _one(url: str, *, broker: bool) -> tuple[str, dict[str, object]]:
