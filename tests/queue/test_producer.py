@@ -591,6 +591,23 @@ def test_a_task_that_has_its_own_way_to_be_enqueued_keeps_it(app: Celery, server
     assert [message["headers"]["kwargsrepr"] for message in server_lists()["celery"]] == ["{'tenant': 5}"] * 4
 
 
+@pytest.mark.parametrize("options", [{}, {"shadow": "Celery's path"}], ids=["ours", "Celery's"])
+def test_a_task_written_as_a_class_is_enqueued(
+    app: Celery, server_lists: Callable[[], Lists], options: dict[str, Any]
+) -> None:
+    class Upload(app.Task):  # type: ignore[name-defined, misc]  # the app's own class
+        name = "upload"
+
+        def run(self, file: str) -> None: ...
+
+    upload: Any = app.register_task(Upload())
+    upload.apply_async(("a",), **options)
+    asyncio.run(upload.aapply_async(("a",), **options))
+    upload.delay_many([("a",), {"file": "a"}], **options)
+    asyncio.run(upload.adelay_many([("a",), {"file": "a"}], **options))
+    assert [message["headers"]["task"] for message in server_lists()["celery"]] == ["upload"] * 6
+
+
 def test_an_overridden_shadow_name_counts(app: Celery, server_lists: Callable[[], Lists]) -> None:
     task = app.task(anything, name="s", shared=False, shadow_name=lambda *_: "shadow")
     task.delay()

@@ -292,7 +292,7 @@ class Producer:
     ) -> tuple[list[Call], list[Encoded]] | None:
         """The calls, with arguments as Celery knows them, and what their messages contain; ``None`` if one is wrong, so
         that Celery reports it. `first` is the place of the first one among all calls."""
-        check = task.__header__ if task.typing else None
+        check = task.arguments_check
         dump = task._dump_pydantic_arguments  # noqa: SLF001  # as Celery does
         said: list[Call] = []
         encoded = []

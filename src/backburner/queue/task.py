@@ -51,7 +51,6 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
 
     if TYPE_CHECKING:
         # Attributes of Celery's class, which the stubs leave out.
-        __header__: Callable[..., None]
         _dump_pydantic_arguments: Callable[..., Call] | None
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -148,6 +147,11 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
         return self.app
 
     @property
+    def arguments_check(self) -> Callable[..., None] | None:
+        """Celery's check of a call; ``None`` with ``typing=False``, and for tasks written as classes."""
+        return getattr(self, "__header__", None) if self.typing else None
+
+    @property
     def _is_ours(self) -> bool:
         """Whether enqueueing is done here: no subclass overrides it."""
         return type(self).apply_async is Task.apply_async
@@ -173,10 +177,11 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     def _check(self, calls: Sequence[Call], options: Mapping[str, Any]) -> None:
         """Raise what Celery would raise for any of the calls, before one is enqueued."""
         serializer, dump = self._form(options)
+        check_call = self.arguments_check
         for place, (args, kwargs) in enumerate(calls):
             try:
-                if self.typing:
-                    self.__header__(*args, **kwargs)
+                if check_call is not None:
+                    check_call(*args, **kwargs)
                 with self._blaming(args, kwargs, options):
                     serialization.dumps(dump(args, kwargs) if dump else (args, kwargs), serializer)
             except (TypeError, EncodeError) as error:
