@@ -343,6 +343,12 @@ def test_a_worker_stores_results_and_acknowledges_in_one_step(
     assert consumer.take_acks() == [2]
 
 
+def test_a_failure_is_stored_before_the_errbacks_of_its_job_are_called(app: Celery, consumer: Consumer) -> None:
+    app.backend.store_result("one", ValueError(), states.FAILURE, request=Context(errbacks=[app.tasks["add"].s()]))
+    app.backend.store_result("another", ValueError(), states.FAILURE, request=Context())
+    assert [stored(app, job_id) for job_id in ("one", "another")] == ["FAILURE", "PENDING"]
+
+
 def test_a_result_that_could_not_be_stored_keeps_its_message_leased(
     app: Celery, consumer: Consumer, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,8 +132,12 @@ class _Patient:
             self.starts.add(task_id, now, partial(stored, now))
             return result
         final = stored(self.starts.end(task_id))
-        if state not in states.READY_STATES or not (
-            store_for(self._server, final) or (state == states.SUCCESS and carry(request, self._server, final))
+        # An errback is called right after this, and may look at what became of the job.
+        at_once = state == states.FAILURE and getattr(request, "errbacks", None)
+        if (
+            at_once
+            or state not in states.READY_STATES
+            or not (store_for(self._server, final) or (state == states.SUCCESS and carry(request, self._server, final)))
         ):
             self.ensure(self._settle, ([final],))
         return result
