@@ -565,12 +565,32 @@ def test_on_a_loop_too_who_waits_hears_that_what_the_job_follows_has_failed(app:
         app.backend.client.flushdb()
 
 
-def test_what_the_job_itself_says_goes_before_the_failure_of_what_it_follows(app: Celery) -> None:
-    job = app.AsyncResult("follows", parent=pending(app, 1)[0])
-    app.backend.store_result("job-0", KeyError("before"), "FAILURE")
+@pytest.mark.parametrize("seen", [False, True])
+def test_on_a_loop_too_the_failure_of_what_the_job_follows_goes_before_its_own(app: Celery, *, seen: bool) -> None:
+    header = app.GroupResult("the-group", pending(app, 2))
+    app.backend.store_result("job-0", 3, "SUCCESS")
+    app.backend.store_result("job-1", KeyError("before"), "FAILURE")
+    app.backend.store_result("follows", celery.exceptions.ChordError("own"), "FAILURE")
+    for get in (lambda job: job.get(timeout=5), lambda job: asyncio.run(job.aget(timeout=5))):
+        job = app.AsyncResult("follows", parent=header)
+        assert not seen or job.failed()
+        with pytest.raises(KeyError, match="before"):
+            get(job)
+    with pytest.raises(celery.exceptions.ChordError):
+        raise asyncio.run(app.AsyncResult("follows", parent=header).aget(timeout=5, propagate=False))
+
+
+def test_a_loop_that_closes_when_a_failure_was_raised_complains_of_nothing(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = app.GroupResult("the-group", pending(app, 20))
+    for number in range(20):
+        app.backend.store_result(f"job-{number}", KeyError("before"), "FAILURE")
     app.backend.store_result("follows", ValueError("own"), "FAILURE")
-    with pytest.raises(ValueError, match="own"):
-        asyncio.run(job.aget(timeout=5))
+    for _ in range(20):
+        with pytest.raises(KeyError):
+            asyncio.run(app.AsyncResult("follows", parent=header).aget(timeout=5))
+    assert not caplog.records
 
 
 def test_on_a_loop_too_nobody_waits_for_a_result_that_is_ignored(app: Celery) -> None:

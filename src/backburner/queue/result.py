@@ -106,6 +106,7 @@ class _Snapshots(celery.result.AsyncResult[Any]):
         _cache: dict[str, Any] | None
         _maybe_set_cache: Callable[[dict[str, Any] | None], None]
         maybe_throw: Callable[..., Any]
+        _maybe_reraise_parent_error: Callable[[], None]
 
     def snapshot(self) -> JobSnapshot:
         """Read everything about the job at once.
@@ -239,6 +240,10 @@ class Job(_Snapshots, Generic[T_co]):
                 if not patience.expired():
                     raise
                 raise self._timeout(timeout) from None
+        if propagate and self.parent is not None and (self._cache or {}).get("status") in states.PROPAGATE_STATES:
+            with deadline(ends + _GRACE - time.monotonic()):
+                # As in `get`, an exception that a job before it raised says more than its own `ChordError`.
+                await in_thread(self._maybe_reraise_parent_error, purpose="read")
         return cast("T_co", self.maybe_throw(propagate=propagate))
 
     async def _ended(self, *, propagate: bool) -> None:
@@ -252,15 +257,13 @@ class Job(_Snapshots, Generic[T_co]):
         before.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it is no loss if nobody asks
         try:
             await asyncio.wait({own, before}, return_when=asyncio.FIRST_COMPLETED)
-            if before.done() and before.exception() is not None:
-                # In most cases its own failure, which says more, is stored a moment later.
-                await asyncio.wait({own}, timeout=_GRACE)
-                if not own.done():
-                    before.result()
+            if before.done():
+                before.result()
             self._maybe_set_cache(await own)
         finally:
             own.cancel()
             before.cancel()
+            await asyncio.wait({own, before})  # a loop that closes complains of tasks that fail meanwhile
 
     def _ancestors(self) -> "Iterator[Job[Any]]":
         node: Any = self.parent
