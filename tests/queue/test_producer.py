@@ -972,6 +972,25 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+def test_a_chord_that_is_applied_again_is_new_before_any_job_of_it_is_sent(app: Celery) -> None:
+    add, backend = app.tasks["add"], app.backend
+    again = celery.chord([add.s(1, 1), add.s(2, 2)], add.si(0, 0), app=app)
+    again.freeze()
+    ended = backend.get_key_for_group(again.apply_async().parent.id, ".c")
+    backend.client.set(ended, "done")
+    seen = []
+
+    def look(**_: Any) -> None:
+        seen.append(backend.client.exists(ended))
+
+    signals.before_task_publish.connect(look)
+    try:
+        again.apply_async()
+    finally:
+        signals.before_task_publish.disconnect(look)
+    assert seen == [0, 0]
+
+
 @settings(max_examples=50)
 @given(st.lists(VALUES).map(tuple), st.sampled_from([20, 1024]), st.sampled_from([1, 2, 3]))
 def test_arguments_are_shown_as_celery_shows_them(value: Any, size: int, levels: int) -> None:

@@ -81,6 +81,7 @@ class _Patient:
     encode_result: Any
     current_task_children: Any
     get_key_for_task: Any
+    get_key_for_group: Any
     meta_from_decoded: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -249,6 +250,12 @@ class _Patient:
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing. Stock Celery subscribes here, so that it cannot enqueue without the backend."""
+
+    def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **options: Any) -> None:
+        """As Celery's. That a chord with this id has ended before is forgotten first: Celery does so when it sends the
+        last job of the header, and a job of it that has ended by then would not count."""
+        self.ensure(self.client.delete, (self.get_key_for_group(header_result_args[0], ".c"),))
+        super().apply_chord(header_result_args, body, **options)  # type: ignore[misc]  # of the backend this stands before
 
     def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Any]]:
         """Each job of a group, as it ends, and what became of it; last the groups in it. Celery's has one place where a
