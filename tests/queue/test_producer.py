@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from kombu.common import Broadcast
 from kombu.exceptions import EncodeError
 
+from backburner.errors import ResultTimeout
 from backburner.queue import Celery, Job, producer
 from backburner.queue.delivery import ENQUEUE
 from backburner.queue.producer import Producer
@@ -970,6 +971,39 @@ VALUES = st.recursive(
     | st.sets(st.integers()) | st.binary(),
     max_leaves=12,
 )  # fmt: skip
+
+
+CANVASES: dict[str, Callable[[Any], Any]] = {
+    "chain": lambda add: add.s(1, 1) | add.s(1) | add.s(1),
+    "chord": lambda add: celery.chord([add.s(1, 1), add.s(2, 2)], add.si(0, 0)),
+    "chord in a chain": lambda add: add.s(1, 1) | celery.group(add.s(1), add.s(2)) | add.si(0, 0) | add.s(1),
+    "chains in a chord": lambda add: celery.chord([add.s(1, 1) | add.s(1), add.s(1, 2)], add.si(0, 0) | add.s(1)),
+    "group at the end": lambda add: add.s(1, 1) | celery.group(add.s(1), add.s(2)),
+}
+
+
+@pytest.mark.parametrize("canvas", CANVASES.values(), ids=CANVASES)
+def test_the_jobs_that_a_canvas_enqueues_later_are_known_by_their_ids(
+    app: Celery, canvas: Callable[[Any], Any], server_lists: Callable[[], Lists]
+) -> None:
+    def ids(result: Any) -> Iterator[str]:
+        for each in getattr(result, "results", [result]):
+            yield each.id
+        if result.parent is not None:
+            yield from ids(result.parent)
+
+    for job_id in ids(canvas(app.tasks["add"]).apply_async()):
+        known = app.AsyncResult(job_id).snapshot()
+        assert (known.state, known.name) == ("PENDING", "add")
+        with pytest.raises(ResultTimeout):
+            app.AsyncResult(job_id).get(timeout=0.01)
+
+
+def test_of_a_job_that_a_canvas_enqueues_later_it_is_known_that_its_result_is_ignored(app: Celery) -> None:
+    ignored = app.task(anything, name="ignored", shared=False, ignore_result=True)
+    add = app.tasks["add"]
+    for last in (ignored.s(), add.s(1).set(ignore_result=True)):
+        assert app.AsyncResult((add.s(1, 1) | last).apply_async().id).get(timeout=5) is None
 
 
 def test_a_chord_that_is_applied_again_is_new_before_any_job_of_it_is_sent(app: Celery) -> None:

@@ -593,6 +593,13 @@ def test_a_loop_that_closes_when_a_failure_was_raised_complains_of_nothing(
     assert not caplog.records
 
 
+def test_who_knows_only_the_id_of_the_last_job_of_a_canvas_may_wait_for_it(app: Celery, worker: Program) -> None:
+    add = app.tasks["add"]
+    for canvas in (add.s(1, 1) | add.s(1), celery.chord([add.s(1, 1) | add.s(1), add.s(2, 2)], add.si(1, 2))):
+        job_id = canvas.apply_async().id
+        assert asyncio.run(app.AsyncResult(job_id).aget(timeout=10)) == app.AsyncResult(job_id).get(timeout=10) == 3
+
+
 def test_on_a_loop_too_nobody_waits_for_a_result_that_is_ignored(app: Celery) -> None:
     job = app.tasks["add"].apply_async((1, 2), ignore_result=True)
     assert asyncio.run(job.aget(timeout=5)) is None

@@ -10,7 +10,7 @@ Everything that Celery documents works. A job's way, from the call that enqueues
 
     producer, template        enqueueing: which calls need nothing special, and the messages made for them
     sending, delivery         how messages reach the server: `enqueue.lua`, over connections that callers share
-    job_record                what that leaves of each job
+    job_record, canvas        what that leaves of each job, and of those that a canvas enqueues later
     publishing, amqp          Celery's own path, bounded; RabbitMQ
     deadline, executor        the time budget of a call; threads for what blocks
 

@@ -18,6 +18,7 @@ from backburner.queue import amqp, cancellation, coroutines, dependencies, endin
 from backburner.queue.announcing import Announced
 from backburner.queue.arguments import Arguments, positional_checker
 from backburner.queue.backend import OVERRIDES
+from backburner.queue.canvas import record_later
 from backburner.queue.deadline import deadline
 from backburner.queue.decoration import BoundTaskDecorator, TaskDecorator
 from backburner.queue.defaults import READ_OPTIONS, WRITE_OPTIONS, defaults, results_kept, servers
@@ -255,6 +256,7 @@ class Celery(celery.Celery):
             budget *= _PATIENCE
             options.setdefault("retry_policy", _PATIENT_POLICY)
         with publishing(self, name, budget):
+            record_later(self, options)
             job: Any = super().send_task(name, *args, **options)
         job.enqueued, job.arguments = True, getattr(self.tasks.get(name), "arguments", None)
         return job

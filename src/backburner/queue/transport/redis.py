@@ -4,8 +4,9 @@ It also decides which URLs lead to our transports, and how kombu finds these.
 """
 
 import itertools
+import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from redis.retry import Retry
 from backburner.errors import ConfigError
 from backburner.queue.deadline import kept, limited, remaining
 from backburner.queue.delivery import ENQUEUE, Place
-from backburner.queue.job_record import JobRecord
+from backburner.queue.job_record import JobRecord, lines_of
 from backburner.queue.keys import Keys
 from backburner.queue.transport.wire import script
 from backburner.redis.client import driver
@@ -95,6 +96,14 @@ class PublishingChannel(stock.Channel):
         if text is None or expires == -2:  # it is gone; it may have expired in between
             return None
         return JobRecord.read(text.decode(), expires)
+
+    def record_later(self, lines: Mapping[str, str]) -> None:
+        """Record jobs that will be enqueued later, by id, each with what its record says of the task."""
+        keep = math.ceil(self.job_record_expires)
+        with self.plain_client.pipeline(transaction=False) as pipeline:
+            for job_id, line in lines.items():
+                pipeline.set(self.keys.job(job_id), f"-{keep}\n{lines_of(line, '', '')}", ex=keep, nx=True)
+            pipeline.execute()
 
     @property
     def wanted_replicas(self) -> int:
