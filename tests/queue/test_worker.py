@@ -132,6 +132,21 @@ def test_a_time_limit_cancels_a_coroutine_and_the_process_goes_on(
 
 
 @pytest.mark.slow
+def test_a_soft_limit_is_raised_in_a_coroutine_of_a_pool_process_too(
+    make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker
+) -> None:
+    tasks = coroutines.define(make_app(own_server.url)).tasks
+    with start_worker(own_server.url, "--pool=prefork -c 2 -Q coroutines", "coroutines"):
+        kinds = ["wait_for", "gather", "asyncio", "anyio"]
+        jobs = [tasks["co.soft_within"].delay(kind) for kind in kinds]
+        soft, unhandled = tasks["co.soft"].delay(), tasks["co.soft_unhandled"].delay()
+        assert soft.get(timeout=20) == ["SoftTimeLimitExceeded()", 0]
+        assert [job.get(timeout=20) for job in jobs] == [["SoftTimeLimitExceeded()", [kind], []] for kind in kinds]
+        with pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
+            unhandled.get(timeout=20)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_what_no_program_catches_ends_the_job_and_keeps_no_place(
     make_app: MakeApp, own_server: EmbeddedServer, start_worker: StartWorker, pool: str

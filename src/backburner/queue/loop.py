@@ -7,12 +7,15 @@ for it. A pool with a loop of its own hands it over with `adopt`; nothing here s
 
 import asyncio
 import atexit
-from collections.abc import Coroutine
+import types
+from collections.abc import Awaitable, Coroutine, Generator
 from concurrent.futures import Future, wait
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from threading import Event, Lock, Thread, current_thread
 from typing import Any, TypeVar, cast
 
+from celery import exceptions
 from celery.utils.threads import get_ident
 
 from backburner.forking import in_forked_child
@@ -24,6 +27,16 @@ _CLOSING = 5.0
 
 _waiting: ContextVar[Any] = ContextVar("backburner_waiting", default=None)
 """The thread that waits for the coroutine running in this context."""
+
+
+class SoftTimeLimitExceeded(exceptions.SoftTimeLimitExceeded, asyncio.CancelledError):
+    """Celery's exception, and a cancellation, because only on that do task groups that are waited for, and
+    `asyncio.wait_for`, end what they have started."""
+
+    __module__ = exceptions.SoftTimeLimitExceeded.__module__  # by which Celery stores it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exceptions.SoftTimeLimitExceeded, self.args
 
 
 def ident() -> Any:
@@ -41,7 +54,7 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
     the loop itself.
 
     An exception raised in this thread meanwhile (a time limit, by a signal) cancels the coroutine, and is raised once
-    that has ended, unless the coroutine returns or raises something else.
+    that has ended, unless the coroutine returns or raises something else. A soft time limit is raised in the coroutine.
     """
     context = context or copy_context()
     context.run(_waiting.set, ident())
@@ -50,9 +63,10 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
         return loop.run_until_complete(loop.create_task(coroutine, context=context))
     ended: Future[T] = Future()
     tasks: list[asyncio.Task[None]] = []
+    limits: list[SoftTimeLimitExceeded] = []
 
     def begin() -> None:
-        tasks.append(loop.create_task(_settle(coroutine, ended), context=context))
+        tasks.append(loop.create_task(_settle(_limited(coroutine, limits), ended), context=context))
 
     def end() -> None:
         tasks[0].cancel()
@@ -63,6 +77,8 @@ def run(coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> T:
     except BaseException as interruption:
         if ended.done():
             raise
+        if isinstance(interruption, exceptions.SoftTimeLimitExceeded):
+            limits.append(SoftTimeLimitExceeded(*interruption.args))
         loop.call_soon_threadsafe(end)
         wait([ended])
         if ended.cancelled():
@@ -89,7 +105,27 @@ def close() -> None:
     _process.close()
 
 
-async def _settle(coroutine: Coroutine[Any, Any, T], ended: "Future[T]") -> None:
+@types.coroutine
+def _limited(coroutine: Coroutine[Any, Any, T], limits: "list[SoftTimeLimitExceeded]") -> Generator[Any, Any, T]:
+    """Run a coroutine; a cancellation raises in it what is in the list, if anything."""
+    step = partial(coroutine.send, None)
+    while True:
+        try:
+            waits = step()
+        except StopIteration as ended:
+            return cast("T", ended.value)
+        try:
+            got = yield waits
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is for the coroutine
+            if limits and isinstance(error, asyncio.CancelledError):
+                cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+                error = limits.pop()
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, got)
+
+
+async def _settle(coroutine: Awaitable[T], ended: "Future[T]") -> None:
     try:
         result = await coroutine
     except asyncio.CancelledError:

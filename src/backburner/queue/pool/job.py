@@ -20,10 +20,10 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from billiard.einfo import ExceptionInfo
-from celery import exceptions
 from celery.exceptions import TaskRevokedError, WorkerShutdown, WorkerTerminate
 
 from backburner.queue import loop as process_loop
+from backburner.queue.loop import SoftTimeLimitExceeded
 from backburner.queue.pool import bridge
 from backburner.queue.pool.caught import failure
 from backburner.queue.pool.threads import Threads
@@ -37,16 +37,6 @@ running: ContextVar["Job | None"] = ContextVar("backburner_pool_job", default=No
 """The job that this context belongs to."""
 
 Callback = Callable[..., Any]
-
-
-class SoftTimeLimitExceeded(exceptions.SoftTimeLimitExceeded, CancelledError):
-    """Celery's exception, and a cancellation, because only on that do task groups that are waited for, and
-    `asyncio.wait_for`, end what they have started."""
-
-    __module__ = exceptions.SoftTimeLimitExceeded.__module__  # by which Celery stores it
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exceptions.SoftTimeLimitExceeded, self.args
 
 
 class Pool(Protocol):
