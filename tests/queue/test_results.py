@@ -593,6 +593,19 @@ def test_a_loop_that_closes_when_a_failure_was_raised_complains_of_nothing(
     assert not caplog.records
 
 
+def test_each_job_of_a_chain_is_recorded_when_the_chain_is_applied_and_not_by_every_one_before_it(
+    own_server: EmbeddedServer, make_app: MakeApp, start_worker: StartWorker
+) -> None:
+    add = make_app(own_server.url).tasks["add"]
+    steps = celery.chain(add.s(0, 1), *[add.s(1)] * 39)
+    with start_worker(own_server.url), redis.Redis.from_url(own_server.url) as client:
+        client.config_resetstat()
+        assert steps().get(timeout=30) == 40
+        stats: Any = client.info("commandstats")
+        writes = stats["cmdstat_set"]["calls"]
+    assert writes < 40 * 39 / 2
+
+
 def test_who_knows_only_the_id_of_the_last_job_of_a_canvas_may_wait_for_it(app: Celery, worker: Program) -> None:
     add = app.tasks["add"]
     for canvas in (add.s(1, 1) | add.s(1), celery.chord([add.s(1, 1) | add.s(1), add.s(2, 2)], add.si(1, 2))):

@@ -8,13 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import celery
+from celery._state import get_current_worker_task
 
 from backburner.queue.job_record import line_of
 
 
 def record_later(app: celery.Celery, options: Mapping[str, Any]) -> None:
     """Record the jobs that will follow one that is enqueued with these options, unless they have a record."""
-    signatures = list(options.get("chain") or ())
+    running = get_current_worker_task()
+    following: Any = running.request.chain if running else None
+    # What follows the running job was recorded with it. Otherwise each job of a chain would record all behind it.
+    recorded = {each["options"].get("task_id") for each in following or ()} - {None}
+    signatures = [each for each in options.get("chain") or () if each["options"].get("task_id") not in recorded]
     if (body := options.get("chord")) and not options.get("group_index"):  # the first of its header, or one added to it
         signatures.append(body)
     if not signatures:
