@@ -5,8 +5,10 @@ import gc
 import logging
 import os
 import random
+import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,6 +358,20 @@ def test_a_lost_idle_connection_is_noticed_before_anybody_uses_it(redis_url: str
         assert await client.execute_command("PING") == b"PONG"
 
     _run(main, redis_url)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+def test_an_attempt_to_connect_that_fails_at_once_is_made_again_on_a_loop_of_eager_tasks(tmp_path: Path) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        client = PipelinedClient(f"unix://{tmp_path / 'nobody'}", timeout=60.0)
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                with pytest.raises(redis.ConnectionError, match="no connection to"):
+                    await client.execute_command("PING")
+        await client.aclose()
+
+    asyncio.run(main())
 
 
 def test_errors_pushes_and_a_lost_connection_while_callers_wait_for_their_turn(

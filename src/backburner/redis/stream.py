@@ -91,7 +91,8 @@ class Stream:
         for other in tuple(_living):
             if other._loop.is_closed():  # noqa: SLF001  # one of its own kind
                 other._abandon()  # noqa: SLF001
-        self._task = self._loop.create_task(self._live(), name=f"backburner pipeline to {server}")
+        # Not by the loop's task factory: an eager one would let it end before anybody refers to it.
+        self._task = asyncio.Task(self._live(), loop=self._loop, name=f"backburner pipeline to {server}")
         _living.add(self)
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
