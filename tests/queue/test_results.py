@@ -25,6 +25,7 @@ import celery.result
 import kombu.pools
 import pytest
 import redis
+from celery.utils.serialization import get_pickleable_exception
 from hiredis import PushNotification
 
 from backburner.errors import JobFailed, ResultTimeout, ResultUnavailable, UnknownJob
@@ -522,9 +523,12 @@ class Refused(Exception):
         (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: ('several', \"[ValueError('one')]\")"),
     ],
 )
-def test_an_exception_that_cannot_be_made_again_is_a_failed_job_too(app: Celery, failure: Exception, told: str) -> None:
+@pytest.mark.parametrize("stored", [lambda failure: failure, get_pickleable_exception], ids=["as it is", "by a worker"])
+def test_an_exception_that_cannot_be_made_again_is_a_failed_job_too(
+    app: Celery, failure: Exception, told: str, stored: Callable[[Exception], Exception]
+) -> None:
     (job,) = pending(app, 1)
-    app.backend.store_result(job.id, failure, "FAILURE")
+    app.backend.store_result(job.id, stored(failure), "FAILURE")
     for get in (lambda: asyncio.run(job.aget(timeout=5)), lambda: app.AsyncResult(job.id).get(timeout=5)):
         with pytest.raises(JobFailed) as failed:
             get()

@@ -18,7 +18,7 @@ import celery.backends.redis as stock
 import celery.exceptions
 import redis
 from celery import states
-from celery.utils.serialization import create_exception_cls
+from celery.utils.serialization import create_exception_cls, get_pickled_exception
 from kombu.exceptions import EncodeError
 from kombu.utils.functional import fxrange
 
@@ -240,8 +240,8 @@ class _Patient:
 
     def exception_to_python(self, exc: Any) -> Any:
         """As Celery's; but an exception that its class cannot make again of its arguments (a group, or one that wants
-        keywords) is of a class of that name instead of a plain `Exception`."""
-        error = super().exception_to_python(exc)  # type: ignore[misc]  # of the backend this stands before
+        keywords) is of a class of that name instead of a plain `Exception`, or of the wrapper that a worker stores."""
+        error = get_pickled_exception(super().exception_to_python(exc))  # type: ignore[misc]  # of the backend behind
         if type(error) is Exception and isinstance(exc, dict) and exc["exc_type"] != "Exception":
             told = exc.get("exc_message", "")
             kind = create_exception_cls(exc["exc_type"], exc.get("exc_module") or __name__)
