@@ -18,6 +18,7 @@ from typing import Any
 import celery
 import pytest
 import redis
+from celery import signals
 from celery.beat import ScheduleEntry, Scheduler
 from kombu.exceptions import EncodeError, OperationalError
 
@@ -338,6 +339,29 @@ def test_many_jobs_are_bounded_too_and_the_error_tells_how_many_are_enqueued(
     with pytest.raises(PublishError) as caught:
         add.delay_many([(1, 2)] * CHUNK * 2)
     assert caught.value.__notes__ == [f"The first {CHUNK} of {2 * CHUNK} jobs were enqueued."]
+
+
+def test_of_many_jobs_in_celerys_way_the_error_tells_how_many_are_enqueued(
+    make_app: MakeApp, proxy: FaultProxy, proxied: str
+) -> None:
+    add = make_app(proxied, timeout=0.3).tasks["add"]
+    begun = 0
+
+    def stall_at_each_third(**_: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun % 3 == 0:
+            proxy.stall()
+
+    signals.before_task_publish.connect(stall_at_each_third)
+    try:
+        for enqueue in (add.delay_many, lambda calls: asyncio.run(add.adelay_many(calls))):
+            with pytest.raises(PublishError) as caught:
+                enqueue([(1, 2)] * 5)
+            assert caught.value.__notes__ == ["The first 2 of 5 jobs were enqueued."]
+            proxy.pass_through()
+    finally:
+        signals.before_task_publish.disconnect(stall_at_each_third)
 
 
 def test_what_was_sent_ahead_is_not_enqueued_twice_if_its_reply_is_lost(app: Celery, url: str) -> None:

@@ -187,8 +187,7 @@ class Producer:
             try:
                 await delivery()
             except NotEnqueued as error:
-                if jobs:
-                    error.add_note(f"The first {len(jobs)} of {len(calls)} jobs were enqueued.")
+                tell_enqueued(error, len(jobs), len(calls))
                 raise
             await self._tell(port, terms, chunk, some)
             jobs.extend(some)
@@ -412,6 +411,12 @@ class _Terms:
 def point_out(error: Exception, place: int) -> None:
     """Note on an error which of many calls it is about."""
     error.add_note(f"That is about calls[{place}]. No job was enqueued.")
+
+
+def tell_enqueued(error: Exception, done: int, calls: int) -> None:
+    """Note on an error how many of the calls were enqueued before, if any were."""
+    if done:
+        error.add_note(f"The first {done} of {calls} jobs were enqueued.")
 
 
 def new_id() -> str:

@@ -19,7 +19,7 @@ from backburner.queue.arguments import Arguments
 from backburner.queue.executor import in_thread
 from backburner.queue.options import check, check_arguments
 from backburner.queue.pool import bridge
-from backburner.queue.producer import Producer, point_out
+from backburner.queue.producer import Producer, point_out, tell_enqueued
 from backburner.queue.result import EagerJob, Job
 from backburner.queue.sending import Call
 from backburner.queue.template import blame
@@ -172,7 +172,14 @@ class Task(celery.Task[P, R_co], Generic[P, R_co, T_co]):
     def _one_by_one(self, calls: Sequence[Call], options: Mapping[str, Any]) -> list[Job[T_co]]:
         if len(calls) > 1:
             self._check(calls, options)
-        return [self.apply_async(args, kwargs, **options) for args, kwargs in calls]
+        jobs: list[Job[T_co]] = []
+        for args, kwargs in calls:
+            try:
+                jobs.append(self.apply_async(args, kwargs, **options))
+            except Exception as error:
+                tell_enqueued(error, len(jobs), len(calls))
+                raise
+        return jobs
 
     def _check(self, calls: Sequence[Call], options: Mapping[str, Any]) -> None:
         """Raise what Celery would raise for any of the calls, before one is enqueued."""
