@@ -36,6 +36,12 @@ def test_models_enums_and_sets_arrive_as_they_were_and_come_back(app: Celery, wo
     assert asyncio.run(main()) == order
 
 
+def test_keys_that_are_no_text_arrive_as_they_were_and_come_back(app: Celery, worker: Program) -> None:
+    copies = {7: b"\xff"}
+    job = app.tasks["count_copies"].delay(copies, {date(2026, 11, 21): [{1.5: True}]})
+    assert job.get(timeout=5) == copies
+
+
 def test_eager_jobs_give_what_the_task_returned_and_hand_on_what_is_sent(app: Celery) -> None:
     app.conf.task_always_eager = True
     order = Order(book=7, colours={Colour.RED}, at="2026-11-21T12:00:00Z")

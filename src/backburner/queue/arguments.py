@@ -26,6 +26,10 @@ _SENT_AS_THEY_ARE: Final = (
     dt.datetime, dt.date, dt.time, decimal.Decimal, uuid.UUID,
 )  # fmt: skip
 """Types that survive Celery's JSON unchanged."""
+_TEXT: Final = (str, Any, object)
+"""Types of keys that survive it; those of other dicts are text afterwards."""
+_SENT_AS_TEXT: Final = (*_TEXT, int, float, bool, type(None), None)
+"""Types of keys that it takes."""
 _CHECKED_BY_TYPE: Final = (int, float, str, bool, bytes)
 """Types of which pydantic returns every value unchanged."""
 
@@ -36,6 +40,9 @@ class _Kind:
 
     adapter: TypeAdapter[Any]
     converts: bool
+    """Whether pydantic makes JSON of them."""
+    restores: bool
+    """Whether it makes them of what has arrived, too."""
     exact: Any = None
     """A type whose values need no check."""
 
@@ -58,7 +65,7 @@ class Arguments:
         self._positional = [each.name for each in self._parameters if each.kind in _BY_POSITION]
         annotations = [parameter.annotation for parameter in self._parameters]
         result = signature.return_annotation
-        self.may_convert = any(not _is_plain(each) for each in (*annotations, result))
+        self.may_convert = any(not _survives(each) for each in (*annotations, result))
         """Whether anything may have to be converted."""
 
     def encode(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -90,7 +97,7 @@ class Arguments:
     def decode_result(self, result: Any) -> Any:
         """The stored result as the function returned it, if that matches the annotation."""
         kind = self._kinds.get("return")
-        if kind is not None and kind.converts:
+        if kind is not None and kind.restores:
             with contextlib.suppress(ValidationError):
                 return kind.adapter.validate_python(result)
         return result
@@ -134,7 +141,7 @@ class Arguments:
                 continue
             try:
                 exact = hint if any(hint is each for each in _CHECKED_BY_TYPE) else None
-                kinds[name] = _Kind(TypeAdapter(hint), not _is_plain(hint), exact)
+                kinds[name] = _Kind(TypeAdapter(hint), not _is_plain(hint), not _survives(hint), exact)
             except (PydanticSchemaGenerationError, PydanticUserError):
                 continue
         return kinds
@@ -171,15 +178,26 @@ def signature_source(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(function, "written_function", function)
 
 
-def _is_plain(annotation: Any) -> bool:
+def _is_plain(
+    annotation: Any, leaves: tuple[Any, ...] = _SENT_AS_THEY_ARE, keys: tuple[Any, ...] = _SENT_AS_TEXT
+) -> bool:
+    """Whether it consists of these types, and dicts in it have keys of those."""
     if annotation is inspect.Parameter.empty:
         return True
     origin = typing.get_origin(annotation)
     if origin is None:
-        return any(annotation is each for each in _SENT_AS_THEY_ARE)
+        return any(annotation is each for each in leaves)
     parts = typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _is_plain(parts[0])
+        return _is_plain(parts[0], leaves, keys)
     if origin is typing.Literal:
-        return True
-    return origin in (list, dict, typing.Union, types.UnionType) and all(map(_is_plain, parts))
+        return all(type(each) in leaves for each in parts)
+    if origin is dict and not _is_plain(parts[0], keys):
+        return False
+    return origin in (list, dict, typing.Union, types.UnionType) and all(
+        _is_plain(each, leaves, keys) for each in parts
+    )
+
+
+def _survives(annotation: Any) -> bool:
+    return _is_plain(annotation, keys=_TEXT)

@@ -5,11 +5,12 @@ import os
 import signal
 import threading
 import time
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
@@ -152,6 +153,12 @@ def define(app: Celery) -> Celery:
     async def aplace_order(self, order: Order) -> Order:
         assert self.name == "aplace_order"
         return order
+
+    @task(name="count_copies")
+    def count_copies(copies: dict[int, Any], sold: dict[date, list[dict[float, bool]]]) -> dict[int, Any]:
+        assert list(map(type, copies)) == [int]
+        assert sold == {date(2026, 11, 21): [{1.5: True}]}
+        return copies
 
     @task(name="nap")
     async def nap(seconds):
