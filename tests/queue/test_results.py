@@ -502,6 +502,17 @@ def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celer
     assert isinstance(asyncio.run(job.aget(propagate=False)), ZeroDivisionError)
 
 
+@pytest.mark.parametrize("timeout", [0, -5])
+def test_with_no_time_left_a_result_that_is_there_is_read(app: Celery, timeout: float) -> None:
+    done, other, waiting = pending(app, 3)
+    finish(app, [done, other])
+    assert done.get(timeout=timeout) == "JOB-0"
+    assert asyncio.run(other.aget(timeout=timeout)) == "JOB-1"
+    for get in (waiting.get, lambda timeout: asyncio.run(waiting.aget(timeout))):
+        with pytest.raises(ResultTimeout, match="did not finish within 0 s"):
+            get(timeout=timeout)
+
+
 def test_an_exception_that_does_not_exist_here_is_a_failed_job(app: Celery) -> None:
     (job,) = pending(app, 1)
     failure = type("TooHot", (Exception,), {"__module__": "somewhere.else"})("burnt")

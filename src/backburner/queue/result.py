@@ -198,6 +198,7 @@ class Job(_Snapshots, Generic[T_co]):
             if timeout is None:
                 self._check_known()
                 return cast("T_co", super().get(**options))
+            timeout = max(0.0, timeout)
             ends = time.monotonic() + timeout
             with deadline(timeout + _GRACE):
                 self._check_known()
@@ -226,10 +227,11 @@ class Job(_Snapshots, Generic[T_co]):
             return cast("T_co", None)
         if not hasattr(self.backend, "listener"):
             return await asyncio.to_thread(self.get, timeout, propagate=propagate)
+        timeout = None if timeout is None else max(0.0, timeout)
         ends = math.inf if timeout is None else time.monotonic() + timeout
-        if self._needs_check():
+        if self._needs_check() or (timeout is not None and timeout < _GRACE and self._cache is None):
             with deadline(ends + _GRACE - time.monotonic()):
-                await in_thread(self._check_known, purpose="read")
+                await in_thread(self._look, purpose="read")
             if self.ignored:
                 return cast("T_co", None)
         if self._cache is None:
@@ -357,10 +359,13 @@ class Job(_Snapshots, Generic[T_co]):
 
     def _check_known(self) -> None:
         if self._needs_check():
-            # Waiting goes on while the servers are away, so this must, too.
-            with suppress(ResultUnavailable), reading(self.id):
-                if self._get_task_meta()["status"] == states.PENDING:
-                    self._look_at_record()
+            self._look()
+
+    def _look(self) -> None:
+        # Waiting goes on while the servers are away, so this must, too.
+        with suppress(ResultUnavailable), reading(self.id):
+            if self._get_task_meta()["status"] == states.PENDING and self._needs_check():
+                self._look_at_record()
 
     def _look_at_record(self) -> None:
         record = self._record()
