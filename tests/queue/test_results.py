@@ -502,6 +502,23 @@ def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celer
     assert isinstance(asyncio.run(job.aget(propagate=False)), ZeroDivisionError)
 
 
+def test_who_looks_whether_a_result_is_there_does_not_wait_for_an_answer_that_is_not_wanted_any_more(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    app = make_app(url, proxy.url)
+    (job,) = pending(app, 1)
+    proxy.stall()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(job.get, timeout=60)
+        subscriptions = app.backend.result_consumer._subscriptions
+        eventually(lambda: job.id in subscriptions and subscriptions[job.id].looked._cond._waiters)
+        # As where the job's end is heard just when a thread begins to wait, and a promise of the job is fulfilled.
+        job._maybe_set_cache({"status": "SUCCESS", "result": "done", "task_id": job.id, "traceback": None})
+        app.backend.remove_pending_result(job)
+        assert waiting.result(timeout=10) == "done"
+    proxy.pass_through()
+
+
 @pytest.mark.parametrize("timeout", [0, -5])
 def test_with_no_time_left_a_result_that_is_there_is_read(app: Celery, timeout: float) -> None:
     done, other, waiting = pending(app, 3)

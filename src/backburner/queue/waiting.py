@@ -29,6 +29,8 @@ log = logging.getLogger("backburner.queue")
 
 _PATIENCE: Final = 2.0
 """Seconds for the first check whether results are there."""
+_GLANCE: Final = 0.05
+"""Seconds after which it is seen that there is nothing to check any more."""
 _INTERVAL: Final = 1.0
 """Seconds after which who waits without news is given a turn."""
 
@@ -136,11 +138,14 @@ class ResultConsumer(BaseResultConsumer):
 
     def _look(self, jobs: Sequence[Any]) -> None:
         """Allow results that are already there to be read, however short the timeout."""
-        left = remaining()
-        ends = time.monotonic() + (_PATIENCE if left is None else left)
+        budget = remaining()
+        ends = time.monotonic() + (_PATIENCE if budget is None else budget)
         for job in jobs:
-            if subscription := self._subscriptions.get(job.id):
-                subscription.looked.wait(max(0.0, ends - time.monotonic()))
+            # A subscription that is dropped meanwhile, because another one has brought the job's end, gets no answer.
+            while subscription := self._subscriptions.get(job.id):
+                left = max(0.0, ends - time.monotonic())
+                if subscription.looked.wait(min(left, _GLANCE)) or not left:
+                    break
 
     def _check_readable(self, jobs: Sequence[Any]) -> None:
         for job in jobs:
