@@ -502,6 +502,18 @@ def test_the_tasks_own_exception_is_raised_with_the_workers_traceback(app: Celer
     assert isinstance(asyncio.run(job.aget(propagate=False)), ZeroDivisionError)
 
 
+def test_who_waits_for_a_result_that_is_forgotten_gets_the_next_one(app: Celery, eventually: Eventually) -> None:
+    (job,) = pending(app, 1)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(job.get, timeout=20)
+        eventually(lambda: app.backend.result_consumer.is_awaited(job.id))
+        job.forget()
+        finish(app, [job])
+        assert waiting.result(timeout=10) == "JOB-0"
+    eventually(lambda: app.backend.listener.subscriptions == 0)
+    assert not app.backend.result_consumer.is_awaited(job.id)
+
+
 def test_who_looks_whether_a_result_is_there_does_not_wait_for_an_answer_that_is_not_wanted_any_more(
     make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
 ) -> None:

@@ -276,6 +276,8 @@ class _Patient:
         """Stop waiting. Called for each job that is garbage-collected; most were never waited for."""
         if not (self.result_consumer.hears_of(result.id) or self.result_consumer.is_awaited(result.id)):
             return result
+        if self.result_consumer.is_waited_with(result):
+            return result  # its owner forgets the result, and a thread waits for what the job gives
         return super().remove_pending_result(result)  # type: ignore[misc]  # of the backend this stands before
 
     def ensure(self, fun: Callable[..., Any], args: tuple[Any, ...], **policy: Any) -> Any:

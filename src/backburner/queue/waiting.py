@@ -70,6 +70,8 @@ class ResultConsumer(BaseResultConsumer):
         if self._subscriptions.setdefault(task_id, new) is new:
             try:
                 self.backend.listener.add(new)
+                if not self.watches(new):
+                    self.backend.listener.remove(new)  # forgotten before it was added
             except BaseException:
                 self._subscriptions.pop(task_id, None)  # interrupted: whoever comes next adds it
                 raise
@@ -81,6 +83,10 @@ class ResultConsumer(BaseResultConsumer):
     def is_awaited(self, task_id: str) -> bool:
         """Whether a result object waits for the job, or has not been told yet that it has ended."""
         return any(task_id in waiting for waiting in self._pending_results)
+
+    def is_waited_with(self, result: Any) -> bool:
+        """Whether a thread waits with this result object, and has not been told yet that the job has ended."""
+        return self._waiting[id(result)] > 0 and not _has_ended(result)
 
     def cancel_for(self, task_id: str) -> None:
         """Stop listening for it. Takes no lock, because the garbage collector calls this, too."""
