@@ -49,6 +49,21 @@ def test_a_job_that_fails_is_retried_first_with_its_error_shown(
     assert (failed.state, failed.error, failed.result) == ("FAILURE", retrying.error, None)
 
 
+class Silent(Exception):
+    def __str__(self) -> str:
+        return f"{self.status}"  # which nobody sets who makes it of its arguments
+
+
+def test_a_snapshot_is_given_whatever_a_task_has_reported_or_raised(app: Celery, eventually: Eventually) -> None:
+    job, other = (app.AsyncResult(each) for each in ("reports", "raises"))
+    app.backend.store_result(job.id, {"progress": 50}, "STARTED")
+    eventually(lambda: job.state == "STARTED")
+    assert job.snapshot().progress is None
+    app.backend.store_result(job.id, None, "SUCCESS")
+    app.backend.store_result(other.id, Silent(403), "FAILURE")
+    assert other.snapshot().error == "Silent: (403,)"
+
+
 def test_an_id_that_nobody_enqueued_is_unknown(app: Celery) -> None:
     job = app.AsyncResult("no-such-job")
     assert isinstance(job, Job)

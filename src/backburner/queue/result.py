@@ -483,19 +483,29 @@ async def _waiting() -> AsyncIterator[asyncio.TaskGroup]:
 
 def _snapshot(job_id: str, meta: dict[str, Any], record: JobRecord) -> JobSnapshot:
     state, value = meta["status"], meta["result"]
-    progress = value.get("progress") if state == states.STARTED and isinstance(value, dict) else None
+    told = value.get("progress") if state == states.STARTED and isinstance(value, dict) else None
+    progress = None
+    if isinstance(told, dict) and {"done", "total"} <= told.keys() <= {"done", "total", "message"}:
+        progress = Progress(**told)
     finished = meta.get("date_done")
     return JobSnapshot(
         id=job_id,
         state=state,
         name=record.name or meta.get("name"),
-        progress=Progress(**progress) if progress else None,
+        progress=progress,
         result=value if state == states.SUCCESS else None,
-        error=f"{type(value).__name__}: {value}" if state in states.EXCEPTION_STATES else None,
+        error=_said(value) if state in states.EXCEPTION_STATES else None,
         traceback=str(meta["traceback"]) if meta.get("traceback") else None,
         enqueued_at=None if record.enqueued is None else datetime.fromtimestamp(record.enqueued / 1000, UTC),
         finished_at=datetime.fromisoformat(finished) if isinstance(finished, str) else finished,
     )
+
+
+def _said(error: Any) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # a class of the user's, whose text needs more than its arguments
+        return f"{type(error).__name__}: {error.args}"
 
 
 def _exists_here(kind: type) -> bool:
