@@ -1,4 +1,5 @@
-"""Celery's own integration suite (``t/integration``), run against our transport and result backend, or Celery's.
+"""Celery's own integration suite (``t/integration``), run on Celery's app with our transport and result backend or its
+own, and on ours.
 
 It comes from the source distribution of the Celery that is installed, by pip. Nothing of it is kept in this repository.
 """
@@ -10,10 +11,15 @@ import tarfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 from tests.processes import ROOT, environment
+
+Kind = Literal["whole", "parts", "stock"]
+"""A `backburner.Celery`; a ``celery.Celery`` with our transport and result backend; one with its own."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _PYTEST = """
 [pytest]
@@ -23,6 +29,12 @@ pythonpath = .
 markers =
     flaky: known to Celery's own runs, which repeat such tests; here nothing is repeated
 """
+
+_CONFIGURATION: dict[Kind, dict[str, object]] = {
+    "whole": {"task_acks_late": False},  # of our defaults the only one that its tests look at
+    "parts": {"broker_transport": "backburner.queue.transport:Transport"},
+    "stock": {},
+}
 
 
 class Suite:
@@ -45,26 +57,26 @@ class Suite:
         (folder / "pytest.ini").write_text(_PYTEST)
         return cls(next(path.parent for path in folder.glob("celery-*/t")))
 
-    def run(self, url: str, tests: Sequence[str], *, ours: bool, seconds: float) -> dict[str, str]:
+    def run(self, url: str, tests: Sequence[str], *, kind: Kind, seconds: float) -> dict[str, str]:
         """Run files or tests of it on the server at `url`; what became of each test: passed, failed, skipped, xfailed.
 
         Raises:
             TimeoutExpired: it took longer.
         """
-        kind = "ours" if ours else "stock"
         config, report = self.folder / "integration-tests-config.json", self.folder / f"{kind}.xml"
-        config.write_text(json.dumps({"broker_transport": "backburner.queue.transport:Transport"} if ours else {}))
+        config.write_text(json.dumps(_CONFIGURATION[kind]))
         server = urlsplit(url)
         variables = {
             "TEST_BROKER": url,
             "TEST_BACKEND": url,
             "REDIS_HOST": str(server.hostname),
             "REDIS_PORT": str(server.port),
+            "REDIS_URL": url,
             "PYTHONPATH": str(ROOT),
         }
         plugins = ["no:randomly", "no:cacheprovider", "celery.contrib.pytest"]
-        if ours:
-            plugins.append("tests.celery_suite.ours")
+        if kind != "stock":
+            plugins.append(f"tests.celery_suite.{kind}")
         subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-o", "junit_family=xunit1"),
