@@ -985,6 +985,29 @@ def test_who_may_use_the_keys_with_a_prefix_alone_can_do_everything(
         assert all(key.startswith(b"shop:") for key in client.scan_iter())
 
 
+def test_what_was_told_while_nobody_could_hear_it_comes_before_the_end_whoever_else_waits_for_that(
+    make_app: MakeApp, url: str, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    app, elsewhere = make_app(proxy.url), make_app(url)
+    [job] = pending(app, 1)
+
+    async def follow() -> list[str]:
+        return [event.kind async for event in job.aevents()]
+
+    with ThreadPoolExecutor(2) as executor, redis.Redis.from_url(url) as client:
+        waiting = executor.submit(job.get, 20)
+        eventually(lambda: app.backend.listener.subscriptions == 1)
+        following = executor.submit(asyncio.run, follow())
+        eventually(lambda: client.pubsub_numsub(f"celery-task-meta-{job.id}:events")[0][1] == 1)
+        eventually(lambda: app.backend.listener.subscriptions == 3)
+        proxy.refuse()
+        client.xadd(f"celery-task-meta-{job.id}:events", {"event": b'{"kind": "log", "message": "soon done"}'})
+        finish(elsewhere, [job])
+        proxy.pass_through()
+        assert waiting.result() == job.id.upper()
+        assert following.result(timeout=20)[-2:] == ["log", "state"]
+
+
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 @pytest.mark.parametrize("stored", [b"not JSON", b"\xff", b"[]", b'{"status": 5}', b'{"status": "SUCCESS"}'])
 def test_a_result_that_cannot_be_read_is_an_error_for_all_who_wait(

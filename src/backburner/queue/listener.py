@@ -260,15 +260,19 @@ class _Session:
         left: set[bytes] = set()
         while changes:
             subscription, wanted = changes.popleft()
-            several = self._channels.setdefault(subscription.channel, [])
+            channel = subscription.channel
             if wanted:
+                # To the end: the next session asks in this order, and what a job told comes before how it ended.
+                several = self._channels[channel] = self._channels.pop(channel, [])
                 several.append(subscription)
                 new.append(subscription)
-            elif subscription in several:
+                continue
+            several = self._channels.get(channel, [])
+            if subscription in several:
                 several.remove(subscription)
             if not several:
-                del self._channels[subscription.channel]
-                left.add(subscription.channel)
+                self._channels.pop(channel, None)
+                left.add(channel)
         return [each for each in new if each in self._channels.get(each.channel, ())], left - self._channels.keys()
 
     def _ask_aside(self, subscriptions: list[Subscription]) -> None:
