@@ -20,7 +20,7 @@ pytest_plugins = ["tests.servers"]
 T = TypeVar("T")
 
 # Examples are not timed: the machine may have more to do.
-settings.register_profile("untimed", settings(), suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 _DEVELOPERS_OWN = ("REDIS_", "CACHE_", "CELERY_", "DATABASE_URL", "SMTP_URL")
